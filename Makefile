@@ -1,0 +1,48 @@
+# Everything a person or a machine runs here, by name. `make help` lists it.
+# Two are enough for a start: `make demo` and `make test`; each does all of its own set-up.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check sim bench docs lock clean
+BIN := .venv/bin
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 8
+
+setup: ## .venv with everything for development
+	@scripts/install.sh dev
+
+demo: ## the main job, end to end, on this machine (DOCS=folder: with your own documents)
+	@scripts/install.sh demo
+	$(BIN)/moulin demo $(if $(DOCS),--docs '$(DOCS)')
+
+test: ## everything the tests need, then all checks and all tests
+	@scripts/install.sh dev
+	@scripts/test_needs.sh
+	@$(MAKE) --no-print-directory check
+	$(BIN)/python -m pytest $(ARGS)
+
+check: ## format, lint, types, import rules (after setup)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+sim: ## the fault simulation: SEED=n replays one seed, SEEDS=n runs many
+	@scripts/install.sh dev
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),50))
+
+bench: ## one benchmark: BENCH=control_path|startup|gateway|crash, ARGS=...
+	@scripts/install.sh dev
+	@scripts/test_needs.sh
+	$(BIN)/python -m benchmarks $(or $(BENCH),control_path) --json $(ARGS)
+
+docs: ## regenerate docs/reference
+	@scripts/install.sh dev
+	$(BIN)/python scripts/docs.py
+
+lock: ## resolve the dependencies again, with hashes
+	@scripts/install.sh dev
+	scripts/lock.sh
+
+clean: ## remove the environment and the caches; a factory's data stays
+	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .schemathesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

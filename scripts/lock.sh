@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Resolve pyproject.toml into requirements/*.txt: exact versions with hashes, no index or file address.
+# The development lock comes first and bounds the others, so that one environment serves both.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+compile() {
+    .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+        --generate-hashes --no-emit-index-url --no-emit-find-links \
+        --custom-compile-command 'make lock' pyproject.toml --group build "$@"
+}
+compile --group tools --extra dev -o requirements/dev.txt
+compile --group tools --extra demo -c requirements/dev.txt -o requirements/demo.txt
+compile -c requirements/dev.txt -o requirements/base.txt
+
+# A lock names packages and digests, never a place.
+if grep -nE '://|file:|--(extra-)?index-url|--find-links|^/' requirements/*.txt; then
+    echo "error: an address slipped into a lock" >&2
+    exit 1
+fi

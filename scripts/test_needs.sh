@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Install the system programs that tests and benchmarks want, when this user may; else say what is skipped.
+# To add one: a line `command|Debian package|what is skipped without it`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+needs=(
+    "nginx|nginx-light|the gateway benchmark's nginx peer"
+)
+
+for need in "${needs[@]}"; do
+    IFS='|' read -r command package skipped <<<"$need"
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null 2>&1 && continue
+    echo "test needs: installing $package" >&2
+    if ! reason="$(scripts/apt.sh "$package" 2>&1)"; then
+        echo "test needs: SKIPPED: $skipped ($command is missing; $(echo "$reason" | tail -n 1); apt-get install $package)" >&2
+    fi
+done

@@ -1,0 +1,1 @@
+"""Tests of Moulin; a package so that `python -m tests.simulation` runs."""

@@ -1,0 +1,44 @@
+"""Rules for all tests: reproducible examples, and no network where a test claims to be pure."""
+
+import os
+import socket
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+HERE = Path(__file__).parent
+PURE_FOLDERS = (HERE / "unit", HERE / "property")
+
+# `ci` is the default everywhere: the same examples on each machine, or a failure cannot be talked about.
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("nightly", deadline=None, max_examples=5_000, print_blob=True)
+settings.load_profile(os.environ.get("MOULIN_HYPOTHESIS", "ci"))
+
+
+class SocketUsed(AssertionError):
+    """A unit or property test reached for the network."""
+
+
+def _refuse(*_args: object, **_kwargs: object) -> NoReturn:
+    raise SocketUsed(
+        "tests under unit/ and property/ may not open sockets; move it to integration/"
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_sockets_in_pure_tests(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if any(request.path.is_relative_to(folder) for folder in PURE_FOLDERS):
+        for method in ("connect", "connect_ex", "bind", "listen", "sendto"):
+            monkeypatch.setattr(socket.socket, method, _refuse)
+        monkeypatch.setattr(socket, "getaddrinfo", _refuse)

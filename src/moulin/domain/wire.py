@@ -1,0 +1,364 @@
+"""How values cross a wire or reach a disk: frozen dataclasses to JSON-able data and back.
+
+It decides the one JSON form of every domain value: enums by value, bytes as base64, tuples as
+arrays, and integers that can pass 2**53 as decimal text (DESIGN rule 1). It never parses or prints
+JSON itself, and it never guesses: unknown keys, missing values and wrong types are refused.
+
+Reading is more tolerant than writing in one point: a wide integer may also come as a JSON number.
+"""
+
+import base64
+import binascii
+import dataclasses
+import difflib
+import functools
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from moulin.domain.errors import InvalidSpec
+
+T = TypeVar("T")
+_Encode = Callable[[Any], Any]
+_Decode = Callable[[Any], Any]
+
+WIDE_SUFFIXES: Final = ("_neur", "_mj", "_ng", "_ns", "_bytes")
+SAFE_INTEGER_MAX: Final = 2**53 - 1
+_DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,39})")
+
+
+def encode(value: object) -> Any:
+    """Return `value` as dicts, lists, strings, numbers, booleans and None.
+
+    Every field is written, defaults too, in the order of definition.
+    Raises `TypeError` for a field type the wire has no form for (a bug, found at first use).
+
+    Cost:   one dict per dataclass; the plan of each type is made once per process.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _fields(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, bytes):
+        return _encode_bytes(value)
+    if isinstance(value, Mapping):
+        return {encode(key): encode(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [encode(item) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _encode_int(value)
+    return value
+
+
+def decode(kind: type[T], data: object) -> T:
+    """Return `data` as a value of the dataclass or enum `kind`; fields with defaults may be absent.
+
+    Raises `InvalidSpec`, naming the path, for an unknown key (with the nearest valid one), a
+    missing key, a wrong type, an unknown enum word, or a number that is not an exact integer.
+
+    >>> from moulin.domain.snapshot import Want
+    >>> decode(Want, {"project": "lab", "amount_neur": "9007199254740993"}).amount_neur
+    9007199254740993
+    """
+    try:
+        value: T = _decoder(kind, is_wide=False)(data)
+    except _Mismatch as mismatch:
+        path = ".".join(reversed(mismatch.path)) or kind.__name__
+        raise InvalidSpec(
+            f"read {kind.__name__}: {path}: {mismatch.problem}",
+            hint=mismatch.hint,
+            details={"path": path},
+        ) from None
+    return value
+
+
+class _Mismatch(Exception):
+    """What is wrong; `path` grows outwards while the exception passes each field."""
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.hint = hint
+        self.path: list[str] = []
+
+
+def _fields(value: Any) -> Any:
+    kind: Any = type(value)
+    return _encode_plan(kind)(value)
+
+
+@functools.cache
+def _encode_plan(kind: type) -> _Encode:
+    hints = get_type_hints(kind)
+    steps = [
+        (item.name, _encoder(hints[item.name], is_wide=item.name.endswith(WIDE_SUFFIXES)))
+        for item in dataclasses.fields(kind)
+    ]
+
+    def encode_fields(value: Any) -> dict[str, Any]:
+        return {
+            name: getattr(value, name) if step is None else step(getattr(value, name))
+            for name, step in steps
+        }
+
+    return encode_fields
+
+
+def _encoder(annotation: Any, *, is_wide: bool) -> _Encode | None:
+    """Return the step for one annotation; None where the value is its own wire form."""
+    annotation = _unwrap(annotation)
+    if annotation in (str, bool, float, None, type(None), object, Any):
+        return None if annotation not in (object, Any) else encode
+    if annotation is int:
+        return str if is_wide else _encode_int
+    if annotation is bytes:
+        return _encode_bytes
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return lambda value: value.value
+    if dataclasses.is_dataclass(annotation):
+        return _fields
+    return _container_encoder(annotation, is_wide=is_wide)
+
+
+def _container_encoder(annotation: Any, *, is_wide: bool) -> _Encode:
+    optional = _optional_inner(annotation)
+    if optional is not None:
+        inner = _encoder(optional, is_wide=is_wide) or _identity
+        return lambda value: None if value is None else inner(value)
+    item = _tuple_item(annotation)
+    if item is not None:
+        each_step = _encoder(item, is_wide=is_wide)
+        return list if each_step is None else _list_encoder(each_step)
+    entry = _mapping_entry(annotation)
+    if entry is not None:
+        key = _encoder(entry[0], is_wide=False) or _identity
+        step = _encoder(entry[1], is_wide=is_wide) or _identity
+        return lambda value: {key(name): step(each) for name, each in value.items()}
+    raise TypeError(f"the wire has no form for {annotation!r}")
+
+
+def _list_encoder(step: _Encode) -> _Encode:
+    return lambda value: [step(each) for each in value]
+
+
+def _decoder(annotation: Any, *, is_wide: bool) -> _Decode:
+    return _cached_decoder(annotation, is_wide)
+
+
+@functools.cache
+def _cached_decoder(annotation: Any, is_wide: bool) -> _Decode:  # noqa: FBT001 - a cache key
+    annotation = _unwrap(annotation)
+    if annotation in (object, Any):
+        return _identity
+    if annotation is int:
+        return _decode_wide if is_wide else _decode_int
+    if annotation in _DECODERS:
+        return _DECODERS[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return _enum_decoder(annotation)
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return lambda data: _decode_plan(annotation)(data)  # noqa: PLW0108 - types may recurse
+    return _container_decoder(annotation, is_wide=is_wide)
+
+
+def _container_decoder(annotation: Any, *, is_wide: bool) -> _Decode:
+    optional = _optional_inner(annotation)
+    if optional is not None:
+        inner = _decoder(optional, is_wide=is_wide)
+        return lambda data: None if data is None else inner(data)
+    item = _tuple_item(annotation)
+    if item is not None:
+        return _tuple_decoder(_decoder(item, is_wide=is_wide))
+    entry = _mapping_entry(annotation)
+    if entry is not None:
+        return _mapping_decoder(
+            _decoder(entry[0], is_wide=False), _decoder(entry[1], is_wide=is_wide)
+        )
+    raise TypeError(f"the wire has no form for {annotation!r}")
+
+
+@functools.cache
+def _decode_plan(kind: type) -> _Decode:
+    hints = get_type_hints(kind)
+    steps: dict[str, _Decode] = {}
+    required: list[str] = []
+    for item in dataclasses.fields(kind):
+        steps[item.name] = _decoder(hints[item.name], is_wide=item.name.endswith(WIDE_SUFFIXES))
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            required.append(item.name)
+
+    def decode_fields(data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise _Mismatch(f"expected an object, found {_name(data)}")
+        values: dict[str, Any] = {}
+        name = ""
+        try:
+            for name, item in data.items():
+                values[name] = steps[name](item)
+        except KeyError:
+            raise _unknown_key(str(name), tuple(steps)) from None
+        except _Mismatch as mismatch:
+            mismatch.path.append(name)
+            raise
+        try:
+            return kind(**values)
+        except TypeError:
+            missing = [name for name in required if name not in values]
+            raise _Mismatch(f"missing {', '.join(missing)}") from None
+
+    return decode_fields
+
+
+def _tuple_decoder(step: _Decode) -> _Decode:
+    def decode_items(data: Any) -> tuple[Any, ...]:
+        if not isinstance(data, (list, tuple)):
+            raise _Mismatch(f"expected an array, found {_name(data)}")
+        index = 0
+        values = []
+        try:
+            for index, item in enumerate(data):  # noqa: B007 - the index is the path of a mismatch
+                values.append(step(item))
+        except _Mismatch as mismatch:
+            mismatch.path.append(str(index))
+            raise
+        return tuple(values)
+
+    return decode_items
+
+
+def _mapping_decoder(key_step: _Decode, step: _Decode) -> _Decode:
+    def decode_entries(data: Any) -> dict[Any, Any]:
+        if not isinstance(data, dict):
+            raise _Mismatch(f"expected an object, found {_name(data)}")
+        values = {}
+        for key, item in data.items():
+            try:
+                values[key_step(key)] = step(item)
+            except _Mismatch as mismatch:
+                mismatch.path.append(str(key))
+                raise
+        return values
+
+    return decode_entries
+
+
+def _enum_decoder(kind: type[Enum]) -> _Decode:
+    words = {member.value: member for member in kind}
+
+    def decode_word(data: Any) -> Enum:
+        try:
+            return words[data]
+        except (KeyError, TypeError):
+            near = difflib.get_close_matches(str(data), [str(word) for word in words], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"one of: {', '.join(map(str, words))}"
+            raise _Mismatch(f"{data!r} is not a {kind.__name__}", hint) from None
+
+    return decode_word
+
+
+def _decode_text(data: Any) -> str:
+    if isinstance(data, str):
+        return data
+    raise _Mismatch(f"expected text, found {_name(data)}")
+
+
+def _decode_bool(data: Any) -> bool:
+    if isinstance(data, bool):
+        return data
+    raise _Mismatch(f"expected true or false, found {_name(data)}")
+
+
+def _decode_float(data: Any) -> float:
+    if isinstance(data, (int, float)) and not isinstance(data, bool):
+        return float(data)
+    raise _Mismatch(f"expected a number, found {_name(data)}")
+
+
+def _decode_none(data: Any) -> None:
+    if data is not None:
+        raise _Mismatch(f"expected null, found {_name(data)}")
+
+
+def _decode_wide(data: Any) -> int:
+    if isinstance(data, int) and not isinstance(data, bool):
+        return data
+    if isinstance(data, str) and _DECIMAL.fullmatch(data) and data != "-0":
+        return int(data)
+    raise _Mismatch(f"expected an integer or a decimal string, found {_name(data)}")
+
+
+def _decode_int(data: Any) -> int:
+    if type(data) is int:
+        return data
+    if isinstance(data, str) and abs(_decode_wide(data)) > SAFE_INTEGER_MAX:
+        return int(data)
+    raise _Mismatch(f"expected an integer, found {_name(data)}")
+
+
+def _decode_bytes(data: Any) -> bytes:
+    try:
+        return base64.b64decode(_decode_text(data), validate=True)
+    except (binascii.Error, ValueError):
+        raise _Mismatch("expected base64 text") from None
+
+
+def _encode_bytes(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _encode_int(value: int) -> int | str:
+    return value if -SAFE_INTEGER_MAX <= value <= SAFE_INTEGER_MAX else str(value)
+
+
+def _identity(value: Any) -> Any:
+    return value
+
+
+_DECODERS: Final[Mapping[Any, _Decode]] = {
+    str: _decode_text,
+    bool: _decode_bool,
+    float: _decode_float,
+    bytes: _decode_bytes,
+    type(None): _decode_none,
+}
+
+
+def _unwrap(annotation: Any) -> Any:
+    while hasattr(annotation, "__supertype__"):
+        annotation = annotation.__supertype__
+    return annotation
+
+
+def _optional_inner(annotation: Any) -> Any:
+    """Return X of `X | None`; None for anything else (a union of two values has no wire form)."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return None
+    inner = [each for each in get_args(annotation) if each is not type(None)]
+    return inner[0] if len(inner) == 1 else None
+
+
+def _tuple_item(annotation: Any) -> Any:
+    arguments = get_args(annotation)
+    if get_origin(annotation) is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+        return arguments[0]
+    return None
+
+
+def _mapping_entry(annotation: Any) -> Any:
+    return get_args(annotation) if get_origin(annotation) in (Mapping, dict) else None
+
+
+def _unknown_key(name: str, known: tuple[str, ...]) -> _Mismatch:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return _Mismatch(f"unknown key {name!r}", hint)
+
+
+def _name(data: Any) -> str:
+    if data is None:
+        return "null"
+    return {dict: "an object", list: "an array", str: "text", bool: "true or false"}.get(
+        type(data), "a number" if isinstance(data, (int, float)) else type(data).__name__
+    )

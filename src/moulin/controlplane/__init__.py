@@ -1,0 +1,1 @@
+"""The control plane: one synchronous cycle that composes the stages (start at `cycle.py`)."""

@@ -1,0 +1,363 @@
+"""The event log's vocabulary: everything that ever changed the factory, as typed payloads.
+
+An event is appended once, in the transaction that also writes the current rows, and never
+changed. `schema` is the version of a payload's shape: a shape changes only by adding a field with
+a default, or under a new kind; `tests/golden/logs` holds old logs that must still fold.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from moulin.domain.factory import DeclaredObject, EnergyClass, ObjectKind
+from moulin.domain.ids import AttemptId, NodeId, ProjectId, StepId, WorkloadId
+from moulin.domain.observation import Claim, NodeCapacity, TaskPhase
+from moulin.domain.plan import StopCause, TaskPlacement
+from moulin.domain.principal import ApiKey
+from moulin.domain.reasons import Reason
+from moulin.domain.snapshot import JournalRecord
+from moulin.domain.workload import Submission, WorkloadState
+
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochOpened:
+    """A control plane took the lead; every later event carries this epoch until the next."""
+
+    epoch: int
+    boot_id: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectChange:
+    """One declared object set (`value`) or removed (`value` is None)."""
+
+    kind: ObjectKind
+    name: str
+    value: DeclaredObject | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactoryApplied:
+    """An operator file was applied, whole; `managed_by` is the file's name for its objects."""
+
+    managed_by: str
+    changes: tuple[ObjectChange, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeJoined:
+    """An engine reports a node, or reports changed facts about one it already had."""
+
+    pool: str
+    capacity: NodeCapacity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReachabilityChanged:
+    """A node can no longer be asked, or can again; by itself this ends nothing (DESIGN rule 7)."""
+
+    node: NodeId
+    is_reachable: bool
+    evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLeft:
+    """An engine no longer serves this node."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyCreated:
+    """A key was issued; only its digest is known here."""
+
+    key: ApiKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRevoked:
+    """A key stops working."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadSubmitted:
+    """A workload was admitted to wait; `reserved_neur` is held from its project's budget."""
+
+    submission: Submission
+    reserved_neur: int
+    policy_decision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadRefused:
+    """A workload was refused for good; kept so that the refusal can be asked about."""
+
+    submission: Submission
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadStopRequested:
+    """Somebody asked for the end of a workload."""
+
+    workload: WorkloadId
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadScaled:
+    """Somebody asked for another number of replicas."""
+
+    workload: WorkloadId
+    replicas: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleDecided:
+    """A cycle's evidence: its time, the state it saw and the digest of its plan."""
+
+    now_ns: int
+    input_sequence: int
+    plan_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptPlaced:
+    """One unit holds nodes and devices from here on."""
+
+    attempt: AttemptId
+    workload: WorkloadId
+    unit: int
+    generation: int
+    tasks: tuple[TaskPlacement, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptStopDecided:
+    """An attempt is to end; its nodes stay held until its tasks are proved ended."""
+
+    attempt: AttemptId
+    cause: StopCause
+    grace_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitRequeued:
+    """A unit waits again under the next generation."""
+
+    workload: WorkloadId
+    unit: int
+    generation: int
+    not_before_ns: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadFinished:
+    """A workload has its final state; what was reserved and not spent is released."""
+
+    workload: WorkloadId
+    state: WorkloadState
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskObserved:
+    """A task's phase, claim or readiness changed. `observed_at_ns` is the engine's reading time."""
+
+    step: StepId
+    phase: TaskPhase
+    observed_at_ns: int
+    claim: Claim | None = None
+    exit_code: int | None = None
+    started_at_ns: int = 0
+    ended_at_ns: int = 0
+    address: str = ""
+    is_ready: bool = False
+    cpu_ns: int = 0
+    memory_bytes_max: int = 0
+    evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalMetered:
+    """A node's metering interval closed; `task_cpu_ns` are the cumulative counters at its end.
+
+    `node_cpu_ns` is the node's own cumulative counter. `energy_mj` = sum of `task_energy_mj` +
+    `idle_mj` + `unattributed_mj`; overhead (PUE) comes on top and is split the same way.
+    """
+
+    node: NodeId
+    start_ns: int
+    end_ns: int
+    node_cpu_ns: int
+    task_cpu_ns: Mapping[str, int]
+    task_energy_mj: Mapping[str, int]
+    task_overhead_mj: Mapping[str, int]
+    energy_mj: int
+    idle_mj: int
+    unattributed_mj: int
+    overhead_mj: int
+    method: str
+    quality: EnergyClass
+    uncertainty_ppm: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargedUsage:
+    """One usage charged: enough to keep balances; the usage itself is a row with its receipt."""
+
+    usage: str
+    receipt: str
+    project: ProjectId
+    workload: str
+    amount_neur: int
+    leaf_index: int
+    is_from_grant: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsagesCharged:
+    """Usages were priced, posted and committed to the evidence log of shard `origin`."""
+
+    origin: str
+    items: tuple[ChargedUsage, ...]
+    tree_size: int
+    root: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayEpochOpened:
+    """A gateway process started; what its predecessor still holds stays held until settled."""
+
+    gateway: str
+    gateway_epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantIssued:
+    """Escrow moved from a project's budget to a gateway epoch."""
+
+    gateway: str
+    gateway_epoch: int
+    project: ProjectId
+    amount_neur: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantReturned:
+    """Escrow came back unspent."""
+
+    gateway: str
+    gateway_epoch: int
+    project: ProjectId
+    amount_neur: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalRecorded:
+    """Journal lines of one gateway epoch, in sequence, up to `through_sequence`."""
+
+    gateway: str
+    gateway_epoch: int
+    through_sequence: int
+    records: tuple[JournalRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayEpochClosed:
+    """A gateway epoch is over: its journal is complete or lost, its escrow settled and released."""
+
+    gateway: str
+    gateway_epoch: int
+    is_journal_lost: bool = False
+
+
+Payload = (
+    EpochOpened
+    | FactoryApplied
+    | NodeJoined
+    | NodeReachabilityChanged
+    | NodeLeft
+    | KeyCreated
+    | KeyRevoked
+    | WorkloadSubmitted
+    | WorkloadRefused
+    | WorkloadStopRequested
+    | WorkloadScaled
+    | CycleDecided
+    | AttemptPlaced
+    | AttemptStopDecided
+    | UnitRequeued
+    | WorkloadFinished
+    | TaskObserved
+    | IntervalMetered
+    | UsagesCharged
+    | GatewayEpochOpened
+    | GrantIssued
+    | GrantReturned
+    | JournalRecorded
+    | GatewayEpochClosed
+)
+
+KIND_BY_TYPE: Final[Mapping[type, str]] = {
+    EpochOpened: "epoch.opened",
+    FactoryApplied: "factory.applied",
+    NodeJoined: "node.joined",
+    NodeReachabilityChanged: "node.reachability_changed",
+    NodeLeft: "node.left",
+    KeyCreated: "key.created",
+    KeyRevoked: "key.revoked",
+    WorkloadSubmitted: "workload.submitted",
+    WorkloadRefused: "workload.refused",
+    WorkloadStopRequested: "workload.stop_requested",
+    WorkloadScaled: "workload.scaled",
+    CycleDecided: "cycle.decided",
+    AttemptPlaced: "attempt.placed",
+    AttemptStopDecided: "attempt.stop_decided",
+    UnitRequeued: "unit.requeued",
+    WorkloadFinished: "workload.finished",
+    TaskObserved: "task.observed",
+    IntervalMetered: "interval.metered",
+    UsagesCharged: "usages.charged",
+    GatewayEpochOpened: "gateway.epoch_opened",
+    GrantIssued: "grant.issued",
+    GrantReturned: "grant.returned",
+    JournalRecorded: "journal.recorded",
+    GatewayEpochClosed: "gateway.epoch_closed",
+}
+TYPE_BY_KIND: Final[Mapping[str, type]] = {kind: cls for cls, kind in KIND_BY_TYPE.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One line of the log.
+
+    `sequence` is gapless from 1; `epoch` fences a control plane that lost the lead; `actor` is
+    the key or component that caused it; `causation` the sequence of the event it answers, or 0.
+    `organisation`, `project` and `site` are empty for events of the factory as a whole.
+    """
+
+    sequence: int
+    epoch: int
+    at_ns: int
+    actor: str
+    payload: Payload
+    organisation: str = ""
+    project: str = ""
+    site: str = ""
+    causation: int = 0
+    schema: int = SCHEMA_VERSION
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The payload's stable name."""
+        return KIND_BY_TYPE[type(self.payload)]

@@ -1,0 +1,94 @@
+"""What engines report of tasks and nodes: raw readings, never conclusions.
+
+UNREACHABLE is an absence of knowledge; only EXITED and GONE are evidence of an end (DESIGN rule 7).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from moulin.domain.factory import EnergyClass
+from moulin.domain.ids import NodeId, StepId
+
+
+class TaskPhase(StrEnum):
+    """What an engine can say of a step. ABSENT: this engine never started it (positive evidence)."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    EXITED = "exited"
+    GONE = "gone"
+    ABSENT = "absent"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Proof of which process an engine owns for a step.
+
+    A pid alone names nothing: `pid_started_ticks` (field 22 of /proc/PID/stat) and `boot_id` make
+    it unique. Engines without processes put their own handle in `handle` and leave the rest zero.
+    """
+
+    handle: str = ""
+    pid: int = 0
+    pid_started_ticks: int = 0
+    boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One reading of one step.
+
+    `cpu_ns` is cumulative user + system time of the task's whole process tree. `exit_code` is the
+    program's status when EXITED (128 + signal when a signal ended it). `address` is host:port of
+    a server the task runs, `is_ready` whether that server answered its own readiness check.
+    `evidence` says in a few words how an end is known.
+    """
+
+    step: StepId
+    phase: TaskPhase
+    at_ns: int
+    claim: Claim | None = None
+    exit_code: int | None = None
+    started_at_ns: int = 0
+    ended_at_ns: int = 0
+    address: str = ""
+    is_ready: bool = False
+    cpu_ns: int = 0
+    memory_bytes_max: int = 0
+    evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeCapacity:
+    """One machine as its engine sees it now.
+
+    `cpu_ids` are the machine's CPU numbers that belong to this node (empty: not divided).
+    `idle_mw` and `peak_mw` are milliwatts of the whole node; `power_source` says where they
+    come from, `power_quality` and `power_uncertainty_ppm` how far to trust energy made from them.
+    """
+
+    node: NodeId
+    cpu_milli: int
+    memory_bytes: int
+    machine_class: str
+    accelerators: int = 0
+    accelerator_class: str = ""
+    boot_id: str = ""
+    address: str = "127.0.0.1"
+    cpu_ids: tuple[int, ...] = ()
+    idle_mw: int = 0
+    peak_mw: int = 0
+    power_source: str = ""
+    power_quality: EnergyClass = EnergyClass.CONSTANT
+    power_uncertainty_ppm: int = 500_000
+    is_reachable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogChunk:
+    """Bytes of a task's log from `cursor`; `next_cursor` continues, `is_end` when no more can come."""
+
+    data: bytes
+    next_cursor: int
+    is_end: bool

@@ -1,0 +1,119 @@
+"""What a decision is made of: placements, stops and outcomes, as immutable values.
+
+A plan leaves engines nothing to choose: the nodes, devices and names of every step are in it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from moulin.domain.ids import AttemptId, NodeId, OrganisationId, ProjectId, StepId, WorkloadId
+from moulin.domain.reasons import Reason
+from moulin.domain.workload import EndpointSpec, Resources, TaskTemplate, WorkloadState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPlacement:
+    """One task on one node; `devices` are the node's device indices it holds."""
+
+    rank: int
+    node: NodeId
+    devices: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Start one unit of a workload as a whole."""
+
+    attempt: AttemptId
+    workload: WorkloadId
+    unit: int
+    generation: int
+    tasks: tuple[TaskPlacement, ...]
+
+
+class StopCause(StrEnum):
+    """Why a running attempt is stopped."""
+
+    CANCELLED = "cancelled"
+    PREEMPTED = "preempted"
+    TIME_LIMIT = "time_limit"
+    SCALED_IN = "scaled_in"
+    GANG_BROKEN = "gang_broken"
+    BUDGET = "budget"
+    ZONE_CLOSED = "zone_closed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Stop every live task of an attempt, politely for `grace_s`, then by force."""
+
+    attempt: AttemptId
+    cause: StopCause
+    grace_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requeue:
+    """Let a unit wait again, not before `not_before_ns`, under the next generation."""
+
+    workload: WorkloadId
+    unit: int
+    generation: int
+    not_before_ns: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """Give a workload its final state."""
+
+    workload: WorkloadId
+    state: WorkloadState
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything one cycle decided from one state.
+
+    `input_sequence` is the last event the state had folded; a plan made from another sequence is
+    refused. Order within each tuple is the order of decision.
+    """
+
+    now_ns: int
+    input_sequence: int
+    places: tuple[Place, ...] = ()
+    stops: tuple[Stop, ...] = ()
+    requeues: tuple[Requeue, ...] = ()
+    finishes: tuple[Finish, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether applying the plan would change nothing."""
+        return not (self.places or self.stops or self.requeues or self.finishes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartStep:
+    """All an engine needs to start one task; the same step id is started at most once.
+
+    `nodes` lists the gang's nodes in rank order, so `nodes[rank]` is this task's.
+    `env` holds what the control plane adds to the task's own environment.
+    """
+
+    step: StepId
+    attempt: AttemptId
+    workload: WorkloadId
+    organisation: OrganisationId
+    project: ProjectId
+    unit: int
+    generation: int
+    rank: int
+    nodes: tuple[NodeId, ...]
+    devices: tuple[int, ...]
+    resources: Resources
+    task: TaskTemplate
+    endpoint: EndpointSpec | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    stop_grace_s: int = 10

@@ -1,0 +1,49 @@
+"""Who is calling: a user or a service that showed a valid key, and what its role allows."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from moulin.domain.ids import KeyId, OrganisationId, ProjectId
+
+
+class Role(StrEnum):
+    """Roles, strongest first. OPERATOR and GATEWAY belong to the factory, the others to a project."""
+
+    OPERATOR = "operator"
+    GATEWAY = "gateway"
+    ADMIN = "admin"
+    MEMBER = "member"
+    VIEWER = "viewer"
+    INFERENCE = "inference"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """An authenticated caller; `project` is empty for factory roles."""
+
+    key: KeyId
+    name: str
+    role: Role
+    organisation: OrganisationId
+    project: ProjectId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A key as stored: never the secret, only its HMAC.
+
+    Empty `models` and `countries` mean no restriction; `expires_at_ns` and `revoked_at_ns` are 0
+    when unset.
+    """
+
+    id: KeyId
+    name: str
+    role: Role
+    organisation: OrganisationId
+    project: ProjectId
+    digest: str
+    models: tuple[str, ...] = ()
+    countries: tuple[str, ...] = ()
+    created_at_ns: int = 0
+    expires_at_ns: int = 0
+    revoked_at_ns: int = 0

@@ -1,0 +1,94 @@
+"""Why something waits or was refused: a stable code with numbers, turned into words at the edge.
+
+The catalogue below is the only place with sentences, so that another language is another mapping.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+
+class ReasonCode(StrEnum):
+    """CamelCase codes as Kubernetes conditions use them; the comment order is the check order."""
+
+    JURISDICTION_FORBIDS = "JurisdictionForbids"
+    COUNTRY_NOT_ASSERTED = "CountryNotAsserted"
+    UNKNOWN_ZONE = "UnknownZone"
+    ZONE_NOT_OPEN = "ZoneNotOpen"
+    NO_SUCH_HARDWARE = "NoSuchHardware"
+    EXCEEDS_NODE = "ExceedsNode"
+    EXCEEDS_FACTORY = "ExceedsFactory"
+    INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+    NODE_UNREACHABLE = "NodeUnreachable"
+    POWER_ENVELOPE = "PowerEnvelope"
+    INSUFFICIENT_QUOTA = "InsufficientQuota"
+    EXCEEDS_QUOTA = "ExceedsQuota"
+    BUDGET_EXCEEDED = "BudgetExceeded"
+    BACKING_OFF = "BackingOff"
+    BEHIND_OTHERS = "BehindOthers"
+    MODEL_TOO_LARGE = "ModelTooLarge"
+    PROGRAM_FAILED = "ProgramFailed"
+    TASK_LOST = "TaskLost"
+    TIME_LIMIT_REACHED = "TimeLimitReached"
+    DEADLINE_PASSED = "DeadlinePassed"
+    ENGINE_REFUSED = "EngineRefused"
+    CANCELLED_BY = "CancelledBy"
+    KIND_NOT_SERVED = "KindNotServed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """One reason with the numbers and names it was made from (all values are text)."""
+
+    code: ReasonCode
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+ENGLISH: Final[Mapping[ReasonCode, str]] = {
+    ReasonCode.JURISDICTION_FORBIDS: "only {allowed} may be used, and zone {zone} is in {country}",
+    ReasonCode.COUNTRY_NOT_ASSERTED: (
+        "zone {zone} has no country asserted by its operator, so it cannot satisfy `where`"
+    ),
+    ReasonCode.UNKNOWN_ZONE: "there is no zone {zone}; zones: {known}",
+    ReasonCode.ZONE_NOT_OPEN: "zone {zone} is {state}; only an open zone accepts placements",
+    ReasonCode.NO_SUCH_HARDWARE: "no permitted node has {wanted}",
+    ReasonCode.EXCEEDS_NODE: "each task needs {wanted}, the largest permitted node has {largest}",
+    ReasonCode.EXCEEDS_FACTORY: "{wanted} nodes are needed at once, {total} could ever fit a task",
+    ReasonCode.INSUFFICIENT_CAPACITY: "{wanted} nodes with room are needed, {free} have it now",
+    ReasonCode.NODE_UNREACHABLE: "{count} node(s) cannot be reached; their work is left alone",
+    ReasonCode.POWER_ENVELOPE: (
+        "site {site} may draw {limit_w} W; {held_w} W are committed and this needs {wanted_w} W"
+    ),
+    ReasonCode.INSUFFICIENT_QUOTA: (
+        "project {project} holds {held} of its {limit} {resource}; this needs {wanted}"
+    ),
+    ReasonCode.EXCEEDS_QUOTA: (
+        "this needs {wanted} {resource} and project {project} may never hold more than {limit}"
+    ),
+    ReasonCode.BUDGET_EXCEEDED: (
+        "project {project} has {left_eur} EUR left of {limit_eur} EUR; this reserves {wanted_eur} EUR"
+    ),
+    ReasonCode.BACKING_OFF: "attempt {generation} starts in {left_s} s, after the previous one ended",
+    ReasonCode.BEHIND_OTHERS: "{count} workload(s) come first by priority and time",
+    ReasonCode.MODEL_TOO_LARGE: (
+        "{model} needs {needed} of memory, the largest permitted node has {largest}"
+    ),
+    ReasonCode.PROGRAM_FAILED: "the program ended with {how} on attempt {generation}",
+    ReasonCode.TASK_LOST: "the engine reports task {step} gone: {evidence}",
+    ReasonCode.TIME_LIMIT_REACHED: "the time limit of {limit_s} s was reached",
+    ReasonCode.DEADLINE_PASSED: "the deadline passed {late_s} s ago",
+    ReasonCode.ENGINE_REFUSED: "the engine declined: {detail}",
+    ReasonCode.CANCELLED_BY: "stopped by {actor}",
+    ReasonCode.KIND_NOT_SERVED: "no engine of this factory serves {kind} workloads yet",
+}
+
+
+def sentence(reason: Reason, catalogue: Mapping[ReasonCode, str] = ENGLISH) -> str:
+    """Return the reason in words; a missing parameter shows as `?` rather than failing."""
+    return catalogue[reason.code].format_map(_Parameters(reason.parameters))
+
+
+class _Parameters(dict[str, str]):
+    def __missing__(self, key: str) -> str:
+        return "?"

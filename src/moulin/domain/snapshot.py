@@ -1,0 +1,173 @@
+"""What the control plane and an inference gateway tell each other (DESIGN rule 8).
+
+The gateway never opens the database: it serves from a `GatewaySnapshot`, spends from grants of
+escrowed money, and reports by journal records keyed (gateway, epoch, sequence).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from moulin.domain.reasons import Reason
+from moulin.domain.units import divide_round_half_even
+
+JOURNAL_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyView:
+    """A key that may be used for inference; revoked keys are simply not in the snapshot."""
+
+    id: str
+    digest: str
+    organisation: str
+    project: str
+    models: tuple[str, ...] = ()
+    countries: tuple[str, ...] = ()
+    expires_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaView:
+    """One ready replica. `key` authenticates the gateway to it; it is never shown to tenants.
+
+    `energy_mj_per_*` are provisional figures for headers, from the model of the machine class.
+    """
+
+    attempt: str
+    address: str
+    key: str
+    zone: str
+    country: str
+    country_basis: str
+    parallel_requests: int = 1
+    energy_uj_per_token_input: int = 0
+    energy_uj_per_token_output: int = 0
+    carbon_ng_per_j: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelView:
+    """One endpoint under the name clients use. Prices are n€ for `price_per` tokens."""
+
+    name: str
+    endpoint: str
+    project: str
+    is_public: bool
+    context_tokens: int
+    tokens_output_default: int
+    price_input_neur: int
+    price_output_neur: int
+    price_per: int
+    digest: str = ""
+    created_s: int = 0
+    replicas: tuple[ReplicaView, ...] = ()
+
+    def cost_neur(self, tokens_input: int, tokens_output: int) -> int:
+        """Return the charge for a request, each line rounded half even as the ledger does."""
+        return divide_round_half_even(
+            tokens_input * self.price_input_neur, self.price_per
+        ) + divide_round_half_even(tokens_output * self.price_output_neur, self.price_per)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectView:
+    """What the gateway must know of a project: where it may be served."""
+
+    name: str
+    organisation: str
+    countries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySnapshot:
+    """Everything a gateway decides from. Older than `staleness_max_s`, it serves nobody."""
+
+    version: int
+    issued_at_ns: int
+    staleness_max_s: int
+    keys: tuple[KeyView, ...] = ()
+    models: tuple[ModelView, ...] = ()
+    projects: tuple[ProjectView, ...] = ()
+
+
+class JournalKind(StrEnum):
+    """BEGIN is written before the first byte goes upstream, END when the request is settled."""
+
+    BEGIN = "begin"
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalRecord:
+    """One line of a gateway's journal.
+
+    BEGIN carries the reservation (`tokens_*` are upper bounds, `amount_neur` what was set aside);
+    END carries what was used. A BEGIN without END is charged from its reservation.
+    `outcome` is `completed`, `client_disconnected`, `upstream_failed` or `cut`.
+    """
+
+    sequence: int
+    kind: JournalKind
+    request: str
+    at_ns: int
+    organisation: str = ""
+    project: str = ""
+    key: str = ""
+    model: str = ""
+    endpoint: str = ""
+    replica: str = ""
+    zone: str = ""
+    tokens_input: int = 0
+    tokens_output: int = 0
+    amount_neur: int = 0
+    outcome: str = ""
+    is_estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """A gateway's wish for escrow: at least `amount_neur` for `project`."""
+
+    project: str
+    amount_neur: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Escrow handed to one gateway epoch; `refusal` says why it is smaller than what was wanted."""
+
+    project: str
+    amount_neur: int
+    refusal: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncRequest:
+    """What a gateway sends: journal records after the last acknowledged one, wishes, returns.
+
+    `epoch` is a number the gateway process draws once from its start time; a larger one from the
+    same gateway ends the earlier. `records_epoch` says whose journal the records come from: a
+    restarted gateway first ships what its predecessor left, with `is_epoch_complete` on the last.
+    """
+
+    gateway: str
+    epoch: int
+    records_epoch: int
+    records: tuple[JournalRecord, ...] = ()
+    is_epoch_complete: bool = False
+    wants: tuple[Want, ...] = ()
+    returns: Mapping[str, int] = field(default_factory=dict)
+    snapshot_version: int = 0
+    wait_s: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncReply:
+    """What the control plane answers; `snapshot` is None when `snapshot_version` is current."""
+
+    acknowledged_sequence: int
+    now_ns: int
+    snapshot: GatewaySnapshot | None = None
+    grants: tuple[Grant, ...] = ()

@@ -1,0 +1,215 @@
+"""From reading to money: readings, usages, charges, balanced entries and receipts as values.
+
+Conservation is exact to the unit; accuracy is another matter and is carried beside each figure
+as class and uncertainty (DESIGN rule 2).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from moulin.domain.factory import EnergyClass
+from moulin.domain.ids import (
+    AttemptId,
+    NodeId,
+    OrganisationId,
+    ProjectId,
+    ReceiptId,
+    StepId,
+    WorkloadId,
+)
+
+
+class Meter(StrEnum):
+    """What is counted. Held time is counted in milli-CPU x ms, byte x ms, device x ms."""
+
+    CPU_MILLI_MS = "cpu_milli_ms"
+    MEMORY_MB_MS = "memory_mb_ms"
+    ACCELERATOR_MS = "accelerator_ms"
+    TOKENS_INPUT = "tokens_input"
+    TOKENS_OUTPUT = "tokens_output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskReading:
+    """What one task held and used over [start_ns, end_ns) of a node's metering interval.
+
+    `cpu_ns` is what the task's process tree used, read from the tasks' side, independently of
+    the node's own reading.
+    """
+
+    step: StepId
+    attempt: AttemptId
+    workload: WorkloadId
+    organisation: OrganisationId
+    project: ProjectId
+    start_ns: int
+    end_ns: int
+    cpu_ns: int
+    cpu_milli: int
+    memory_bytes: int
+    accelerators: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReading:
+    """One node over [start_ns, end_ns): its own CPU counter and its modelled or metered energy.
+
+    `idle_mj` is measured or modelled on its own, never reading minus receipts.
+    `energy_mj` = `idle_mj` + what load added. `cpu_ns` is the node's whole busy time.
+    """
+
+    node: NodeId
+    zone: str
+    start_ns: int
+    end_ns: int
+    cpu_ns: int
+    cpu_milli: int
+    energy_mj: int
+    idle_mj: int
+    method: str
+    quality: EnergyClass
+    uncertainty_ppm: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeAllocation:
+    """Where a node's reading went: tasks + idle + unattributed = reading, to the mJ.
+
+    `task_mj` maps a step to its share, PUE not included; `overhead_mj` is the site's PUE overhead
+    on the whole reading and `task_overhead_mj` the steps' shares of it. `task_standing_mj` is the
+    part of `task_mj` that holding the node costs whether or not the step works.
+    """
+
+    reading: NodeReading
+    task_mj: Mapping[StepId, int]
+    idle_mj: int
+    unattributed_mj: int
+    overhead_mj: int
+    task_overhead_mj: Mapping[StepId, int]
+    task_standing_mj: Mapping[StepId, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestUsage:
+    """One finished inference request as the gateway's journal states it.
+
+    `replica` is the attempt that served it. `is_estimated` marks a charge made from the
+    reservation because the journal was lost or the call was cut.
+    """
+
+    request: str
+    organisation: OrganisationId
+    project: ProjectId
+    key: str
+    model: str
+    replica: AttemptId
+    zone: str
+    start_ns: int
+    end_ns: int
+    tokens_input: int
+    tokens_output: int
+    outcome: str
+    is_estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """A quantity over [start_ns, end_ns) with its share of energy and carbon.
+
+    `quantities` maps a `Meter` to an amount. `energy_mj` includes `overhead_mj`.
+    """
+
+    id: str
+    workload: WorkloadId
+    attempt: AttemptId
+    organisation: OrganisationId
+    project: ProjectId
+    zone: str
+    site: str
+    country: str
+    country_basis: str
+    start_ns: int
+    end_ns: int
+    quantities: Mapping[str, int]
+    subject: str = ""
+    model_digest: str = ""
+    request: str = ""
+    energy_mj: int = 0
+    overhead_mj: int = 0
+    energy_method: str = ""
+    energy_quality: EnergyClass = EnergyClass.CONSTANT
+    energy_uncertainty_ppm: int = 0
+    carbon_location_ng: int = 0
+    carbon_market_ng: int = 0
+    carbon_source: str = ""
+    policy_decision: str = ""
+    is_estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargeLine:
+    """One priced quantity; `amount_neur` = quantity x unit price / per, rounded half even once."""
+
+    sku: str
+    meter: str
+    quantity: int
+    unit_price_neur: int
+    per: int
+    amount_neur: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """What a usage costs its project, and apart from it what its energy cost the operator.
+
+    `price_book` is a name and `price_book_digest` the SHA-256 of that book's exact contents.
+    """
+
+    usage: str
+    price_book: str
+    lines: tuple[ChargeLine, ...]
+    amount_neur: int
+    operator_cost_neur: int
+    price_book_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posting:
+    """One side of an entry; exactly one of debit and credit is above zero."""
+
+    account: str
+    debit_neur: int = 0
+    credit_neur: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A balanced ledger line; `cause` is the usage or reservation it comes from."""
+
+    id: str
+    at_ns: int
+    organisation: OrganisationId
+    project: ProjectId
+    cause: str
+    postings: tuple[Posting, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """A usage with its charge, as committed to the evidence log.
+
+    `salt` and `leaf_bytes` open the commitment in the log; erasing the salt erases the link.
+    `index` is the leaf's place in the shard named `origin`. `operator_commitment` stands in the
+    receipt for the operator's cost, which the operator may open to an auditor or withhold.
+    """
+
+    id: ReceiptId
+    usage: Usage
+    charge: Charge
+    salt: bytes
+    leaf_bytes: bytes
+    origin: str
+    index: int
+    operator_commitment: str = ""

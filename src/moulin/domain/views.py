@@ -1,0 +1,148 @@
+"""Current rows as people and programs read them: what the store keeps and the API answers.
+
+A view is derived from events and can always be rebuilt from them; nothing decides from a view.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from moulin.domain.reasons import Reason
+from moulin.domain.usage import Charge, Usage
+from moulin.domain.workload import WorkloadSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskView:
+    """One task of a unit's latest attempt."""
+
+    rank: int
+    step: str
+    node: str
+    zone: str
+    devices: tuple[int, ...] = ()
+    phase: str = ""
+    exit_code: int | None = None
+    is_ready: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitView:
+    """One unit (a job's gang, an endpoint's replica) with its latest attempt."""
+
+    unit: int
+    generation: int
+    state: str
+    attempt: str = ""
+    tasks: tuple[TaskView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadView:
+    """A workload's current row. Times are ns UTC, 0 when not yet; `sequence` is its last event."""
+
+    id: str
+    kind: str
+    name: str
+    organisation: str
+    project: str
+    state: str
+    spec: WorkloadSpec
+    submitted_by: str
+    submitted_at_ns: int
+    started_at_ns: int = 0
+    ended_at_ns: int = 0
+    reasons: tuple[Reason, ...] = ()
+    units: tuple[UnitView, ...] = ()
+    reserved_neur: int = 0
+    spent_neur: int = 0
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredView:
+    """A declared object's current row; `body` is its wire form."""
+
+    kind: str
+    name: str
+    organisation: str
+    managed_by: str
+    body: Mapping[str, object]
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptView:
+    """A receipt's row: the usage, its charge and its place in the evidence log."""
+
+    id: str
+    organisation: str
+    project: str
+    usage: Usage
+    charge: Charge
+    origin: str
+    leaf_index: int
+    issued_at_ns: int
+    salt_hex: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeIntervalView:
+    """Where one node's reading went over one interval."""
+
+    node: str
+    zone: str
+    site: str
+    start_ns: int
+    end_ns: int
+    energy_mj: int
+    allocated_mj: int
+    idle_mj: int
+    unattributed_mj: int
+    overhead_mj: int
+    method: str
+    quality: str
+    uncertainty_ppm: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalanceView:
+    """A project's money: limit (-1 none), spent, held for workloads, held by gateways."""
+
+    project: str
+    organisation: str
+    budget_neur: int
+    spent_neur: int
+    reserved_neur: int
+    granted_neur: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencyRecord:
+    """The first answer to a key: repeated with the same body hash, it is given again."""
+
+    project: str
+    key: str
+    body_hash: str
+    status: int
+    body: str
+    created_at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeView:
+    """A node's current row."""
+
+    node: str
+    pool: str
+    zone: str
+    engine: str
+    machine_class: str
+    cpu_milli: int
+    cpu_milli_held: int
+    memory_bytes: int
+    memory_bytes_held: int
+    accelerators: int = 0
+    accelerators_held: int = 0
+    is_reachable: bool = True
+    cpu_ids: tuple[int, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,161 @@
+"""What a tenant asks for: a workload of one of four kinds, and the states it passes through.
+
+Every field a later engine, invoice or audit would miss is here from the first version, even where
+the first scheduler ignores it; `docs/decisions` says which.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from moulin.domain.ids import OrganisationId, ProjectId, WorkloadId
+
+
+class WorkloadKind(StrEnum):
+    """The four things a factory sells besides tokens."""
+
+    JOB = "job"
+    ENDPOINT = "endpoint"
+    LEASE = "lease"
+    SESSION = "session"
+
+
+class WorkloadState(StrEnum):
+    """Where a workload stands; ADMITTED means waiting for a placement."""
+
+    ADMITTED = "admitted"
+    PLACED = "placed"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REFUSED = "refused"
+
+
+class AttemptState(StrEnum):
+    """Where one try of one unit stands; LOST means its engine proved that it is gone."""
+
+    PLACED = "placed"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    PREEMPTED = "preempted"
+    LOST = "lost"
+
+
+FINAL_WORKLOAD_STATES: Final = frozenset(
+    {
+        WorkloadState.SUCCEEDED,
+        WorkloadState.FAILED,
+        WorkloadState.CANCELLED,
+        WorkloadState.REFUSED,
+    }
+)
+LIVE_ATTEMPT_STATES: Final = frozenset({AttemptState.PLACED, AttemptState.RUNNING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What each task of a workload holds on its node."""
+
+    cpu_milli: int = 1000
+    memory_bytes: int = 512 * 10**6
+    accelerator_class: str = ""
+    accelerators: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Where a workload may run; empty means anywhere its organisation may be served.
+
+    `countries` are ISO 3166-1 alpha-2 codes. A zone whose country is only guessed never matches.
+    """
+
+    countries: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class When:
+    """How patient a workload is; `deadline_s` counts from submission, 0 means none."""
+
+    deadline_s: int = 0
+    is_flexible: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often a unit is tried; `attempts_max` counts the first try."""
+
+    attempts_max: int = 1
+    backoff_s: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskTemplate:
+    """The program each task runs; `command` is an argv, a job file's `run` becomes `sh -c`."""
+
+    command: tuple[str, ...]
+    setup: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    workdir: str = ""
+    image: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointSpec:
+    """A model behind an address; `is_public` offers it to every organisation of the factory."""
+
+    model: str
+    variant: str = ""
+    replicas: int = 1
+    context_tokens: int = 4096
+    parallel_requests: int = 2
+    is_public: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadSpec:
+    """One workload as asked for.
+
+    `nodes` is the gang size of a job or lease (tasks that start together or not at all).
+    `reservation` names an advance reservation; `managed_by` the file or tool that owns the
+    object; `retention_s` how long logs are kept after the end; `time_limit_s` 0 means the
+    project's default for jobs and none for endpoints. `priority` is 0..100, higher first.
+    """
+
+    kind: WorkloadKind
+    name: str
+    resources: Resources = field(default_factory=Resources)
+    nodes: int = 1
+    task: TaskTemplate | None = None
+    endpoint: EndpointSpec | None = None
+    where: Where = field(default_factory=Where)
+    when: When = field(default_factory=When)
+    retry: Retry = field(default_factory=Retry)
+    time_limit_s: int = 0
+    priority: int = 50
+    labels: Mapping[str, str] = field(default_factory=dict)
+    retention_s: int = 7 * 86400
+    reservation: str = ""
+    managed_by: str = ""
+    stop_grace_s: int = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A spec with its owner; `id` is drawn at the edge so that a repeated command is recognised."""
+
+    id: WorkloadId
+    organisation: OrganisationId
+    project: ProjectId
+    spec: WorkloadSpec
+    submitted_by: str
+    submitted_at_ns: int
+
+
+def units_wanted(spec: WorkloadSpec) -> int:
+    """Return how many units run at once: replicas of an endpoint, else one gang."""
+    return spec.endpoint.replicas if spec.endpoint is not None else 1

@@ -1,0 +1,1 @@
+"""The few Protocols through which stages meet the world; each has at least two implementations."""

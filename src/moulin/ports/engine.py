@@ -1,0 +1,66 @@
+"""The port every engine implements: five verbs, idempotent by step id.
+
+An engine never retries, never decides policy and never guesses: sequence, retries and timeouts
+belong to the control plane. Extra abilities are one-method protocols tested once, at wiring.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from moulin.domain.ids import StepId
+from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation
+from moulin.domain.plan import StartStep
+
+
+class Engine(Protocol):
+    """Makes placements real."""
+
+    def start(self, step: StartStep) -> Claim:
+        """Start the step unless it was ever started; a repeated call returns the same claim.
+
+        Returns when the start is on record, not when the program runs.
+        Raises `EngineRefused` when the step can never start here (bad workdir, image without a
+        container tool) and `EngineUnavailable` when it cannot be known whether it did.
+        """
+        ...
+
+    def observe(self, steps: Sequence[StepId]) -> tuple[Observation, ...]:
+        """Return one observation per step, in order; never raises for a single bad step."""
+        ...
+
+    def stop(self, step: StepId, grace_s: int) -> None:
+        """Ask the whole process tree of a step to end; force it after `grace_s`.
+
+        Returns at once; the end is seen by `observe`. Stopping an ended step does nothing;
+        stopping a step that was never started fences it, so that a late start cannot run it.
+        """
+        ...
+
+    def capacity(self) -> tuple[NodeCapacity, ...]:
+        """Return the nodes this engine serves, in a stable order."""
+        ...
+
+    def logs(self, step: StepId, cursor: int, limit_bytes: int) -> LogChunk:
+        """Return at most `limit_bytes` of the step's output from byte `cursor`.
+
+        Raises `NotFound` when the engine has no such step.
+        """
+        ...
+
+
+@runtime_checkable
+class ListsSteps(Protocol):
+    """An engine that can say which steps it still owns, known to the control plane or not."""
+
+    def steps(self) -> tuple[StepId, ...]:
+        """Return every step with a live or unreaped process, in step order."""
+        ...
+
+
+@runtime_checkable
+class Forgets(Protocol):
+    """An engine that keeps records of ended steps until told otherwise."""
+
+    def forget(self, step: StepId) -> None:
+        """Delete logs and records of an ended step whose end is durable in the log."""
+        ...

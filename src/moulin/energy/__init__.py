@@ -1,0 +1,1 @@
+"""Energy from readings: a stated power model, its exact split, and carbon."""

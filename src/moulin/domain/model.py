@@ -1,0 +1,281 @@
+"""Models of the catalogue: what one is, its concrete forms, where the bytes come from.
+
+A model is a name with a licence; a variant is one exact file of it; a source is a place that has
+that file. Two files of one model with different digests are two variants, never one.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from moulin.domain.gguf import Header
+
+# What llama.cpp asks for besides weights and KV cache, measured with xllamacpp 2026.10 on x86-64
+# (tests/integration/test_llm_runtime.py compares again): 44 MiB for interpreter, library and
+# server, 428 bytes per vocabulary entry for the tokenizer, buffers for one batch of 512 tokens.
+BATCH_TOKENS: Final = 512
+PROCESS_BYTES: Final = 44 * 2**20
+TOKENIZER_BYTES_PER_ENTRY: Final = 428
+KV_ELEMENT_BYTES: Final = 2
+# ggml types whose tensors the CPU backend copies into a faster layout: Q4_0, Q2_K, Q4_K, IQ4_NL.
+REPACKED_TYPES: Final = frozenset({2, 10, 12, 20})
+
+
+class Provenance(StrEnum):
+    """How far the bytes are from who made the model.
+
+    OFFICIAL: published by the model's maker, digest from the hub's metadata at first download.
+    MIRROR: packed by somebody else; the digest pinned in the catalogue is the only trust.
+    LOCAL: a file of the operator; nothing is claimed of it but its digest.
+    """
+
+    OFFICIAL = "official"
+    MIRROR = "mirror"
+    LOCAL = "local"
+
+
+PROVENANCE_IN_WORDS: Final = {
+    Provenance.OFFICIAL: "official, digest as stated by the hub",
+    Provenance.MIRROR: "mirror with pinned digest",
+    Provenance.LOCAL: "local file, digest as found",
+}
+
+
+class SourceKind(StrEnum):
+    """The prefix of a source's address."""
+
+    HUB = "hf"
+    PACKAGES = "pypi"
+    FILE = "file"
+
+
+class SourcePreference(StrEnum):
+    """What the caller asks for: the official hub, packages, or whichever can be reached."""
+
+    HUB = "hf"
+    PACKAGES = "pypi"
+    ANY = "any"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubFile:
+    """One file of a repository on the model hub, at a branch, tag or commit."""
+
+    repository: str
+    file: str
+    revision: str = "main"
+
+    @property
+    def kind(self) -> SourceKind:
+        """Return the prefix of the address."""
+        return SourceKind.HUB
+
+    @property
+    def address(self) -> str:
+        """Return `hf:repository/file@revision`."""
+        return f"{self.kind}:{self.repository}/{self.file}@{self.revision}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackagePart:
+    """One member of one wheel; `size_bytes` is the member's, `wheel_sha256` the whole wheel's."""
+
+    package: str
+    version: str
+    member: str
+    size_bytes: int
+    wheel_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageParts:
+    """Members of wheels that give the file when joined in order."""
+
+    parts: tuple[PackagePart, ...]
+
+    @property
+    def kind(self) -> SourceKind:
+        """Return the prefix of the address."""
+        return SourceKind.PACKAGES
+
+    @property
+    def address(self) -> str:
+        """Return `pypi:` and the packages with their versions, in order."""
+        return f"{self.kind}:" + "+".join(f"{p.package}=={p.version}" for p in self.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalFile:
+    """A file on this machine, by absolute path."""
+
+    path: str
+
+    @property
+    def kind(self) -> SourceKind:
+        """Return the prefix of the address."""
+        return SourceKind.FILE
+
+    @property
+    def address(self) -> str:
+        """Return `file:` and the path."""
+        return f"{self.kind}:{self.path}"
+
+
+Source = HubFile | PackageParts | LocalFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """The figures that decide how much memory a transformer needs.
+
+    `embedding` and `feed_forward` are widths, `vocabulary` a count, `context_max_tokens` what the
+    model was trained for.
+    """
+
+    family: str
+    parameters: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+    embedding: int
+    feed_forward: int
+    vocabulary: int
+    context_max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One exact file of a model, the same bytes from each of its `sources` (in order of preference).
+
+    With an empty `sha256` the hub states digest and size at the first download, and they are
+    pinned from then on; `size_bytes` is then what planning assumes before. `repacked_bytes` are
+    weights of which the CPU runtime keeps a second copy.
+    """
+
+    name: str
+    precision: str
+    size_bytes: int
+    sha256: str
+    provenance: Provenance
+    sources: tuple[Source, ...]
+    repacked_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One catalogue entry; `variants` are in order of preference. `card` says what to expect."""
+
+    name: str
+    title: str
+    publisher: str
+    licence: str
+    licence_url: str
+    card: str
+    architecture: Architecture
+    variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceChoice:
+    """Which file of a model will be fetched from where, and why in one sentence."""
+
+    model: Model
+    variant: Variant
+    source: Source
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a fetch is; `stage` is one of locating, waiting, downloading, joining, verifying."""
+
+    stage: str
+    bytes_done: int
+    bytes_total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedModel:
+    """A whole, verified file in the store; `is_cached` when nothing had to be fetched."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+    provenance: Provenance
+    source: str
+    is_cached: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryNeed:
+    """What serving a model takes, in bytes, by cause."""
+
+    weights_bytes: int
+    kv_cache_bytes: int
+    batch_bytes: int
+    process_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Return the sum of all parts."""
+        return self.weights_bytes + self.kv_cache_bytes + self.batch_bytes + self.process_bytes
+
+
+def serving_memory(
+    architecture: Architecture, weights_bytes: int, *, context_tokens: int, parallel: int
+) -> MemoryNeed:
+    """Return what a llama.cpp server of this shape holds once every buffer has been used.
+
+    `context_tokens` is the context of one request, of which `parallel` run at once.
+
+    Units:  bytes; the KV cache is two half-precision vectors per layer, KV head and token.
+    Source: llama.cpp's own buffer report (exact to the KiB for the KV cache; the batch buffer is
+            512 tokens × 4 B × (3 feed-forward + 5 embedding widths) plus a half-precision mask of
+            512 × context). Resident memory after long prompts in every slot, measured / formula:
+            SmolLM2 135M Q4_1 at 2048 × 2: 264 / 264 MiB; Qwen2.5 0.5B Q4_K_M: 686 / 691 MiB.
+    """
+    a = architecture
+    per_token = 2 * a.layers * a.kv_heads * a.head_dim * KV_ELEMENT_BYTES
+    activations = BATCH_TOKENS * 4 * (3 * a.feed_forward + 5 * a.embedding)
+    mask = BATCH_TOKENS * 2 * context_tokens
+    logits = a.vocabulary * 4 * parallel
+    return MemoryNeed(
+        weights_bytes=weights_bytes,
+        kv_cache_bytes=per_token * context_tokens * parallel,
+        batch_bytes=activations + mask + logits,
+        process_bytes=PROCESS_BYTES + TOKENIZER_BYTES_PER_ENTRY * a.vocabulary,
+    )
+
+
+def architecture_of(header: Header) -> Architecture:
+    """Read the figures of a model file; a figure the file does not state is 0 (or derived).
+
+    Tied output weights stored twice count twice in `parameters`.
+    """
+    family = header.text("general.architecture")
+    embedding = header.integer(f"{family}.embedding_length")
+    heads = header.integer(f"{family}.attention.head_count")
+    parameters = 0
+    for tensor in header.tensors:
+        elements = 1
+        for length in tensor.shape:
+            elements *= length
+        parameters += elements
+    return Architecture(
+        family=family,
+        parameters=parameters,
+        layers=header.integer(f"{family}.block_count"),
+        kv_heads=header.integer(f"{family}.attention.head_count_kv", heads),
+        head_dim=header.integer(
+            f"{family}.attention.key_length", embedding // heads if heads > 0 else 0
+        ),
+        embedding=embedding,
+        feed_forward=header.integer(f"{family}.feed_forward_length"),
+        vocabulary=header.array_lengths.get("tokenizer.ggml.tokens", 0),
+        context_max_tokens=header.integer(f"{family}.context_length"),
+    )
+
+
+def repacked_bytes(header: Header) -> int:
+    """Return the bytes of tensors in types the CPU backend keeps a second copy of."""
+    return sum(t.size_bytes for t in header.tensors if t.type_number in REPACKED_TYPES)

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 needs=(
-    "nginx|nginx-light|the gateway benchmark's nginx peer"
+    "nginx|nginx|the gateway benchmark's nginx peer"
 )
 
 for need in "${needs[@]}"; do

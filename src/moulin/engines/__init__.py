@@ -1,0 +1,1 @@
+"""Adapters that make placements real; no engine knows another."""

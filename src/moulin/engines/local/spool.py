@@ -1,0 +1,164 @@
+"""Where a step's files are and how they are written whole; decides no step's fate.
+
+One directory per task, `spool/ATTEMPT/RANK/`, owner only:
+
+    spec     what the shim needs, NUL-ended names and values     by the engine
+    lock     record lock held exactly as long as the shim lives  by the shim
+    started  who took the step, made once with link(2)           by the shim, or by a stop (fence)
+    log      standard output and error of setup and program      by the task
+    usage    last reading of CPU time and memory                 by the shim, about once a second
+    stop     the grace of a stop request in ns                   by the engine
+    ready    one line host:port of a server that answers         by the task
+    exit     how the step ended                                  by the shim, or by a burial
+
+and beside the ranks `port`, the rendezvous port that all tasks of the attempt agree on, and
+`shared`, a directory for the tasks' own use and their working directory when they name none.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from moulin.domain.errors import InvalidSpec
+from moulin.domain.ids import StepId
+
+_STEP: Final = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,180})\.t([0-9]{1,6})")
+RECORD_BYTES_MAX: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class StepFiles:
+    """The paths of one step, as text because they are used on every observation."""
+
+    attempt_directory: str
+    directory: str
+    spec: str
+    lock: str
+    started: str
+    log: str
+    usage: str
+    stop: str
+    ready: str
+    exit: str
+    shared: str
+    port: str
+
+
+def step_files(spool: Path, step: StepId) -> StepFiles:
+    """Return where a step's files are; raises `InvalidSpec` for an id that is no step's."""
+    found = _STEP.fullmatch(step)
+    if found is None:
+        raise InvalidSpec(
+            f"find the spool of step {step!r}", hint="step ids look like ATTEMPT.tRANK"
+        )
+    attempt_directory = f"{spool}/{found[1]}"
+    directory = f"{attempt_directory}/{found[2]}"
+    names = ("spec", "lock", "started", "log", "usage", "stop", "ready", "exit")
+    paths = (f"{directory}/{name}" for name in names)
+    beside = (f"{attempt_directory}/{name}" for name in ("shared", "port"))
+    return StepFiles(attempt_directory, directory, *paths, *beside)
+
+
+def listed_steps(spool: Path) -> tuple[StepId, ...]:
+    """Return every step that has a directory, in step order."""
+    found: list[StepId] = []
+    for attempt in os.scandir(spool):
+        if attempt.is_dir():
+            ranks = (entry.name for entry in os.scandir(attempt) if entry.is_dir())
+            found.extend(StepId(f"{attempt.name}.t{rank}") for rank in ranks if rank.isdigit())
+    return tuple(sorted(found))
+
+
+def read_small(path: str) -> bytes | None:
+    """Return a small file, None when there is none; other failures are raised as `OSError`."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return os.read(fd, RECORD_BYTES_MAX)
+    finally:
+        os.close(fd)
+
+
+def read_record(path: str) -> Mapping[str, str] | None:
+    """Return a record of lines `name value`, None when there is none."""
+    data = read_small(path)
+    if data is None:
+        return None
+    lines = data.decode(errors="replace").splitlines()
+    return {name: value for name, _, value in (line.partition(" ") for line in lines)}
+
+
+def format_record(values: Mapping[str, object]) -> bytes:
+    r"""Write lines `name value`, the inverse of `read_record`.
+
+    >>> format_record({"by": "stop", "at_ns": 5})
+    b'by stop\nat_ns 5\n'
+    """
+    return "".join(f"{name} {value}\n" for name, value in values.items()).encode()
+
+
+def read_exact(path: str) -> bytes | None:
+    """Return a whole file of any size, None when there is none."""
+    try:
+        return Path(path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def write_whole(path: str, data: bytes, *, is_durable: bool) -> None:
+    """Put a file in place whole, replacing what was there."""
+    temporary = _temporary(path, data, is_durable=is_durable)
+    os.rename(temporary, path)
+    if is_durable:
+        sync_directory(os.path.dirname(path))
+
+
+def write_once(path: str, data: bytes) -> bool:
+    """Make a file whole and durable unless it exists; return whether this call made it."""
+    temporary = _temporary(path, data, is_durable=True)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    sync_directory(os.path.dirname(path))
+    return True
+
+
+def make_directory(path: str) -> None:
+    """Make a directory and its missing parents, owner only, each name durable."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    make_directory(parent)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    sync_directory(parent)
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory survive a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _temporary(path: str, data: bytes, *, is_durable: bool) -> str:
+    temporary = f"{path}.{os.getpid()}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        if is_durable:
+            os.fsync(fd)
+    return temporary

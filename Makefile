@@ -23,7 +23,7 @@ test: ## everything the tests need, then all checks and all tests
 check: ## format, lint, types, import rules (after setup)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy $(wildcard src tests scripts benchmarks)
 	$(BIN)/lint-imports --no-logo
 
 sim: ## the fault simulation: SEED=n replays one seed, SEEDS=n runs many

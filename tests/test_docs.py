@@ -269,7 +269,7 @@ def test_shown_data_parses():
     for place, text in blocks("python"):
         compile(text, place, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     for place, text in blocks("yaml"):
-        assert yaml.safe_load(text) is not None, place
+        assert list(yaml.safe_load_all(text)), place
     for place, text in blocks("json"):
         assert json.loads(text) is not None, place
 

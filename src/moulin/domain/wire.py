@@ -4,7 +4,10 @@ It decides the one JSON form of every domain value: enums by value, bytes as bas
 arrays, and integers that can pass 2**53 as decimal text (DESIGN rule 1). It never parses or prints
 JSON itself, and it never guesses: unknown keys, missing values and wrong types are refused.
 
-Reading is more tolerant than writing in one point: a wide integer may also come as a JSON number.
+There are two written forms of one value. `encode` is for what Moulin keeps (log, rows, journals,
+snapshots): instants stay `_ns` fields. `encode_public` is for what callers see: instants are RFC
+3339 under the field's name without `_ns` (`submitted_at`), null when unset. Reading is more
+tolerant than writing: it takes either form, and a wide integer may also come as a JSON number.
 """
 
 import base64
@@ -19,6 +22,7 @@ from enum import Enum
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from moulin.domain.errors import InvalidSpec
+from moulin.domain.units import format_time, parse_time
 
 T = TypeVar("T")
 _Encode = Callable[[Any], Any]
@@ -26,6 +30,11 @@ _Decode = Callable[[Any], Any]
 
 WIDE_SUFFIXES: Final = ("_neur", "_mj", "_ng", "_ns", "_bytes")
 SAFE_INTEGER_MAX: Final = 2**53 - 1
+# Points in time, as opposed to spans such as `cpu_ns`.
+_INSTANT: Final = re.compile(
+    r"(?:[a-z_]+_)?at_ns|now_ns|start_ns|end_ns|not_before_ns|effective_from_ns"
+)
+INSTANT_NS_MAX: Final = 253_402_300_800 * 10**9 - 1  # the end of year 9999, RFC 3339's last
 _DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,39})")
 
 
@@ -50,6 +59,32 @@ def encode(value: object) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return _encode_int(value)
     return value
+
+
+def encode_public(value: object) -> Any:
+    """Return `value` as `encode` does, with instants as RFC 3339 in UTC.
+
+    Raises `TypeError` as `encode` does. An instant outside 1970 to 9999 stays decimal text.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _public_fields(value)
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [encode_public(item) for item in value]
+    return encode(value)
+
+
+def is_instant(name: str) -> bool:
+    """Say whether an integer field of this name is a point in time."""
+    return _INSTANT.fullmatch(name) is not None
+
+
+def public_name(name: str) -> str:
+    """Return the key of a field in the public form.
+
+    >>> public_name("submitted_at_ns"), public_name("cpu_ns")
+    ('submitted_at', 'cpu_ns')
+    """
+    return name.removesuffix("_ns") if is_instant(name) else name
 
 
 def decode(kind: type[T], data: object) -> T:
@@ -89,24 +124,54 @@ def _fields(value: Any) -> Any:
     return _encode_plan(kind)(value)
 
 
+def _public_fields(value: Any) -> Any:
+    kind: Any = type(value)
+    return _public_plan(kind)(value)
+
+
 @functools.cache
 def _encode_plan(kind: type) -> _Encode:
     hints = get_type_hints(kind)
-    steps = [
-        (item.name, _encoder(hints[item.name], is_wide=item.name.endswith(WIDE_SUFFIXES)))
-        for item in dataclasses.fields(kind)
-    ]
+    return _plan_encoder(
+        [
+            (item.name, item.name, _encoder(hints[item.name], _fields, is_wide=_is_wide(item)))
+            for item in dataclasses.fields(kind)
+        ]
+    )
 
+
+@functools.cache
+def _public_plan(kind: type) -> _Encode:
+    hints = get_type_hints(kind)
+    return _plan_encoder(
+        [
+            (
+                item.name,
+                public_name(item.name),
+                _encode_instant
+                if is_instant(item.name)
+                else _encoder(hints[item.name], _public_fields, is_wide=_is_wide(item)),
+            )
+            for item in dataclasses.fields(kind)
+        ]
+    )
+
+
+def _plan_encoder(steps: list[tuple[str, str, _Encode | None]]) -> _Encode:
     def encode_fields(value: Any) -> dict[str, Any]:
         return {
-            name: getattr(value, name) if step is None else step(getattr(value, name))
-            for name, step in steps
+            key: getattr(value, name) if step is None else step(getattr(value, name))
+            for name, key, step in steps
         }
 
     return encode_fields
 
 
-def _encoder(annotation: Any, *, is_wide: bool) -> _Encode | None:
+def _is_wide(item: "dataclasses.Field[Any]") -> bool:
+    return item.name.endswith(WIDE_SUFFIXES)
+
+
+def _encoder(annotation: Any, nested: _Encode, *, is_wide: bool) -> _Encode | None:
     """Return the step for one annotation; None where the value is its own wire form."""
     annotation = _unwrap(annotation)
     if annotation in (str, bool, float, None, type(None), object, Any):
@@ -118,23 +183,23 @@ def _encoder(annotation: Any, *, is_wide: bool) -> _Encode | None:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return lambda value: value.value
     if dataclasses.is_dataclass(annotation):
-        return _fields
-    return _container_encoder(annotation, is_wide=is_wide)
+        return nested
+    return _container_encoder(annotation, nested, is_wide=is_wide)
 
 
-def _container_encoder(annotation: Any, *, is_wide: bool) -> _Encode:
+def _container_encoder(annotation: Any, nested: _Encode, *, is_wide: bool) -> _Encode:
     optional = _optional_inner(annotation)
     if optional is not None:
-        inner = _encoder(optional, is_wide=is_wide) or _identity
+        inner = _encoder(optional, nested, is_wide=is_wide) or _identity
         return lambda value: None if value is None else inner(value)
     item = _tuple_item(annotation)
     if item is not None:
-        each_step = _encoder(item, is_wide=is_wide)
+        each_step = _encoder(item, nested, is_wide=is_wide)
         return list if each_step is None else _list_encoder(each_step)
     entry = _mapping_entry(annotation)
     if entry is not None:
-        key = _encoder(entry[0], is_wide=False) or _identity
-        step = _encoder(entry[1], is_wide=is_wide) or _identity
+        key = _encoder(entry[0], nested, is_wide=False) or _identity
+        step = _encoder(entry[1], nested, is_wide=is_wide) or _identity
         return lambda value: {key(name): step(each) for name, each in value.items()}
     raise TypeError(f"the wire has no form for {annotation!r}")
 
@@ -183,9 +248,13 @@ def _container_decoder(annotation: Any, *, is_wide: bool) -> _Decode:
 def _decode_plan(kind: type) -> _Decode:
     hints = get_type_hints(kind)
     steps: dict[str, _Decode] = {}
+    names: dict[str, str] = {}
     required: list[str] = []
     for item in dataclasses.fields(kind):
-        steps[item.name] = _decoder(hints[item.name], is_wide=item.name.endswith(WIDE_SUFFIXES))
+        step = _decode_instant if is_instant(item.name) else None
+        for key in (item.name, public_name(item.name)):
+            steps[key] = step or _decoder(hints[item.name], is_wide=_is_wide(item))
+            names[key] = item.name
         if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             required.append(item.name)
 
@@ -196,19 +265,25 @@ def _decode_plan(kind: type) -> _Decode:
         name = ""
         try:
             for name, item in data.items():
-                values[name] = steps[name](item)
+                values[names[name]] = steps[name](item)
         except KeyError:
             raise _unknown_key(str(name), tuple(steps)) from None
         except _Mismatch as mismatch:
             mismatch.path.append(name)
             raise
-        try:
-            return kind(**values)
-        except TypeError:
-            missing = [name for name in required if name not in values]
-            raise _Mismatch(f"missing {', '.join(missing)}") from None
+        if len(values) != len(data):
+            raise _Mismatch("an instant is given twice, with and without _ns")
+        return _made(kind, values, required)
 
     return decode_fields
+
+
+def _made(kind: type, values: dict[str, Any], required: list[str]) -> Any:
+    try:
+        return kind(**values)
+    except TypeError:
+        missing = [name for name in required if name not in values]
+        raise _Mismatch(f"missing {', '.join(missing)}") from None
 
 
 def _tuple_decoder(step: _Decode) -> _Decode:
@@ -289,6 +364,19 @@ def _decode_wide(data: Any) -> int:
     raise _Mismatch(f"expected an integer or a decimal string, found {_name(data)}")
 
 
+def _decode_instant(data: Any) -> int:
+    if data is None:
+        return 0
+    if not isinstance(data, str) or _DECIMAL.fullmatch(data):
+        return _decode_wide(data)
+    try:
+        return parse_time(data)
+    except InvalidSpec:
+        raise _Mismatch(
+            f"{data[:40]!r} is not a time", "write RFC 3339, for example 2026-11-22T09:30:00Z"
+        ) from None
+
+
 def _decode_int(data: Any) -> int:
     if type(data) is int:
         return data
@@ -306,6 +394,13 @@ def _decode_bytes(data: Any) -> bytes:
 
 def _encode_bytes(value: bytes) -> str:
     return base64.b64encode(value).decode()
+
+
+def _encode_instant(value: int) -> str | None:
+    if 0 < value <= INSTANT_NS_MAX:
+        return format_time(value)
+    # Nothing that exists has such a time; it must be seen all the same, not fail to be written.
+    return str(value) if value else None
 
 
 def _encode_int(value: int) -> int | str:

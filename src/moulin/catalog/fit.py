@@ -31,9 +31,7 @@ def memory_need(model: Model, variant: Variant, context_tokens: int, parallel: i
     )
 
 
-def memory_needed_bytes(
-    model: Model, variant: Variant, context_tokens: int, parallel: int
-) -> int:
+def memory_needed_bytes(model: Model, variant: Variant, context_tokens: int, parallel: int) -> int:
     """Return the bytes one replica takes; raises `InvalidSpec` as `memory_need` does.
 
     >>> from moulin.catalog.lookup import find_model
@@ -58,11 +56,18 @@ def fits(
         code=ReasonCode.MODEL_TOO_LARGE,
         parameters={
             "model": model.name,
-            "needed": f"{need.total_bytes} B",
-            "largest": f"{largest_bytes} B",
-            "weights": f"{need.weights_bytes} B",
-            "kv_cache": f"{need.kv_cache_bytes} B",
+            "needed": _megabytes(need.total_bytes),
+            "largest": _megabytes(largest_bytes, up=False),
+            "needed_bytes": str(need.total_bytes),
+            "largest_bytes": str(largest_bytes),
+            "weights": _megabytes(need.weights_bytes),
+            "kv_cache": _megabytes(need.kv_cache_bytes),
             "context_tokens": str(context_tokens),
             "parallel": str(parallel),
         },
     )
+
+
+def _megabytes(amount_bytes: int, *, up: bool = True) -> str:
+    # Rounded so that the two numbers never look equal when they are not.
+    return f"{(amount_bytes + (10**6 - 1 if up else 0)) // 10**6} MB"

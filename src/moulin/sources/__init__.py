@@ -1,0 +1,1 @@
+"""What is read from outside: machines, meters, model files, keys; never decides anything."""

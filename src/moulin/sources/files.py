@@ -1,0 +1,97 @@
+"""Model files the operator already has: described from their own header, linked into the store."""
+
+import mmap
+import os
+import shutil
+from pathlib import Path
+
+from moulin.domain.errors import SourceError, SourceUnavailable
+from moulin.domain.gguf import Header, check_whole, read_header
+from moulin.domain.model import (
+    LocalFile,
+    Model,
+    Provenance,
+    Variant,
+    architecture_of,
+    repacked_bytes,
+)
+from moulin.sources.disk import Report, digest_of, full_disk_named, report_nothing
+
+
+def read_model_header(path: Path) -> Header:
+    """Read and check the header of a model file against its size.
+
+    Raises `SourceUnavailable` when there is no such file, `SourceError` when it is no whole GGUF.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            # A view would keep the map open; the header holds copies only.
+            with memoryview(data) as view:
+                header = read_header(view)
+            check_whole(header, len(data))
+            return header
+    except ValueError as cause:
+        raise SourceError(f"read {path}: the file is empty") from cause
+    except OSError as cause:
+        raise SourceUnavailable(
+            f"read {path}: {cause.strerror}", hint="give the full path of a GGUF file"
+        ) from cause
+    except SourceError as cause:
+        raise SourceError(
+            f"{path}: {cause.message}", hint=cause.hint, details=cause.details
+        ) from cause
+
+
+def describe_file(name: str, report: Report = report_nothing) -> Model:
+    """Return a catalogue entry for `file:/path/to/model.gguf`, made from the file itself.
+
+    Cost: one read of the file, for its digest.
+
+    Raises `SourceUnavailable` and `SourceError` as `read_model_header` does, and `SourceError` for
+    one piece of a split model.
+    """
+    path = Path(name.removeprefix("file:")).expanduser().resolve()
+    header = read_model_header(path)
+    if header.integer("split.count") > 1:
+        raise SourceError(
+            f"use {path}: it is one of {header.integer('split.count')} pieces",
+            hint="join them first, for example with llama.cpp's gguf-split --merge",
+        )
+    licence = header.text("general.license")
+    return Model(
+        name=name,
+        title=header.text("general.name") or path.stem,
+        publisher=header.text("general.organization") or "not stated",
+        licence=licence or "not stated",
+        licence_url=header.text("general.license.link"),
+        card="A file of the operator; Moulin knows no more of it than the file says.",
+        architecture=architecture_of(header),
+        variants=(
+            Variant(
+                name="file",
+                precision=f"gguf file type {header.integer('general.file_type', -1)}",
+                size_bytes=path.stat().st_size,
+                sha256=digest_of(path, report),
+                provenance=Provenance.LOCAL,
+                sources=(LocalFile(path=str(path)),),
+                repacked_bytes=repacked_bytes(header),
+            ),
+        ),
+    )
+
+
+def place_file(source: LocalFile, part: Path) -> None:
+    """Make `part` the same file by a hard link, or a copy where no link is possible.
+
+    Raises `SourceUnavailable` when the file is gone, `DiskFull` when a copy does not fit.
+    """
+    origin = Path(source.path)
+    part.unlink(missing_ok=True)
+    try:
+        os.link(origin, part)
+    except FileNotFoundError as cause:
+        raise SourceUnavailable(f"read {origin}: it is gone") from cause
+    except OSError:
+        # Another file system, or one without links, or a file of somebody else.
+        with full_disk_named(part):
+            shutil.copyfile(origin, part)

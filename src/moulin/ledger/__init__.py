@@ -1,0 +1,1 @@
+"""From usages to money and evidence: charges, balanced entries, the Merkle log and receipts."""

@@ -64,3 +64,17 @@ class Forgets(Protocol):
     def forget(self, step: StepId) -> None:
         """Delete logs and records of an ended step whose end is durable in the log."""
         ...
+
+
+@runtime_checkable
+class ReportsChanges(Protocol):
+    """An engine that knows what changed, so that ten thousand unchanged tasks cost nothing."""
+
+    def changes(self) -> tuple[Observation, ...]:
+        """Return an observation of each step whose phase changed since the last call, in order.
+
+        The first call of an instance returns every step it has, so a restarted control plane
+        misses nothing that happened before. An observation can be lost after it was handed out:
+        a caller that relies on this still polls with `observe` now and then.
+        """
+        ...

@@ -24,12 +24,12 @@ def read_model_header(path: Path) -> Header:
     Raises `SourceUnavailable` when there is no such file, `SourceError` when it is no whole GGUF.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            # A view would keep the map open; the header holds copies only.
-            with memoryview(data) as view:
-                header = read_header(view)
-            check_whole(header, len(data))
-            return header
+        with path.open("rb") as file:
+            # Not closed by hand: a view of it may outlive this block in an error's traceback.
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        header = read_header(memoryview(data))
+        check_whole(header, len(data))
+        return header
     except ValueError as cause:
         raise SourceError(f"read {path}: the file is empty") from cause
     except OSError as cause:

@@ -4,6 +4,7 @@ Sources: /proc, sched_getaffinity, the memory limit of the process's own cgroups
 """
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,11 +65,11 @@ def read_machine() -> MachineFacts:
 
 
 def parse_memory_total(meminfo: str) -> int:
-    """Return the machine's memory in bytes from the text of /proc/meminfo.
+    r"""Return the machine's memory in bytes from the text of /proc/meminfo.
 
     Raises `SourceUnavailable` when the text does not say.
 
-    >>> parse_memory_total("MemTotal:       2 kB\\n")
+    >>> parse_memory_total("MemTotal:       2 kB\n")
     2048
     """
     for line in meminfo.splitlines():
@@ -95,7 +96,7 @@ def cgroup_memory_files(own_groups: str) -> tuple[str, ...]:
     """
     files: list[str] = []
     for line in own_groups.splitlines():
-        number, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
         for level in _levels(path):
             if number == "0" and not controllers:
                 files.append(f"/sys/fs/cgroup{level}/memory.max")
@@ -112,7 +113,7 @@ def read_gpus(nvml: Any = None) -> tuple[Gpu, ...]:
     """
     if nvml is None:
         try:
-            import pynvml as nvml
+            nvml = importlib.import_module("pynvml")
         except ImportError:
             return ()
     try:

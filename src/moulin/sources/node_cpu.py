@@ -45,11 +45,11 @@ def read_cpu_busy(cpu_ids: Collection[int]) -> CpuReading:
 
 
 def parse_busy_ticks(stat: str, cpu_ids: Collection[int]) -> int:
-    """Return user + nice + system + irq + softirq ticks of the given CPUs.
+    r"""Return user + nice + system + irq + softirq ticks of the given CPUs.
 
     Raises `SourceUnavailable` for a CPU that is not listed (taken offline).
 
-    >>> parse_busy_ticks("cpu0 5 1 2 900 7 1 1 50 0 0\\n", (0,))
+    >>> parse_busy_ticks("cpu0 5 1 2 900 7 1 1 50 0 0\n", (0,))
     10
     """
     wanted = {f"cpu{cpu}" for cpu in cpu_ids}

@@ -100,8 +100,11 @@ class PackageParts:
 
     @property
     def address(self) -> str:
-        """Return `pypi:` and the packages with their versions, in order."""
-        return f"{self.kind}:" + "+".join(f"{p.package}=={p.version}" for p in self.parts)
+        """Return `pypi:` and the package with its version, of many the first and the last."""
+        names = [f"{p.package}=={p.version}" for p in self.parts]
+        if len(names) > 2:
+            names = [names[0], "…", f"{names[-1]} ({len(names)} packages)"]
+        return f"{self.kind}:" + "+".join(names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

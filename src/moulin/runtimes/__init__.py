@@ -1,0 +1,1 @@
+"""Programs that tasks run: heavy dependencies live here, and nobody imports them."""

@@ -1,0 +1,190 @@
+"""What the engine suite needs of each engine: a way to make programs, wait, and count effects."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from moulin.domain.ids import (
+    NodeId,
+    OrganisationId,
+    ProjectId,
+    StepId,
+    WorkloadId,
+    attempt_id,
+    step_id,
+)
+from moulin.domain.observation import NodeCapacity, Observation, TaskPhase
+from moulin.domain.plan import StartStep
+from moulin.domain.workload import EndpointSpec, Resources, TaskTemplate
+from moulin.engines.local import CgroupBase, LocalEngine, divide_machine
+from moulin.engines.simulated import SimulatedEngine, World
+from moulin.ports.engine import Engine
+
+WAIT_S = 60.0
+ENDED = (TaskPhase.EXITED, TaskPhase.GONE, TaskPhase.ABSENT)
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def nodes_of_this_machine(count: int = 1) -> tuple[NodeCapacity, ...]:
+    return divide_machine(
+        nodes=count,
+        cpu_ids=sorted(os.sched_getaffinity(0)),
+        memory_bytes=4 * 10**9,
+        boot_id=boot_id(),
+    )
+
+
+def make_step(
+    name: str,
+    task: TaskTemplate,
+    *,
+    rank: int = 0,
+    nodes: Sequence[str] = ("node-0",),
+    memory_bytes: int = 512 * 10**6,
+    endpoint: EndpointSpec | None = None,
+    stop_grace_s: int = 5,
+) -> StartStep:
+    attempt = attempt_id(f"job_{name}", 0, 1)
+    return StartStep(
+        step=step_id(attempt, rank),
+        attempt=attempt,
+        workload=WorkloadId(f"job_{name}"),
+        organisation=OrganisationId("organisation"),
+        project=ProjectId("project"),
+        unit=0,
+        generation=1,
+        rank=rank,
+        nodes=tuple(NodeId(node) for node in nodes),
+        devices=(),
+        resources=Resources(memory_bytes=memory_bytes),
+        task=task,
+        endpoint=endpoint,
+        stop_grace_s=stop_grace_s,
+    )
+
+
+def wait_until(is_true: Callable[[], bool], pause: Callable[[], None] | None = None) -> None:
+    """Wait for something that must come; the bound only ends a test that already failed."""
+    deadline = time.monotonic() + WAIT_S
+    while not is_true():
+        assert time.monotonic() < deadline, "waited in vain"
+        (pause or (lambda: time.sleep(0.01)))()
+
+
+class Bench(Protocol):
+    engine: Engine
+
+    def program(
+        self, *, seconds: float = 0.0, exit_code: int = 0, ignores_term: bool = False
+    ) -> TaskTemplate: ...
+    def runs(self, step: StepId) -> int: ...
+    def renew(self) -> None: ...
+    def pause(self) -> None: ...
+
+
+def phase(bench: Bench, step: StepId) -> TaskPhase:
+    return bench.engine.observe([step])[0].phase
+
+
+def wait_for(bench: Bench, step: StepId, *phases: TaskPhase) -> Observation:
+    wait_until(lambda: phase(bench, step) in phases, bench.pause)
+    return bench.engine.observe([step])[0]
+
+
+class RealClock:
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+
+@dataclass
+class ManualClock:
+    at_ns: int = 1_700_000_000_000_000_000
+
+    def now_ns(self) -> int:
+        return self.at_ns
+
+
+@dataclass
+class LocalBench:
+    """The local engine; each program appends a line to a file named after its step."""
+
+    directory: Path
+    cgroup: CgroupBase | None
+    nodes: tuple[NodeCapacity, ...] = field(default_factory=nodes_of_this_machine)
+    engine: LocalEngine = field(init=False)
+
+    def __post_init__(self) -> None:
+        (self.directory / "effects").mkdir()
+        self.renew()
+
+    def renew(self) -> None:
+        self.engine = LocalEngine(
+            self.directory, clock=RealClock(), nodes=self.nodes, cgroup=self.cgroup
+        )
+
+    def program(
+        self, *, seconds: float = 0.0, exit_code: int = 0, ignores_term: bool = False
+    ) -> TaskTemplate:
+        trap = "trap '' TERM; " if ignores_term else ""
+        effects = self.directory / "effects"
+        script = f'{trap}echo ran >> {effects}/"$MOULIN_STEP_ID"; sleep {seconds}; exit {exit_code}'
+        return TaskTemplate(command=("sh", "-c", script))
+
+    def runs(self, step: StepId) -> int:
+        file = self.directory / "effects" / step
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    def pause(self) -> None:
+        time.sleep(0.01)
+
+    def close(self) -> None:
+        """End what a failed test left running."""
+        for step in self.engine.steps():
+            self.engine.stop(step, 0)
+        wait_until(lambda: all(o.phase in ENDED for o in self.engine.observe(self.engine.steps())))
+
+
+@dataclass
+class SimulatedBench:
+    """The simulated engine; what really happened is in the world's history."""
+
+    clock: ManualClock = field(default_factory=ManualClock)
+    world: World = field(init=False)
+    engine: SimulatedEngine = field(init=False)
+
+    def __post_init__(self) -> None:
+        node = NodeCapacity(
+            node=NodeId("node-0"),
+            cpu_milli=8000,
+            memory_bytes=10**10,
+            machine_class="simulated",
+            boot_id="boot",
+        )
+        self.world = World(self.clock, [node])
+        self.renew()
+
+    def renew(self) -> None:
+        self.engine = SimulatedEngine(self.world)
+
+    def program(
+        self, *, seconds: float = 0.0, exit_code: int = 0, ignores_term: bool = False
+    ) -> TaskTemplate:
+        env = {"MOULIN_SIMULATED_S": str(seconds), "MOULIN_SIMULATED_EXIT": str(exit_code)}
+        if ignores_term:
+            env["MOULIN_SIMULATED_IGNORES_TERM"] = "1"
+        return TaskTemplate(command=("program",), env=env)
+
+    def runs(self, step: StepId) -> int:
+        return sum(run.step == step for run in self.world.history)
+
+    def pause(self) -> None:
+        self.clock.at_ns += 100_000_000
+
+    def close(self) -> None:
+        return

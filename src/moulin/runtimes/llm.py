@@ -120,11 +120,23 @@ def serve(spec: ServeSpec) -> NoReturn:
     address = urlsplit(server.listening_address).netloc
     silence_library()
     prove_ready(address, spec.key, spec.alias)
-    stopping = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
+    stop_asked = catch_stop()
     announce(address)
-    signal.sigwait(stopping)
+    os.read(stop_asked, 1)
     leave()
+
+
+def catch_stop() -> int:
+    """Take SIGTERM and SIGINT from now on; return a descriptor that is readable once one came.
+
+    A descriptor, because the kernel may hand the signal to any of the library's threads.
+    """
+    asked, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return asked
 
 
 def leave() -> NoReturn:

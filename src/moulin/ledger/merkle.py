@@ -6,11 +6,15 @@ stored inner nodes or, through `nodes_from_leaves`, the leaf hashes alone.
 Source: RFC 6962 section 2.1; node (level, index) covers leaves [index << level, (index + 1) << level).
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from moulin.domain.errors import check
-from moulin.ledger.proof import EMPTY_ROOT, node_hash
+from moulin.ledger.proof import node_hash
+
+EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
 
 Node = tuple[int, int]
 StoredNode = tuple[int, int, bytes]

@@ -27,7 +27,7 @@ def price(usage: Usage, books: Sequence[PriceBook], site: Site) -> Charge:
     lines = tuple(
         _line(found, meter, quantity)
         for meter, quantity in sorted(usage.quantities.items())
-        if quantity and (found := _find(book, meter, usage.subject)) is not None
+        if quantity and (found := find_price(book, meter, usage.subject)) is not None
     )
     return Charge(
         usage=usage.id,
@@ -47,6 +47,15 @@ def book_at(books: Sequence[PriceBook], at_ns: int) -> PriceBook | None:
     return max(in_force, key=lambda book: (book.effective_from_ns, book.name), default=None)
 
 
+def find_price(book: PriceBook | None, meter: str, subject: str) -> Price | None:
+    """Return the price of a meter for a subject, else its default price, else None: it is free."""
+    for wanted in dict.fromkeys((subject, "")):
+        for candidate in book.prices if book else ():
+            if candidate.meter == meter and candidate.subject == wanted:
+                return candidate
+    return None
+
+
 def price_book_digest(book: PriceBook) -> str:
     """Return `sha256:` and the digest of the book's exact contents, whatever the order of prices."""
     prices = sorted(
@@ -55,16 +64,6 @@ def price_book_digest(book: PriceBook) -> str:
     contents = [book.name, book.currency, str(book.effective_from_ns), prices]
     text = json.dumps(contents, separators=(",", ":"), ensure_ascii=True)
     return f"sha256:{hashlib.sha256(text.encode('ascii')).hexdigest()}"
-
-
-def _find(book: PriceBook | None, meter: str, subject: str) -> Price | None:
-    if book is None:
-        return None
-    for wanted in dict.fromkeys((subject, "")):
-        for candidate in book.prices:
-            if candidate.meter == meter and candidate.subject == wanted:
-                return candidate
-    return None
 
 
 def _line(found: Price, meter: str, quantity: int) -> ChargeLine:

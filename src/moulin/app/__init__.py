@@ -1,0 +1,1 @@
+"""Composition root: settings, wiring, the supervisor, and what runs without a server."""

@@ -1,0 +1,33 @@
+"""The real clock and the real dice."""
+
+import os
+import time
+
+ENTROPY_BYTES = 10
+
+
+class SystemClock:
+    """UTC that never runs backwards: an anchor read once, plus monotonic time since.
+
+    A wall clock that is set while the process runs moves the next process, not this one, so
+    intervals keep their length. `CLOCK_BOOTTIME` would count a suspended laptop's sleep as work.
+    """
+
+    def __init__(self) -> None:
+        self._anchor_ns = time.time_ns() - time.monotonic_ns()
+
+    def now_ns(self) -> int:
+        """Return ns since 1970 UTC."""
+        return self._anchor_ns + time.monotonic_ns()
+
+    def at_monotonic(self, monotonic_ns: int) -> int:
+        """Return the UTC of a reading of this machine's monotonic clock."""
+        return self._anchor_ns + monotonic_ns
+
+
+class SystemDice:
+    """Randomness of the operating system."""
+
+    def entropy(self) -> int:
+        """Return 80 fresh random bits."""
+        return int.from_bytes(os.urandom(ENTROPY_BYTES))

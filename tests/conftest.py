@@ -8,6 +8,8 @@ from typing import NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.postgres_server import postgres_server  # noqa: F401 - a fixture for every folder
+
 HERE = Path(__file__).parent
 PURE_FOLDERS = (HERE / "unit", HERE / "property")
 

@@ -126,6 +126,7 @@ class IdempotencyRecord:
     status: int
     body: str
     created_at_ns: int
+    organisation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,38 @@
+"""The decider: `fold` the log into a state, `decide` a plan from it, `explain` what waits.
+
+Pure and synchronous: no clock, no dice, no I/O. The live control plane and the twin drive this same
+code, so equal logs give bit-identical plans.
+"""
+
+from moulin.scheduler.decide import decide, plan_events
+from moulin.scheduler.digest import plan_digest
+from moulin.scheduler.explain import explain, possible, trial
+from moulin.scheduler.fold import fold
+from moulin.scheduler.policy import SchedulerPolicy
+from moulin.scheduler.power import site_draw_w
+from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow, WorkloadRow
+from moulin.scheduler.state import State, empty_state, live_steps, next_due_ns
+from moulin.scheduler.views import node_views, start_step, workload_view
+
+__all__ = [
+    "AttemptRow",
+    "SchedulerPolicy",
+    "State",
+    "TaskRow",
+    "UnitRow",
+    "WorkloadRow",
+    "decide",
+    "empty_state",
+    "explain",
+    "fold",
+    "live_steps",
+    "next_due_ns",
+    "node_views",
+    "plan_digest",
+    "plan_events",
+    "possible",
+    "site_draw_w",
+    "start_step",
+    "trial",
+    "workload_view",
+]

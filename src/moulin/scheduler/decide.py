@@ -1,0 +1,219 @@
+"""One decision: reactions to what happened, then waiting units to nodes, in the order of the law.
+
+Never mutates the state, looks at no clock and rolls no dice: equal states, times and policies give
+bit-identical plans in any process.
+"""
+
+import heapq
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from moulin.domain.events import (
+    AttemptPlaced,
+    AttemptStopDecided,
+    Payload,
+    UnitRequeued,
+    WorkloadFinished,
+)
+from moulin.domain.ids import WorkloadId, attempt_id
+from moulin.domain.plan import Finish, Place, Plan, Requeue, Stop, TaskPlacement
+from moulin.scheduler.demand import Demand
+from moulin.scheduler.policy import SchedulerPolicy
+from moulin.scheduler.queues import Line, Ticket
+from moulin.scheduler.quota import QuotaCheck, wanted_by
+from moulin.scheduler.room import Room
+from moulin.scheduler.rows import Held, WorkloadRow
+from moulin.scheduler.settle import react
+from moulin.scheduler.state import State
+
+
+def decide(state: State, now_ns: int, policy: SchedulerPolicy) -> Plan:
+    """Return everything that follows from the state at `now_ns`.
+
+    Gangs are placed whole or not at all. A unit that waits for capacity keeps nodes free for
+    itself (see `Room.reserve`); one that waits only for its own quota or zones holds up nobody.
+
+    Units:  `now_ns` in ns UTC, not before the last event's time.
+    Order:  waiting units by (priority desc, submitted_at, id, unit); nodes by best fit, then name.
+    Cost:   O(demands · nodes) vectorised for candidates, then about constant per placed task.
+    """
+    reactions = list(react(state, now_ns, policy))
+    finishes = tuple(item for item in reactions if isinstance(item, Finish))
+    placing = Placing(state, now_ns, policy, ending={item.workload for item in finishes})
+    return Plan(
+        now_ns=now_ns,
+        input_sequence=state.sequence,
+        places=tuple(placing.places()),
+        stops=tuple(item for item in reactions if isinstance(item, Stop)),
+        requeues=tuple(item for item in reactions if isinstance(item, Requeue)),
+        finishes=finishes,
+    )
+
+
+def plan_events(plan: Plan) -> tuple[Payload, ...]:
+    """Return a plan as the events to append, in order: ends, retries, stops, placements."""
+    events: list[Payload] = [
+        WorkloadFinished(workload=item.workload, state=item.state, reason=item.reason)
+        for item in plan.finishes
+    ]
+    events.extend(
+        UnitRequeued(
+            workload=item.workload,
+            unit=item.unit,
+            generation=item.generation,
+            not_before_ns=item.not_before_ns,
+            reason=item.reason,
+        )
+        for item in plan.requeues
+    )
+    events.extend(
+        AttemptStopDecided(attempt=item.attempt, cause=item.cause, grace_s=item.grace_s)
+        for item in plan.stops
+    )
+    events.extend(
+        AttemptPlaced(
+            attempt=item.attempt,
+            workload=item.workload,
+            unit=item.unit,
+            generation=item.generation,
+            tasks=item.tasks,
+        )
+        for item in plan.places
+    )
+    return tuple(events)
+
+
+class Entry(NamedTuple):
+    """A waiting unit in the order of decision; `position` is its place in `line`, -1 for none."""
+
+    priority_negated: int
+    ticket: Ticket
+    position: int
+    demand: Demand
+
+
+class Placing:
+    """The placing half of one decision."""
+
+    def __init__(
+        self, state: State, now_ns: int, policy: SchedulerPolicy, *, ending: set[WorkloadId]
+    ) -> None:
+        self.state = state
+        self.now_ns = now_ns
+        self.policy = policy
+        self.ending = ending
+        self.room = Room(state)
+        self.quota = QuotaCheck(state)
+        self.blocked: set[Demand] = set()
+        self.reservations = 0
+        self._zones: dict[tuple[object, ...], tuple[str, ...]] = {}
+
+    def places(self) -> Iterator[Place]:
+        """Yield placements in order until nothing more fits or the plan is full."""
+        return itertools.islice(self._run(None), self.policy.places_max)
+
+    def run_before(self, priority: int, ticket: Ticket) -> None:
+        """Place only what comes before a unit, so that the unit's own chances can be judged."""
+        for _ in self._run((-priority, ticket)):
+            pass
+
+    def _run(self, before: tuple[int, Ticket] | None) -> Iterator[Place]:
+        heap = self._heap()
+        while heap and (before is None or heap[0][:2] < before):
+            entry = heap[0]
+            place = None if entry.demand in self.blocked else self.attempt(entry.ticket)
+            if place is not None:
+                yield place
+            self._advance(heap, entry)
+
+    def attempt(self, ticket: Ticket) -> Place | None:
+        """Place one unit, or remember why units like it cannot be."""
+        row = self.state.workloads[ticket.workload]
+        if row.stop_requested_by or ticket.workload in self.ending:
+            return None
+        return self.place_row(row, ticket.unit)
+
+    def place_row(self, row: WorkloadRow, unit: int) -> Place | None:
+        """Place one unit of a workload if law, zones, hardware, power and quota all allow it."""
+        demand = row.demand
+        wanted = wanted_by(row, workloads=int(self.quota.adds_workload(row)))
+        zones = self.zones(demand)
+        if not zones or not self.quota.has_room(row, wanted):
+            self.blocked.add(demand)
+            return None
+        chosen = self.room.choose(demand, zones)
+        if not chosen.nodes:
+            self._wait(demand, zones, is_power=chosen.is_power)
+            return None
+        if demand.shape.is_whole_node:
+            wanted = self._held_by(demand, chosen.nodes, wanted.workloads)
+            if not self.quota.has_room(row, wanted):
+                self.blocked.add(demand)
+                return None
+        self.quota.take(row, wanted)
+        return self._place(row, unit, chosen.nodes)
+
+    def zones(self, demand: Demand) -> tuple[str, ...]:
+        """Return the open zones that names and law permit."""
+        key = (demand.countries, demand.zones, demand.organisation)
+        found = self._zones.get(key)
+        if found is None:
+            found = self._zones[key] = self.state.declared.open_zones(demand)
+        return found
+
+    def _heap(self) -> list[Entry]:
+        state = self.state
+        heap = [
+            Entry(-demand.priority, line.at(0), 0, demand)
+            for demand, line in state.waiting.lines.items()
+        ]
+        for due in state.backing_off.until(self.now_ns):
+            row = state.workloads[WorkloadId(due.id)]
+            ticket = Ticket(row.submission.submitted_at_ns, row.submission.id, due.unit)
+            heap.append(Entry(-row.demand.priority, ticket, -1, row.demand))
+        heapq.heapify(heap)
+        return heap
+
+    def _advance(self, heap: list[Entry], entry: Entry) -> None:
+        line: Line | None = self.state.waiting.lines.get(entry.demand)
+        following = entry.position + 1
+        if entry.position < 0 or line is None or entry.demand in self.blocked:
+            heapq.heappop(heap)
+        elif following < len(line):
+            successor = Entry(entry.priority_negated, line.at(following), following, entry.demand)
+            heapq.heapreplace(heap, successor)
+        else:
+            heapq.heappop(heap)
+
+    def _wait(self, demand: Demand, zones: tuple[str, ...], *, is_power: bool) -> None:
+        self.blocked.add(demand)
+        if is_power:
+            self.room.freeze_power(demand, zones)
+        elif self.reservations < self.policy.reservations_max:
+            self.reservations += 1
+            self.room.reserve(demand, zones)
+
+    def _held_by(self, demand: Demand, nodes: list[int], workloads: int) -> Held:
+        held = [self.room.held_by(demand.shape, node) for node in nodes]
+        return Held(
+            sum(cpu for cpu, _, _ in held),
+            sum(memory for _, memory, _ in held),
+            sum(devices for _, _, devices in held),
+            workloads,
+        )
+
+    def _place(self, row: WorkloadRow, unit: int, nodes: list[int]) -> Place:
+        names, shape = self.state.nodes.names, row.demand.shape
+        generation = row.units[unit].generation
+        workload = row.submission.id
+        return Place(
+            attempt=attempt_id(workload, unit, generation),
+            workload=workload,
+            unit=unit,
+            generation=generation,
+            tasks=tuple(
+                TaskPlacement(rank=rank, node=names[node], devices=self.room.take(shape, node))
+                for rank, node in enumerate(nodes)
+            ),
+        )

@@ -1,0 +1,336 @@
+"""Why something waits, could never run, or where it would run now; with numbers, changing nothing.
+
+Reasons come in the order of constraints that DESIGN rule 3 fixes: jurisdiction, zone, hardware and
+topology, power, quota, then back-off and order. A stage that cannot be judged because an earlier
+one left no zone is left out.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from moulin.domain.factory import ZoneState
+from moulin.domain.ids import WorkloadId
+from moulin.domain.observation import TaskPhase
+from moulin.domain.plan import Finish, Place
+from moulin.domain.reasons import Reason, ReasonCode
+from moulin.domain.workload import Submission, WorkloadKind, units_wanted
+from moulin.scheduler.decide import Placing
+from moulin.scheduler.declared import NOT_OPEN_YET
+from moulin.scheduler.demand import Demand, Shape, demand_of
+from moulin.scheduler.nodes import Column
+from moulin.scheduler.policy import SchedulerPolicy
+from moulin.scheduler.power import SitePower, power_by_site
+from moulin.scheduler.queues import Ticket
+from moulin.scheduler.quota import excesses, shortfalls, wanted_by
+from moulin.scheduler.room import Indices, Room
+from moulin.scheduler.rows import Held, UnitRow, WorkloadRow
+from moulin.scheduler.settle import NS_PER_S, budget_reason, react
+from moulin.scheduler.state import State
+
+
+def possible(state: State, submission: Submission, policy: SchedulerPolicy) -> tuple[Reason, ...]:
+    """Return the reasons that no waiting can cure; empty when the workload may wait.
+
+    A named zone that is not open yet waits (`explain` says so); a closed one refuses. Nodes that
+    cannot be reached now count as present.
+    """
+    spec = submission.spec
+    is_bare_lease = spec.kind is WorkloadKind.LEASE and spec.task is None
+    if spec.kind is WorkloadKind.SESSION or is_bare_lease:
+        parameters = {"kind": spec.kind.value}
+        return (Reason(code=ReasonCode.KIND_NOT_SERVED, parameters=parameters),)
+    row = _row_of(submission)
+    found = list(_impossible_zones(state, row.demand))
+    if not found and not _may_get_hardware(state, row.demand):
+        found = list(_impossible_hardware(state, row.demand))
+    wanted = wanted_by(row, workloads=1, units=max(units_wanted(spec), 1))
+    found += excesses(submission.project, state.declared.quota(submission.project), wanted)
+    if submission.project in policy.projects_exhausted:
+        found.append(budget_reason(state, row))
+    return tuple(found)
+
+
+def explain(
+    state: State, workload: WorkloadId, now_ns: int, policy: SchedulerPolicy
+) -> tuple[Reason, ...]:
+    """Return why a workload is where it is; empty when nothing keeps it or it is not known.
+
+    Of an ended workload: why it ended. Of a live one: which of its units still wait and why, and
+    how many of its nodes cannot be reached.
+    """
+    row = state.workloads.get(workload)
+    if row is None:
+        return ()
+    if row.is_final:
+        return row.reasons
+    found = list(_unreachable(state, row))
+    waiting = [unit for unit in row.units if unit.is_waiting]
+    if waiting and submitted_to_exhausted(row, policy):
+        found.append(budget_reason(state, row))
+    elif waiting:
+        found += _waiting_reasons(state, row, waiting[0], now_ns, policy)
+    return tuple(found)
+
+
+def trial(
+    state: State, submission: Submission, now_ns: int, policy: SchedulerPolicy
+) -> Place | tuple[Reason, ...]:
+    """Return where the first unit would start if it were submitted now, else the reasons.
+
+    The answer counts everything that comes before it in this cycle; it promises nothing.
+    """
+    reasons = possible(state, submission, policy)
+    if reasons:
+        return reasons
+    row = _row_of(submission)
+    placing = _after_others(state, row, 0, now_ns, policy)
+    place = placing.place_row(row, 0)
+    if place is not None:
+        return place
+    found = tuple(_constraint_reasons(state, row))
+    return found or (_behind(_count_before(state, row, 0)),)
+
+
+def submitted_to_exhausted(row: WorkloadRow, policy: SchedulerPolicy) -> bool:
+    """Whether the budget of a workload's project is spent."""
+    return row.submission.project in policy.projects_exhausted
+
+
+def _row_of(submission: Submission) -> WorkloadRow:
+    return WorkloadRow(
+        submission=submission,
+        demand=demand_of(submission),
+        units_wanted=units_wanted(submission.spec),
+        time_limit_s=0,
+        units=[UnitRow(unit=0)],
+    )
+
+
+# -- what no waiting can cure -------------------------------------------------------------------
+
+
+def _impossible_zones(state: State, demand: Demand) -> Iterator[Reason]:
+    declared = state.declared
+    usable = [
+        zone
+        for zone in declared.permitted_zones(demand)
+        if declared.zones[zone].state is not ZoneState.CLOSED
+    ]
+    is_every_name_known = all(zone in declared.zones for zone in demand.zones)
+    if not usable or not is_every_name_known:
+        yield from declared.zone_reasons(demand)
+
+
+def _may_get_hardware(state: State, demand: Demand) -> bool:
+    """Whether machines may still come: a named zone, or every permitted one, is not open yet."""
+    zones = state.declared.zones
+    named = any(zones[zone].state in NOT_OPEN_YET for zone in demand.zones if zone in zones)
+    permitted = state.declared.permitted_zones(demand)
+    return named or all(zones[zone].state in NOT_OPEN_YET for zone in permitted)
+
+
+def _impossible_hardware(state: State, demand: Demand) -> Iterator[Reason]:
+    room = Room(state)
+    zones = tuple(
+        zone
+        for zone in state.declared.permitted_zones(demand)
+        if state.declared.zones[zone].state is not ZoneState.CLOSED
+    )
+    reason = _hardware_reason(room, demand, zones)
+    if reason is not None:
+        yield reason
+    else:
+        yield from _impossible_power(room, demand, zones)
+
+
+def _hardware_reason(room: Room, demand: Demand, zones: tuple[str, ...]) -> Reason | None:
+    """Return which permanent property of the permitted nodes rules a demand out."""
+    able = room.able(demand.shape, zones)
+    if able.size:
+        total = _largest_domain(room, able)
+        if total >= demand.tasks:
+            return None
+        parameters = {"wanted": str(demand.tasks), "total": str(total)}
+        return Reason(code=ReasonCode.EXCEEDS_FACTORY, parameters=parameters)
+    shape = demand.shape
+    of_class = room.able(
+        shape._replace(cpu_milli=0, memory_bytes=0, accelerators=min(shape.accelerators, 1)), zones
+    )
+    wanted = _shape_text(shape)
+    if not of_class.size:
+        return Reason(code=ReasonCode.NO_SUCH_HARDWARE, parameters={"wanted": wanted})
+    parameters = {"wanted": wanted, "largest": _largest_text(room, of_class, shape)}
+    return Reason(code=ReasonCode.EXCEEDS_NODE, parameters=parameters)
+
+
+def _impossible_power(room: Room, demand: Demand, zones: tuple[str, ...]) -> Iterator[Reason]:
+    """Yield the sites whose envelope could not carry the gang even with nothing else running."""
+    empty = Room(room.state)
+    for source, target in (
+        (Column.CPU_TOTAL, empty.cpu),
+        (Column.DEVICES_TOTAL, empty.devices),
+    ):
+        target[:] = empty.columns[source].tolist()
+    empty.columns[Column.CPU_FREE] = empty.columns[Column.CPU_TOTAL]
+    empty.columns[Column.DEVICES_FREE] = empty.columns[Column.DEVICES_TOTAL]
+    power = power_by_site(room.state.declared, empty.columns)
+    yield from _power_reasons(empty, demand, empty.able(demand.shape, zones), power)
+
+
+# -- why it waits ---------------------------------------------------------------------------------
+
+
+def _waiting_reasons(
+    state: State, row: WorkloadRow, unit: UnitRow, now_ns: int, policy: SchedulerPolicy
+) -> Iterator[Reason]:
+    found = list(_constraint_reasons(state, row))
+    yield from found
+    if unit.not_before_ns > now_ns:
+        left_s = -(-(unit.not_before_ns - now_ns) // NS_PER_S)
+        parameters = {"generation": str(unit.generation), "left_s": str(left_s)}
+        yield Reason(code=ReasonCode.BACKING_OFF, parameters=parameters)
+        return
+    before = _count_before(state, row, unit.unit)
+    if found or not before:
+        return
+    placing = _after_others(state, row, unit.unit, now_ns, policy)
+    if placing.place_row(row, unit.unit) is None:
+        yield _behind(before)
+
+
+def _constraint_reasons(state: State, row: WorkloadRow) -> Iterator[Reason]:
+    """Yield the constraints that keep a unit out now, whoever else waits."""
+    demand = row.demand
+    zone_reasons = list(state.declared.zone_reasons(demand))
+    yield from zone_reasons
+    if not zone_reasons:
+        room = Room(state)
+        yield from _room_reasons(room, demand, state.declared.open_zones(demand))
+    project = row.submission.project
+    held = state.held_by_project.get(project, Held())
+    wanted = wanted_by(row, workloads=int(row.attempts_live == 0))
+    yield from shortfalls(project, state.declared.quota(project), held, wanted)
+
+
+def _room_reasons(room: Room, demand: Demand, zones: tuple[str, ...]) -> Iterator[Reason]:
+    permanent = _hardware_reason(room, demand, zones)
+    if permanent is not None:
+        yield permanent
+        return
+    fitting = room.fitting(demand.shape, zones)
+    free = _largest_domain(room, fitting)
+    if free < demand.tasks:
+        parameters = {"wanted": str(demand.tasks), "free": str(free)}
+        yield Reason(code=ReasonCode.INSUFFICIENT_CAPACITY, parameters=parameters)
+        lost = _unreachable_with_room(room, demand, zones)
+        if lost:
+            parameters = {"count": str(lost)}
+            yield Reason(code=ReasonCode.NODE_UNREACHABLE, parameters=parameters)
+        return
+    if not room.choose(demand, zones).nodes:
+        yield from _power_reasons(room, demand, fitting, room.power)
+
+
+def _power_reasons(
+    room: Room, demand: Demand, nodes: Indices, power: dict[int, SitePower]
+) -> Iterator[Reason]:
+    """Yield the sites that lack power for the gang; nothing when one of them has enough."""
+    short: dict[int, int] = {}
+    for domain in np.unique(room.columns[Column.DOMAIN][nodes]).tolist():
+        here = nodes[room.columns[Column.DOMAIN][nodes] == domain].tolist()
+        if len(here) < demand.tasks:
+            continue
+        added = sum(sorted(room.added_mw(demand.shape, node) for node in here)[: demand.tasks])
+        site = room.site[here[0]]
+        if site not in power or power[site].carries(added):
+            return
+        short[site] = min(added, short.get(site, added))
+    for site, added in sorted(short.items()):
+        yield Reason(
+            code=ReasonCode.POWER_ENVELOPE,
+            parameters={
+                "site": power[site].site.name,
+                "limit_w": str(power[site].site.power_envelope_w),
+                "held_w": str(power[site].with_overhead_w(power[site].it_mw)),
+                "wanted_w": str(power[site].with_overhead_w(added)),
+            },
+        )
+
+
+def _unreachable_with_room(room: Room, demand: Demand, zones: tuple[str, ...]) -> int:
+    able = room.able(demand.shape, zones)
+    return sum(
+        not room.state.nodes.rows[node].is_reachable and room.has_room(demand.shape, node)
+        for node in able.tolist()
+    )
+
+
+def _unreachable(state: State, row: WorkloadRow) -> Iterator[Reason]:
+    nodes = set()
+    for attempt in state.live_attempts(row):
+        for task in attempt.tasks:
+            node = state.nodes.row(task.node)
+            is_cut_off = node is not None and not node.is_reachable
+            if not task.is_ended and (is_cut_off or task.phase is TaskPhase.UNREACHABLE):
+                nodes.add(task.node)
+    if nodes:
+        yield Reason(code=ReasonCode.NODE_UNREACHABLE, parameters={"count": str(len(nodes))})
+
+
+def _after_others(
+    state: State, row: WorkloadRow, unit: int, now_ns: int, policy: SchedulerPolicy
+) -> Placing:
+    """Return a decision in progress after everything that comes before this unit was placed."""
+    reactions = react(state, now_ns, policy)
+    ending = {item.workload for item in reactions if isinstance(item, Finish)}
+    placing = Placing(state, now_ns, policy, ending=ending)
+    placing.run_before(row.demand.priority, _ticket(row, unit))
+    return placing
+
+
+def _count_before(state: State, row: WorkloadRow, unit: int) -> int:
+    """Return how many waiting units come first by priority and time."""
+    ticket, priority = _ticket(row, unit), row.demand.priority
+    return sum(
+        len(line) if demand.priority > priority else line.before(ticket)
+        for demand, line in state.waiting.lines.items()
+        if demand.priority >= priority
+    )
+
+
+def _ticket(row: WorkloadRow, unit: int) -> Ticket:
+    return Ticket(row.submission.submitted_at_ns, row.submission.id, unit)
+
+
+def _behind(count: int) -> Reason:
+    return Reason(code=ReasonCode.BEHIND_OTHERS, parameters={"count": str(count)})
+
+
+# -- words and numbers ----------------------------------------------------------------------------
+
+
+def _largest_domain(room: Room, nodes: Indices) -> int:
+    """Return the number of nodes in the domain that has most of them."""
+    if not nodes.size:
+        return 0
+    return int(np.bincount(room.columns[Column.DOMAIN][nodes]).max())
+
+
+def _shape_text(shape: Shape) -> str:
+    parts = [f"{shape.cpu_milli} milli-CPU", f"{shape.memory_bytes} bytes of memory"]
+    if shape.accelerators:
+        named = shape.accelerator_class or "accelerator"
+        parts.append(f"{shape.accelerators} × {named}")
+    return ", ".join(parts)
+
+
+def _largest_text(room: Room, nodes: Indices, shape: Shape) -> str:
+    totals = room.columns[:, nodes]
+    parts = [
+        f"{int(totals[Column.CPU_TOTAL].max())} milli-CPU",
+        f"{int(totals[Column.MEMORY_TOTAL].max())} bytes of memory",
+    ]
+    if shape.accelerators:
+        parts.append(f"{int(totals[Column.DEVICES_TOTAL].max())} accelerators")
+    return ", ".join(parts)

@@ -1,0 +1,337 @@
+"""Changes a state by one event; decides nothing and refuses nothing but a gap in the log.
+
+Late, repeated and foreign events change nothing: an event about an attempt that is not the latest
+of its unit, or about a task already proved ended, is counted in the sequence and forgotten.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from moulin.domain.errors import StoreCorrupt, check
+from moulin.domain.events import (
+    AttemptPlaced,
+    AttemptStopDecided,
+    Event,
+    FactoryApplied,
+    NodeJoined,
+    NodeLeft,
+    NodeReachabilityChanged,
+    TaskObserved,
+    UnitRequeued,
+    UsagesCharged,
+    WorkloadFinished,
+    WorkloadRefused,
+    WorkloadScaled,
+    WorkloadStopRequested,
+    WorkloadSubmitted,
+)
+from moulin.domain.ids import AttemptId, WorkloadId, attempt_id, step_id
+from moulin.domain.observation import TaskPhase
+from moulin.domain.plan import TaskPlacement
+from moulin.domain.workload import Submission, WorkloadKind, WorkloadState, units_wanted
+from moulin.scheduler.demand import demand_of
+from moulin.scheduler.ending import end_task, observe_task, settle_later, show_state
+from moulin.scheduler.queues import Due
+from moulin.scheduler.rows import AttemptRow, Held, TaskRow, UnitRow, WorkloadRow
+from moulin.scheduler.state import FINISHED_KEPT, State, back_off_of, ticket_of
+
+# Rendezvous ports of gangs: below the range from which Linux takes ports for outgoing connections.
+PORT_FIRST: Final = 20_000
+PORT_COUNT: Final = 12_000
+
+
+def fold(state: State, event: Event) -> None:
+    """Apply one event in place; kinds that placement does not need only move the sequence.
+
+    Cost:   O(1) for most kinds, O(units) for an endpoint's, O(nodes) for a factory's.
+    Raises `StoreCorrupt` when the event does not follow the last one, and `InvariantViolated`
+    when a placement takes what its node does not have.
+    """
+    if event.sequence != state.sequence + 1:
+        raise StoreCorrupt(
+            f"fold event {event.sequence} after event {state.sequence}",
+            hint="the log has a gap or was read twice; restore it from a backup",
+        )
+    state.sequence = event.sequence
+    handler = _HANDLERS.get(type(event.payload))
+    if handler is not None:
+        handler(state, event.payload, event)
+
+
+def _factory_applied(state: State, payload: FactoryApplied, _event: Event) -> None:
+    for change in payload.changes:
+        state.declared.apply(change)
+    state.declared.index()
+    state.nodes.relabel(state.declared)
+
+
+def _node_joined(state: State, payload: NodeJoined, event: Event) -> None:
+    before = state.nodes.row(payload.capacity.node)
+    boot_before = before.capacity.boot_id if before is not None else ""
+    state.nodes.join(payload.pool, payload.capacity, state.declared)
+    boot_now = payload.capacity.boot_id
+    if before is not None and boot_before and boot_now and boot_now != boot_before:
+        _end_tasks_of_other_boots(state, before.tasks.values(), boot_now, event.at_ns)
+
+
+def _end_tasks_of_other_boots(state: State, tasks: Any, boot_id: str, at_ns: int) -> None:
+    """A changed boot id is positive evidence that a machine's earlier processes are gone."""
+    for task in list(tasks):
+        if task.claim is not None and task.claim.boot_id not in ("", boot_id):
+            task.phase, task.ended_at_ns = TaskPhase.GONE, at_ns
+            task.evidence = f"boot id changed from {task.claim.boot_id} to {boot_id}"
+            end_task(state, task, at_ns)
+
+
+def _node_reachability(state: State, payload: NodeReachabilityChanged, _event: Event) -> None:
+    is_reachable = payload.is_reachable
+    state.nodes.set_reachable(payload.node, state.declared, is_reachable=is_reachable)
+
+
+def _node_left(state: State, payload: NodeLeft, _event: Event) -> None:
+    state.nodes.leave(payload.node, state.declared)
+
+
+def _submitted(state: State, payload: WorkloadSubmitted, event: Event) -> None:
+    submission = payload.submission
+    if submission.id in state.workloads:
+        return
+    row = _new_row(state, submission, event)
+    row.reserved_neur = payload.reserved_neur
+    _add_units(state, row, units_wanted(submission.spec))
+    state.unfinished_by_project.setdefault(submission.project, {})[submission.id] = None
+    if row.deadline_at_ns:
+        state.deadlines.add(Due(row.deadline_at_ns, submission.id))
+
+
+def _refused(state: State, payload: WorkloadRefused, event: Event) -> None:
+    if payload.submission.id in state.workloads:
+        return
+    row = _new_row(state, payload.submission, event)
+    row.state, row.reasons = WorkloadState.REFUSED, payload.reasons
+    row.ended_at_ns = event.at_ns
+    _keep_finished(state, payload.submission.id)
+
+
+def _new_row(state: State, submission: Submission, event: Event) -> WorkloadRow:
+    spec = submission.spec
+    is_job = spec.kind is WorkloadKind.JOB
+    default_s = state.declared.time_limit_s(submission.project) if is_job else 0
+    row = WorkloadRow(
+        submission=submission,
+        demand=demand_of(submission),
+        units_wanted=units_wanted(spec),
+        time_limit_s=spec.time_limit_s or default_s,
+        sequence=event.sequence,
+    )
+    state.workloads[submission.id] = row
+    state.touched[submission.id] = None
+    return row
+
+
+def _add_units(state: State, row: WorkloadRow, count: int) -> None:
+    for unit in range(len(row.units), count):
+        added = UnitRow(unit=unit)
+        row.units.append(added)
+        state.waiting.add(row.demand, ticket_of(row, added))
+
+
+def _stop_requested(state: State, payload: WorkloadStopRequested, event: Event) -> None:
+    row = _unfinished(state, payload.workload, event)
+    if row is not None and not row.stop_requested_by:
+        row.stop_requested_by = payload.by
+        settle_later(state, row)
+
+
+def _scaled(state: State, payload: WorkloadScaled, event: Event) -> None:
+    row = _unfinished(state, payload.workload, event)
+    if row is None or row.submission.spec.kind is not WorkloadKind.ENDPOINT:
+        return
+    row.units_wanted = payload.replicas
+    _add_units(state, row, payload.replicas)
+    for unit in row.units:
+        if unit.unit >= payload.replicas and unit.is_waiting:
+            _stop_waiting(state, row, unit)
+            unit.is_retired = True
+        elif unit.unit < payload.replicas and unit.is_retired:
+            unit.is_retired, unit.is_waiting, unit.not_before_ns = False, True, 0
+            state.waiting.add(row.demand, ticket_of(row, unit))
+    settle_later(state, row)
+
+
+def _placed(state: State, payload: AttemptPlaced, event: Event) -> None:
+    row = _unfinished(state, payload.workload, event)
+    if row is None or payload.unit >= len(row.units):
+        return
+    unit = row.units[payload.unit]
+    expected = attempt_id(payload.workload, payload.unit, unit.generation)
+    if not unit.is_waiting or payload.attempt != expected:
+        return
+    _stop_waiting(state, row, unit)
+    if unit.attempt is not None:
+        del state.attempts[unit.attempt]
+    attempt = AttemptRow(
+        id=payload.attempt,
+        workload=payload.workload,
+        unit=payload.unit,
+        generation=payload.generation,
+        placed_at_ns=event.at_ns,
+        tasks_live=len(payload.tasks),
+    )
+    if len(payload.tasks) > 1:
+        attempt.port = _take_port(state, payload.attempt, event.sequence)
+    in_rank_order = sorted(payload.tasks, key=lambda placement: placement.rank)
+    attempt.tasks.extend(_task_row(state, row, attempt, placement) for placement in in_rank_order)
+    state.attempts[payload.attempt] = attempt
+    unit.attempt = payload.attempt
+    _hold(state, row, attempt)
+    show_state(row)
+
+
+def _task_row(
+    state: State, row: WorkloadRow, attempt: AttemptRow, placement: TaskPlacement
+) -> TaskRow:
+    resources = row.submission.spec.resources
+    cpu_milli, memory_bytes = resources.cpu_milli, resources.memory_bytes
+    node = state.nodes.row(placement.node)
+    if row.demand.shape.is_whole_node and node is not None:
+        cpu_milli, memory_bytes = node.capacity.cpu_milli, node.capacity.memory_bytes
+    return TaskRow(
+        step=step_id(attempt.id, placement.rank),
+        attempt=attempt.id,
+        rank=placement.rank,
+        node=placement.node,
+        devices=placement.devices,
+        cpu_milli=cpu_milli,
+        memory_bytes=memory_bytes,
+    )
+
+
+def _hold(state: State, row: WorkloadRow, attempt: AttemptRow) -> None:
+    held = state.held_by_project.setdefault(row.submission.project, Held())
+    for task in attempt.tasks:
+        check(state.nodes.hold(task), f"{task.node} has room for {task.step}")
+        state.steps[task.step] = task
+        held.cpu_milli += task.cpu_milli
+        held.memory_bytes += task.memory_bytes
+        held.accelerators += len(task.devices)
+    row.attempts_live += 1
+    held.workloads += row.attempts_live == 1
+
+
+def _take_port(state: State, attempt: AttemptId, sequence: int) -> int:
+    """Return a rendezvous port no live gang has, starting elsewhere each time."""
+    for step in range(PORT_COUNT):
+        port = PORT_FIRST + (sequence + step) % PORT_COUNT
+        if port not in state.ports_held:
+            state.ports_held[port] = attempt
+            return port
+    return PORT_FIRST + sequence % PORT_COUNT
+
+
+def _stop_waiting(state: State, row: WorkloadRow, unit: UnitRow) -> None:
+    if unit.not_before_ns:
+        state.backing_off.remove(back_off_of(row, unit))
+    else:
+        state.waiting.remove(row.demand, ticket_of(row, unit))
+    unit.is_waiting = False
+
+
+def _stop_decided(state: State, payload: AttemptStopDecided, event: Event) -> None:
+    attempt = state.attempts.get(payload.attempt)
+    if attempt is None or not attempt.is_live or attempt.stop_cause is not None:
+        return
+    attempt.stop_cause, attempt.grace_s = payload.cause, payload.grace_s
+    row = _unfinished(state, WorkloadId(attempt.workload), event)
+    if row is not None:
+        settle_later(state, row)
+
+
+def _requeued(state: State, payload: UnitRequeued, event: Event) -> None:
+    row = _unfinished(state, payload.workload, event)
+    if row is None or payload.unit >= len(row.units):
+        return
+    unit = row.units[payload.unit]
+    if unit.is_waiting or payload.generation != unit.generation + 1:
+        return
+    unit.generation, unit.is_waiting = payload.generation, True
+    unit.not_before_ns = payload.not_before_ns
+    row.reasons = (payload.reason,)
+    if unit.not_before_ns:
+        state.backing_off.add(back_off_of(row, unit))
+    else:
+        state.waiting.add(row.demand, ticket_of(row, unit))
+    settle_later(state, row)
+
+
+def _finished(state: State, payload: WorkloadFinished, event: Event) -> None:
+    row = _unfinished(state, payload.workload, event)
+    if row is None:
+        return
+    check(row.attempts_live == 0, f"{payload.workload} ends after its attempts")
+    for unit in row.units:
+        if unit.is_waiting:
+            _stop_waiting(state, row, unit)
+    if row.deadline_at_ns:
+        state.deadlines.remove(Due(row.deadline_at_ns, payload.workload))
+    del state.unfinished_by_project[row.submission.project][payload.workload]
+    row.state, row.ended_at_ns = payload.state, event.at_ns
+    row.reasons = (payload.reason,) if payload.reason is not None else ()
+    settle_later(state, row)
+    _keep_finished(state, payload.workload)
+
+
+def _keep_finished(state: State, workload: WorkloadId) -> None:
+    state.finished.append(workload)
+    if len(state.finished) > FINISHED_KEPT:
+        oldest = state.finished.popleft()
+        for unit in state.workloads.pop(oldest).units:
+            if unit.attempt is not None:
+                state.attempts.pop(unit.attempt, None)
+        state.touched.pop(oldest, None)
+
+
+def _observed(state: State, payload: TaskObserved, event: Event) -> None:
+    task = state.steps.get(payload.step)
+    if task is None:
+        return
+    row = _unfinished(state, WorkloadId(state.attempts[task.attempt].workload), event)
+    check(row is not None, f"{task.step} belongs to an unfinished workload")
+    observe_task(state, task, payload)
+
+
+def _charged(state: State, payload: UsagesCharged, event: Event) -> None:
+    for item in payload.items:
+        row = state.workloads.get(WorkloadId(item.workload))
+        if row is not None:
+            row.spent_neur += item.amount_neur
+            row.sequence = event.sequence
+            state.touched[WorkloadId(item.workload)] = None
+
+
+def _unfinished(state: State, workload: WorkloadId, event: Event) -> WorkloadRow | None:
+    """Return a workload that can still change, marked as changed by this event."""
+    row = state.workloads.get(workload)
+    if row is None or row.is_final:
+        return None
+    row.sequence = event.sequence
+    state.touched[workload] = None
+    return row
+
+
+_HANDLERS: Final[Mapping[type, Callable[[State, Any, Event], None]]] = {
+    FactoryApplied: _factory_applied,
+    NodeJoined: _node_joined,
+    NodeReachabilityChanged: _node_reachability,
+    NodeLeft: _node_left,
+    WorkloadSubmitted: _submitted,
+    WorkloadRefused: _refused,
+    WorkloadStopRequested: _stop_requested,
+    WorkloadScaled: _scaled,
+    AttemptPlaced: _placed,
+    AttemptStopDecided: _stop_decided,
+    UnitRequeued: _requeued,
+    WorkloadFinished: _finished,
+    TaskObserved: _observed,
+    UsagesCharged: _charged,
+}

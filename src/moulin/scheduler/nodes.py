@@ -1,0 +1,242 @@
+"""Nodes as columns: what each has, holds and draws, in name order, kept exact after every event.
+
+Columns are int64 rows of one array, so that a decision copies them in one go and tests thousands of
+nodes at once. Device sets are Python integers used as bit masks, because a node may have any number.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from moulin.domain.factory import ZoneState
+from moulin.domain.ids import NodeId, StepId
+from moulin.domain.observation import NodeCapacity
+from moulin.scheduler.declared import Declared
+from moulin.scheduler.rows import TaskRow
+
+Columns = npt.NDArray[np.int64]
+
+
+class Column(IntEnum):
+    """Rows of the array. CPU in milli-CPUs, memory in bytes, power in milliwatts.
+
+    ZONE, SITE and DOMAIN are indices into the names of `Declared`, -1 while undeclared;
+    ACCELERATOR_CLASS is an index into `NodeTable.classes`, 0 for none.
+    """
+
+    CPU_FREE = 0
+    MEMORY_FREE = 1
+    DEVICES_FREE = 2
+    CPU_TOTAL = 3
+    MEMORY_TOTAL = 4
+    DEVICES_TOTAL = 5
+    TASKS = 6
+    IDLE_MW = 7
+    PEAK_MW = 8
+    ZONE = 9
+    SITE = 10
+    DOMAIN = 11
+    ACCELERATOR_CLASS = 12
+    IS_PRESENT = 13
+    IS_PLACEABLE = 14
+
+
+_FIRST_ROOM: Final = 16
+
+
+@dataclass(slots=True, kw_only=True)
+class NodeRow:
+    """One node. `devices_free` is a bit mask; `tasks` are those not proved ended, by step."""
+
+    capacity: NodeCapacity
+    pool: str
+    is_present: bool = True
+    is_reachable: bool = True
+    devices_free: int = 0
+    tasks: dict[StepId, TaskRow] = field(default_factory=dict)
+
+
+class NodeTable:
+    """Every node that was ever reported and is still served or still holds something."""
+
+    __slots__ = ("_room", "classes", "index", "names", "rows")
+
+    def __init__(self) -> None:
+        self.names: list[NodeId] = []
+        self.rows: list[NodeRow] = []
+        self.index: dict[NodeId, int] = {}
+        self.classes: dict[str, int] = {"": 0}
+        self._room: Columns = np.zeros((len(Column), _FIRST_ROOM), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def columns(self) -> Columns:
+        """The live array, [Column, nodes]; a reader copies before it writes."""
+        return self._room[:, : len(self.names)]
+
+    def row(self, node: NodeId) -> NodeRow | None:
+        """Return a node by its name."""
+        position = self.index.get(node)
+        return None if position is None else self.rows[position]
+
+    def join(self, pool: str, capacity: NodeCapacity, declared: Declared) -> None:
+        """Add a node, or take over changed facts about one; what it holds stays held."""
+        row = self.row(capacity.node)
+        if row is None:
+            row = NodeRow(capacity=capacity, pool=pool)
+            self._insert(capacity.node, row)
+        row.capacity, row.pool, row.is_present = capacity, pool, True
+        row.is_reachable = capacity.is_reachable
+        self.classes.setdefault(capacity.accelerator_class, len(self.classes))
+        self._recount(row)
+        self.label(row, declared)
+
+    def set_reachable(self, node: NodeId, declared: Declared, *, is_reachable: bool) -> None:
+        """Record whether a node can be asked."""
+        row = self.row(node)
+        if row is not None:
+            row.is_reachable = is_reachable
+            self.label(row, declared)
+
+    def leave(self, node: NodeId, declared: Declared) -> None:
+        """Place nothing there any more; the row goes when nothing is held on it."""
+        row = self.row(node)
+        if row is not None:
+            row.is_present = False
+            self.label(row, declared)
+            self._drop_if_empty(row)
+
+    def label(self, row: NodeRow, declared: Declared) -> None:
+        """Set the columns that follow from declared objects and reachability."""
+        pool = declared.pools.get(row.pool)
+        zone = declared.zones.get(pool.zone) if pool else None
+        position = self.index[row.capacity.node]
+        column = self._room[:, position]
+        column[Column.ZONE] = column[Column.SITE] = column[Column.DOMAIN] = -1
+        if pool is not None and zone is not None:
+            column[Column.ZONE] = declared.zone_names.index(zone.name)
+            column[Column.DOMAIN] = declared.domain_names.index((pool.zone, pool.engine))
+            if zone.site in declared.sites:
+                column[Column.SITE] = declared.site_names.index(zone.site)
+        is_open = zone is not None and zone.state is ZoneState.OPEN
+        column[Column.IS_PRESENT] = row.is_present
+        column[Column.IS_PLACEABLE] = row.is_present and row.is_reachable and is_open
+
+    def relabel(self, declared: Declared) -> None:
+        """Label every node again after declared objects changed. Cost: O(nodes)."""
+        for row in self.rows:
+            self.label(row, declared)
+
+    def hold(self, task: TaskRow) -> bool:
+        """Hold what a task needs; return whether the node had all of it."""
+        position = self.index.get(task.node)
+        if position is None:
+            return False
+        row, column = self.rows[position], self._room[:, position]
+        mask = _mask(task.devices)
+        row.tasks[task.step] = task
+        has_room = row.devices_free & mask == mask
+        row.devices_free &= ~mask
+        self._move(column, task, -1)
+        return has_room and int(column[: Column.CPU_TOTAL].min()) >= 0
+
+    def release(self, task: TaskRow) -> None:
+        """Give back what a task held."""
+        position = self.index[task.node]
+        row = self.rows[position]
+        del row.tasks[task.step]
+        if len(task.devices) and max(task.devices) >= row.capacity.accelerators:
+            self._recount(row)
+        else:
+            row.devices_free |= _mask(task.devices)
+            self._move(self._room[:, position], task, 1)
+        self._drop_if_empty(row)
+
+    def _move(self, column: Columns, task: TaskRow, sign: int) -> None:
+        column[Column.CPU_FREE] += sign * task.cpu_milli
+        column[Column.MEMORY_FREE] += sign * task.memory_bytes
+        column[Column.DEVICES_FREE] += sign * len(task.devices)
+        column[Column.TASKS] -= sign
+
+    def _recount(self, row: NodeRow) -> None:
+        """Set totals from the capacity and free amounts from the tasks.
+
+        Free amounts go below zero when a node came back smaller than what is held on it.
+        """
+        capacity, tasks = row.capacity, row.tasks.values()
+        held = _mask(tuple(device for task in tasks for device in task.devices))
+        row.devices_free = ((1 << capacity.accelerators) - 1) & ~held
+        column = self._room[:, self.index[capacity.node]]
+        column[Column.CPU_TOTAL] = capacity.cpu_milli
+        column[Column.MEMORY_TOTAL] = capacity.memory_bytes
+        column[Column.DEVICES_TOTAL] = capacity.accelerators
+        column[Column.CPU_FREE] = capacity.cpu_milli - sum(task.cpu_milli for task in tasks)
+        column[Column.MEMORY_FREE] = capacity.memory_bytes - sum(t.memory_bytes for t in tasks)
+        column[Column.DEVICES_FREE] = row.devices_free.bit_count()
+        column[Column.TASKS] = len(row.tasks)
+        column[Column.IDLE_MW] = capacity.idle_mw
+        column[Column.PEAK_MW] = max(capacity.peak_mw, capacity.idle_mw)
+        column[Column.ACCELERATOR_CLASS] = self.classes[capacity.accelerator_class]
+
+    def _insert(self, node: NodeId, row: NodeRow) -> None:
+        count = len(self.names)
+        if count == self._room.shape[1]:
+            self._room = np.concatenate([self._room, np.zeros_like(self._room)], axis=1)
+        position = count
+        while position > 0 and self.names[position - 1] > node:
+            position -= 1
+        self._room[:, position + 1 : count + 1] = self._room[:, position:count]
+        self._room[:, position] = 0
+        self.names.insert(position, node)
+        self.rows.insert(position, row)
+        self._number_from(position)
+
+    def _drop_if_empty(self, row: NodeRow) -> None:
+        if row.is_present or row.tasks:
+            return
+        position = self.index.pop(row.capacity.node)
+        self._room[:, position:-1] = self._room[:, position + 1 :]
+        del self.names[position], self.rows[position]
+        self._number_from(position)
+
+    def _number_from(self, position: int) -> None:
+        for later in range(position, len(self.names)):
+            self.index[self.names[later]] = later
+
+
+def node_draw_mw(columns: Columns) -> Columns:
+    """Return what each node is committed to draw, in milliwatts: [nodes].
+
+    Idle plus the larger of the CPU and accelerator shares held, rounded up, of the span from idle
+    to peak.
+    """
+    span = columns[Column.PEAK_MW] - columns[Column.IDLE_MW]
+    cpu = _share(span, columns[Column.CPU_FREE], columns[Column.CPU_TOTAL])
+    devices = _share(span, columns[Column.DEVICES_FREE], columns[Column.DEVICES_TOTAL])
+    draw: Columns = columns[Column.IDLE_MW] + np.maximum(cpu, devices)
+    return draw
+
+
+def draw_mw(span_mw: int, cpu: tuple[int, int], devices: tuple[int, int]) -> int:
+    """Return one node's committed draw above idle; the pairs are (held, total)."""
+    cpu_mw = -(-span_mw * cpu[0] // cpu[1]) if cpu[1] else 0
+    devices_mw = -(-span_mw * devices[0] // devices[1]) if devices[1] else 0
+    return max(cpu_mw, devices_mw)
+
+
+def _share(span_mw: Columns, free: Columns, total: Columns) -> Columns:
+    held = np.where(total > 0, total - free, 0)
+    share: Columns = -(-span_mw * held // np.maximum(total, 1))
+    return share
+
+
+def _mask(devices: tuple[int, ...]) -> int:
+    mask = 0
+    for device in devices:
+        mask |= 1 << device
+    return mask

@@ -1,0 +1,22 @@
+"""The operator's choices a decision depends on, as one value; never anything read from the world."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerPolicy:
+    """What `decide` is told besides the state and the time.
+
+    `projects_exhausted` are projects whose budget is spent: their work is stopped, and what still
+    waits is ended. `losses_max` is how often an attempt that its engine proved gone is tried again
+    without counting as the program's failure. `reservations_max` bounds how many blocked gangs
+    keep nodes free for themselves; `places_max` bounds one plan (the rest waits for the next
+    cycle, in the same order).
+    """
+
+    projects_exhausted: tuple[str, ...] = ()
+    losses_max: int = 3
+    job_backoff_max_s: int = 3600
+    endpoint_backoff_max_s: int = 60
+    reservations_max: int = 16
+    places_max: int = 10_000

@@ -1,0 +1,287 @@
+"""Free capacity as one decision sees it: where a gang fits, and what is left after it took its place.
+
+A `Room` is a private copy that only shrinks, so a node that did not fit a shape never fits it again
+in the same decision; that is what lets candidate lists be made once and only shortened.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from moulin.scheduler.demand import Demand, Shape
+from moulin.scheduler.nodes import Column, Columns, draw_mw
+from moulin.scheduler.power import SitePower, power_by_site
+from moulin.scheduler.state import State
+
+Indices = npt.NDArray[np.int64]
+
+# Best fit compares devices, then CPU in tenths, then memory in GiB, packed into one integer; the
+# node's index in the low bits makes every key unique, so that sorting is deterministic.
+_INDEX_BITS: Final = 20
+_MEMORY_BITS: Final = 16
+_CPU_BITS: Final = 18
+_DEVICE_BITS: Final = 8
+_FAILED_MAX: Final = 64
+
+
+class Domain(NamedTuple):
+    """Candidates of one shape in one domain: node indices, the best fit at the end."""
+
+    site: int
+    nodes: list[int]
+
+
+class Chosen(NamedTuple):
+    """The nodes for a gang in rank order, or none with `is_power` when only power was short."""
+
+    nodes: list[int]
+    is_power: bool = False
+
+
+class Room:
+    """What is free, reserved and drawn while one plan is being made."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.columns: Columns = state.nodes.columns.copy()
+        self._cpu_row = self.columns[Column.CPU_FREE]
+        self._memory_row = self.columns[Column.MEMORY_FREE]
+        self._devices_row = self.columns[Column.DEVICES_FREE]
+        self._tasks_row = self.columns[Column.TASKS]
+        self.cpu: list[int] = self._cpu_row.tolist()
+        self.memory: list[int] = self._memory_row.tolist()
+        self.devices: list[int] = self._devices_row.tolist()
+        self.tasks: list[int] = self._tasks_row.tolist()
+        self.site: list[int] = self.columns[Column.SITE].tolist()
+        self.masks: dict[int, int] = {}
+        self.reserved: npt.NDArray[np.bool_] = np.zeros(len(self.cpu), dtype=np.bool_)
+        self.is_reserved: list[bool] = [False] * len(self.cpu)
+        self.power: dict[int, SitePower] = power_by_site(state.declared, self.columns)
+        self._zone_sets: dict[tuple[str, ...], npt.NDArray[np.bool_]] = {}
+        self._candidates: dict[tuple[Shape, tuple[str, ...]], list[Domain]] = {}
+        self._failed: dict[tuple[str, ...], list[tuple[Shape, int]]] = {}
+
+    def choose(self, demand: Demand, zones: tuple[str, ...]) -> Chosen:
+        """Return distinct nodes of one domain for every task of a gang, taking nothing yet.
+
+        Order:  the domain with the fewest candidates first (one without accelerators before one
+                with, for a shape that needs none), in it the best fit, ties by node name.
+        """
+        if self._is_hopeless(demand, zones):
+            return Chosen([])
+        is_power = False
+        for domain in self._domains(demand.shape, zones):
+            nodes = self._collect(domain, demand)
+            if not nodes:
+                continue
+            nodes = self._within_power(domain, demand, nodes)
+            if nodes:
+                return Chosen(nodes)
+            is_power = True
+        if not is_power:
+            self._remember_failure(demand, zones)
+        return Chosen([], is_power=is_power)
+
+    def take(self, shape: Shape, node: int) -> tuple[int, ...]:
+        """Hold one task's share of a node and return its device indices, lowest first."""
+        power = self.power.get(self.site[node])
+        if power is not None:
+            power.it_mw += self.added_mw(shape, node)
+        cpu, memory, count = self.held_by(shape, node)
+        self.cpu[node] -= cpu
+        self.memory[node] -= memory
+        self.devices[node] -= count
+        self.tasks[node] += 1
+        # Writing through row views costs a tenth of indexing the array with a pair.
+        self._cpu_row[node] = self.cpu[node]
+        self._memory_row[node] = self.memory[node]
+        self._tasks_row[node] = self.tasks[node]
+        if not count:
+            return ()
+        self._devices_row[node] = self.devices[node]
+        return self._take_devices(node, count)
+
+    def held_by(self, shape: Shape, node: int) -> tuple[int, int, int]:
+        """Return CPU, memory and device count that one task holds on a node."""
+        if shape.is_whole_node:
+            capacity = self.state.nodes.rows[node].capacity
+            return capacity.cpu_milli, capacity.memory_bytes, capacity.accelerators
+        return shape.cpu_milli, shape.memory_bytes, shape.accelerators
+
+    def fitting(self, shape: Shape, zones: tuple[str, ...]) -> Indices:
+        """Return the unreserved nodes of the zones that have room for one task, by index."""
+        columns = self.columns
+        fits = self._suited(shape, zones, Column.CPU_FREE) & ~self.reserved
+        fits &= columns[Column.IS_PLACEABLE] > 0
+        if shape.is_whole_node:
+            fits &= columns[Column.TASKS] == 0
+        return np.flatnonzero(fits)
+
+    def able(self, shape: Shape, zones: tuple[str, ...]) -> Indices:
+        """Return the present nodes of the zones that could hold one task when empty."""
+        able = self._suited(shape, zones, Column.CPU_TOTAL)
+        return np.flatnonzero(able & (self.columns[Column.IS_PRESENT] > 0))
+
+    def reserve(self, demand: Demand, zones: tuple[str, ...]) -> None:
+        """Keep nodes free for a gang that waits for capacity.
+
+        They are the nodes of one domain that fit a task now, then those with the most free; nobody
+        later in the order gets them in this decision. Free amounts there can only grow from cycle
+        to cycle, so the gang's nodes drain and it starts.
+        """
+        able = self.able(demand.shape, zones)
+        able = able[(self.columns[Column.IS_PLACEABLE][able] > 0) & ~self.reserved[able]]
+        fits = np.isin(able, self.fitting(demand.shape, zones), assume_unique=True)
+        domains = self.columns[Column.DOMAIN][able]
+        best, best_fits = -1, -1
+        for domain in np.unique(domains).tolist():
+            here = domains == domain
+            if int(here.sum()) >= demand.tasks and int(fits[here].sum()) > best_fits:
+                best, best_fits = domain, int(fits[here].sum())
+        if best < 0:
+            return
+        here = domains == best
+        keys = self._keys(able[here]) + (fits[here].astype(np.int64) << np.int64(62))
+        kept = able[here][np.argsort(keys)[-demand.tasks :]]
+        self.reserved[kept] = True
+        for node in kept.tolist():
+            self.is_reserved[node] = True
+
+    def freeze_power(self, demand: Demand, zones: tuple[str, ...]) -> None:
+        """Keep the power of the sites where a gang waits for it."""
+        for domain in self._domains(demand.shape, zones):
+            if domain.site in self.power and len(domain.nodes) >= demand.tasks:
+                self.power[domain.site].is_frozen = True
+
+    def added_mw(self, shape: Shape, node: int) -> int:
+        """Return what one more task would add to a node's committed draw."""
+        capacity = self.state.nodes.rows[node].capacity
+        span = max(capacity.peak_mw - capacity.idle_mw, 0)
+        cpu, _, count = self.held_by(shape, node)
+        cpu_total, devices_total = capacity.cpu_milli, capacity.accelerators
+        cpu_held, devices_held = cpu_total - self.cpu[node], devices_total - self.devices[node]
+        before = draw_mw(span, (cpu_held, cpu_total), (devices_held, devices_total))
+        after = draw_mw(span, (cpu_held + cpu, cpu_total), (devices_held + count, devices_total))
+        return after - before
+
+    def _domains(self, shape: Shape, zones: tuple[str, ...]) -> list[Domain]:
+        key = (shape, zones)
+        found = self._candidates.get(key)
+        if found is None:
+            found = self._candidates[key] = self._candidate_domains(shape, zones)
+        return found
+
+    def _candidate_domains(self, shape: Shape, zones: tuple[str, ...]) -> list[Domain]:
+        nodes = self.fitting(shape, zones)
+        if not nodes.size:
+            return []
+        nodes = nodes[np.argsort(self._keys(nodes))[::-1]]
+        domains = self.columns[Column.DOMAIN][nodes]
+        has_devices = self.columns[Column.DEVICES_TOTAL][nodes] > 0
+        found = []
+        for index in np.unique(domains).tolist():
+            here = domains == index
+            wastes = not shape.accelerators and bool(has_devices[here].any())
+            listed = nodes[here].tolist()
+            found.append((wastes, len(listed), Domain(self.site[listed[0]], listed)))
+        return [domain for _, _, domain in sorted(found, key=lambda item: item[:2])]
+
+    def _collect(self, domain: Domain, demand: Demand) -> list[int]:
+        """Return the best-fitting nodes for a gang, dropping candidates that no longer fit."""
+        nodes = domain.nodes
+        picked: list[int] = []
+        while nodes and len(picked) < demand.tasks:
+            node = nodes.pop()
+            if self.has_room(demand.shape, node):
+                picked.append(node)
+        nodes.extend(reversed(picked))
+        return picked if len(picked) == demand.tasks else []
+
+    def _within_power(self, domain: Domain, demand: Demand, nodes: list[int]) -> list[int]:
+        """Return `nodes` if their site carries them, else the least power that does, else none."""
+        power = self.power.get(domain.site)
+        if power is None:
+            return nodes
+        if power.carries(sum(self.added_mw(demand.shape, node) for node in nodes)):
+            return nodes
+        fitting = [node for node in reversed(domain.nodes) if self.has_room(demand.shape, node)]
+        added = {node: self.added_mw(demand.shape, node) for node in fitting}
+        least = sorted(fitting, key=lambda node: added[node])[: demand.tasks]
+        return least if power.carries(sum(added[node] for node in least)) else []
+
+    def has_room(self, shape: Shape, node: int) -> bool:
+        """Whether an unreserved node has room for one task, wherever it is and whatever its class."""
+        return (
+            self.cpu[node] >= shape.cpu_milli
+            and self.memory[node] >= shape.memory_bytes
+            and self.devices[node] >= shape.accelerators
+            and not self.is_reserved[node]
+            and not (shape.is_whole_node and self.tasks[node])
+        )
+
+    def _suited(self, shape: Shape, zones: tuple[str, ...], first: Column) -> npt.NDArray[np.bool_]:
+        """Return which nodes of the zones meet the shape in the three columns from `first`."""
+        columns = self.columns
+        suited: npt.NDArray[np.bool_] = (
+            self._in_zones(zones)
+            & (columns[first] >= shape.cpu_milli)
+            & (columns[first + 1] >= shape.memory_bytes)
+        )
+        if shape.accelerators:
+            suited &= columns[first + 2] >= shape.accelerators
+        if shape.accelerator_class:
+            wanted = self.state.nodes.classes.get(shape.accelerator_class, -1)
+            suited &= columns[Column.ACCELERATOR_CLASS] == wanted
+        return suited
+
+    def _in_zones(self, zones: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+        found = self._zone_sets.get(zones)
+        if found is None:
+            names = self.state.declared.zone_names
+            wanted = [index for index, name in enumerate(names) if name in zones]
+            found = self._zone_sets[zones] = np.isin(self.columns[Column.ZONE], wanted)
+        return found
+
+    def _keys(self, nodes: Indices) -> Indices:
+        free = self.columns[:, nodes]
+        devices = np.clip(free[Column.DEVICES_FREE], 0, (1 << _DEVICE_BITS) - 1)
+        cpu = np.clip(free[Column.CPU_FREE] // 100, 0, (1 << _CPU_BITS) - 1)
+        memory = np.clip(free[Column.MEMORY_FREE] >> 30, 0, (1 << _MEMORY_BITS) - 1)
+        packed = ((devices << _CPU_BITS | cpu) << _MEMORY_BITS) | memory
+        keys: Indices = (packed << _INDEX_BITS) | nodes
+        return keys
+
+    def _take_devices(self, node: int, count: int) -> tuple[int, ...]:
+        mask = self.masks.get(node)
+        if mask is None:
+            mask = self.state.nodes.rows[node].devices_free
+        taken = []
+        for _ in range(count):
+            lowest = mask & -mask
+            taken.append(lowest.bit_length() - 1)
+            mask ^= lowest
+        self.masks[node] = mask
+        return tuple(taken)
+
+    def _is_hopeless(self, demand: Demand, zones: tuple[str, ...]) -> bool:
+        """Whether something no larger already failed in the same zones."""
+        failed = self._failed.get(zones)
+        return failed is not None and any(
+            tasks <= demand.tasks and _is_within(shape, demand.shape) for shape, tasks in failed
+        )
+
+    def _remember_failure(self, demand: Demand, zones: tuple[str, ...]) -> None:
+        failed = self._failed.setdefault(zones, [])
+        if len(failed) < _FAILED_MAX:
+            failed.append((demand.shape, demand.tasks))
+
+
+def _is_within(small: Shape, large: Shape) -> bool:
+    return (
+        small.cpu_milli <= large.cpu_milli
+        and small.memory_bytes <= large.memory_bytes
+        and small.accelerators <= large.accelerators
+        and small.accelerator_class in ("", large.accelerator_class)
+        and small.is_whole_node <= large.is_whole_node
+    )

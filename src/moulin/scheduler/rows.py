@@ -1,0 +1,145 @@
+"""The mutable rows a state is made of: workloads, their units, attempts and tasks.
+
+Rows are changed by the fold alone. Everyone else reads them.
+"""
+
+from dataclasses import dataclass, field
+
+from moulin.domain.ids import AttemptId, NodeId, StepId
+from moulin.domain.observation import Claim, TaskPhase
+from moulin.domain.plan import StopCause
+from moulin.domain.reasons import Reason
+from moulin.domain.workload import (
+    FINAL_WORKLOAD_STATES,
+    LIVE_ATTEMPT_STATES,
+    AttemptState,
+    Submission,
+    WorkloadState,
+)
+from moulin.scheduler.demand import Demand
+
+
+@dataclass(slots=True, kw_only=True)
+class TaskRow:
+    """One task and what it holds on its node until its end is proved.
+
+    `phase` is None until an engine was seen to have the task. `is_seen` says that it was once
+    starting or running, so that ABSENT means lost and not "not started yet".
+    """
+
+    step: StepId
+    attempt: AttemptId
+    rank: int
+    node: NodeId
+    devices: tuple[int, ...]
+    cpu_milli: int
+    memory_bytes: int
+    phase: TaskPhase | None = None
+    is_seen: bool = False
+    is_ended: bool = False
+    claim: Claim | None = None
+    exit_code: int | None = None
+    started_at_ns: int = 0
+    ended_at_ns: int = 0
+    address: str = ""
+    is_ready: bool = False
+    ready_since_ns: int = 0
+    cpu_ns: int = 0
+    memory_bytes_max: int = 0
+    evidence: str = ""
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the program ended by itself with status 0."""
+        return self.phase is TaskPhase.EXITED and self.exit_code == 0
+
+
+@dataclass(slots=True, kw_only=True)
+class AttemptRow:
+    """One try of one unit.
+
+    `stop_cause` is set once a stop is decided; the attempt stays live until every task is proved
+    ended. `broken_rank` is the rank that first ended without success, -1 for none. `port` is the
+    gang's rendezvous port, 0 for a single task.
+    """
+
+    id: AttemptId
+    workload: str
+    unit: int
+    generation: int
+    placed_at_ns: int
+    tasks: list[TaskRow] = field(default_factory=list)
+    state: AttemptState = AttemptState.PLACED
+    stop_cause: StopCause | None = None
+    grace_s: int = 0
+    started_at_ns: int = 0
+    ended_at_ns: int = 0
+    tasks_live: int = 0
+    broken_rank: int = -1
+    port: int = 0
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it still holds anything."""
+        return self.state in LIVE_ATTEMPT_STATES
+
+
+@dataclass(slots=True, kw_only=True)
+class UnitRow:
+    """One unit: a job's gang or an endpoint's replica.
+
+    `generation` is that of `attempt`, or of the next one while `is_waiting`. `failures` and
+    `losses` count ended attempts; an endpoint's start again at zero after a healthy minute.
+    `is_retired` marks a replica that was scaled in (its generations are never used again).
+    """
+
+    unit: int
+    generation: int = 1
+    attempt: AttemptId | None = None
+    is_waiting: bool = True
+    is_retired: bool = False
+    not_before_ns: int = 0
+    failures: int = 0
+    losses: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkloadRow:
+    """One workload. `units_wanted` follows scaling; `sequence` is the last event that changed it."""
+
+    submission: Submission
+    demand: Demand
+    units_wanted: int
+    time_limit_s: int
+    reserved_neur: int = 0
+    spent_neur: int = 0
+    state: WorkloadState = WorkloadState.ADMITTED
+    units: list[UnitRow] = field(default_factory=list)
+    stop_requested_by: str = ""
+    started_at_ns: int = 0
+    ended_at_ns: int = 0
+    reasons: tuple[Reason, ...] = ()
+    sequence: int = 0
+    attempts_live: int = 0
+    attempts_running: int = 0
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing can happen to it any more."""
+        return self.state in FINAL_WORKLOAD_STATES
+
+    @property
+    def deadline_at_ns(self) -> int:
+        """The time by which it must have been placed, 0 for none."""
+        deadline_s = self.submission.spec.when.deadline_s
+        return self.submission.submitted_at_ns + deadline_s * 10**9 if deadline_s else 0
+
+
+@dataclass(slots=True)
+class Held:
+    """What a project holds now."""
+
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    accelerators: int = 0
+    workloads: int = 0

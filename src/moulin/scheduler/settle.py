@@ -1,0 +1,264 @@
+"""What follows from what happened: stops, retries and final states. Never chooses a node.
+
+Everything here is a reaction to the state (an end, a request, a limit reached, a budget spent), so
+deciding twice from one state gives the same answer, and once it is folded, no answer.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from moulin.domain.factory import ZoneState
+from moulin.domain.ids import AttemptId, WorkloadId
+from moulin.domain.observation import TaskPhase
+from moulin.domain.plan import Finish, Requeue, Stop, StopCause
+from moulin.domain.reasons import Reason, ReasonCode
+from moulin.domain.units import format_euros
+from moulin.domain.workload import AttemptState, WorkloadKind, WorkloadState
+from moulin.scheduler.policy import SchedulerPolicy
+from moulin.scheduler.rows import AttemptRow, UnitRow, WorkloadRow
+from moulin.scheduler.state import State
+
+NS_PER_S: Final = 10**9
+_DOUBLINGS_MAX: Final = 30
+_FINAL_CAUSES: Final = frozenset({StopCause.CANCELLED, StopCause.TIME_LIMIT, StopCause.BUDGET})
+
+Reaction = Stop | Requeue | Finish
+
+
+def react(state: State, now_ns: int, policy: SchedulerPolicy) -> Iterator[Reaction]:
+    """Yield every reaction due, at most one stop per attempt and one end per workload.
+
+    Order:  what ended or was asked for (in order of the log), limits, deadlines, budgets, zones.
+    """
+    stopped: set[AttemptId] = set()
+    finished: set[WorkloadId] = set()
+    for reaction in _all_reactions(state, now_ns, policy):
+        if isinstance(reaction, Stop):
+            if reaction.attempt in stopped:
+                continue
+            stopped.add(reaction.attempt)
+        elif reaction.workload in finished:
+            continue
+        elif isinstance(reaction, Finish):
+            finished.add(reaction.workload)
+        yield reaction
+
+
+def _all_reactions(state: State, now_ns: int, policy: SchedulerPolicy) -> Iterator[Reaction]:
+    for workload in state.unsettled:
+        yield from _settle(state, state.workloads[workload], now_ns, policy)
+    yield from _time_limits(state, now_ns)
+    yield from _deadlines(state, now_ns)
+    for project in policy.projects_exhausted:
+        yield from _exhausted(state, project)
+    yield from _closed_zones(state)
+
+
+def _settle(
+    state: State, row: WorkloadRow, now_ns: int, policy: SchedulerPolicy
+) -> Iterator[Reaction]:
+    """Yield what follows for one workload from the ends of its attempts and from requests."""
+    finish = _conclusion(state, row, policy)
+    if finish is not None and row.attempts_live == 0:
+        yield finish
+        return
+    for unit in row.units:
+        attempt = state.latest_attempt(unit)
+        if attempt is None or unit.is_waiting or unit.is_retired:
+            continue
+        if not attempt.is_live:
+            if finish is None:
+                delay_s = _back_off_s(row, unit, attempt, policy)
+                not_before_ns = now_ns + delay_s * NS_PER_S if delay_s else 0
+                yield _requeue(state, row, unit, attempt, not_before_ns)
+        elif attempt.stop_cause is None:
+            cause = _stop_cause(row, attempt, finish)
+            if cause is not None:
+                yield _stop(row, attempt, cause)
+
+
+def _stop_cause(row: WorkloadRow, attempt: AttemptRow, finish: Finish | None) -> StopCause | None:
+    if row.stop_requested_by:
+        return StopCause.CANCELLED
+    if finish is not None:
+        is_budget = finish.reason and finish.reason.code is ReasonCode.BUDGET_EXCEEDED
+        return StopCause.BUDGET if is_budget else StopCause.CANCELLED
+    if attempt.unit >= row.units_wanted:
+        return StopCause.SCALED_IN
+    return StopCause.GANG_BROKEN if attempt.broken_rank >= 0 else None
+
+
+def _conclusion(state: State, row: WorkloadRow, policy: SchedulerPolicy) -> Finish | None:
+    """Return the workload's end if one of its units brought it or somebody asked for it."""
+    for unit in row.units:
+        attempt = state.latest_attempt(unit)
+        if attempt is None or attempt.is_live or unit.is_waiting or unit.is_retired:
+            continue
+        finish = _verdict(state, row, unit, attempt, policy)
+        if finish is not None:
+            return finish
+    if row.stop_requested_by:
+        return _finish(row, WorkloadState.CANCELLED, _cancelled(row))
+    return None
+
+
+def _verdict(
+    state: State, row: WorkloadRow, unit: UnitRow, attempt: AttemptRow, policy: SchedulerPolicy
+) -> Finish | None:
+    """Return the end that one ended attempt means for its workload, None to try again."""
+    if attempt.state is AttemptState.CANCELLED and attempt.stop_cause in _FINAL_CAUSES:
+        return _stopped_verdict(state, row, attempt)
+    if row.submission.spec.kind is WorkloadKind.ENDPOINT:
+        return None
+    if attempt.state is AttemptState.SUCCEEDED:
+        return _finish(row, WorkloadState.SUCCEEDED)
+    if row.stop_requested_by:
+        return _finish(row, WorkloadState.CANCELLED, _cancelled(row))
+    is_given_up = unit.failures >= row.submission.spec.retry.attempts_max or _is_declined(attempt)
+    if attempt.state is AttemptState.FAILED and is_given_up:
+        return _finish(row, WorkloadState.FAILED, reason_of_end(attempt))
+    if attempt.state is AttemptState.LOST and unit.losses > policy.losses_max:
+        return _finish(row, WorkloadState.FAILED, reason_of_end(attempt))
+    return None
+
+
+def _stopped_verdict(state: State, row: WorkloadRow, attempt: AttemptRow) -> Finish:
+    if attempt.stop_cause is StopCause.TIME_LIMIT:
+        parameters = {"limit_s": str(row.time_limit_s)}
+        reason = Reason(code=ReasonCode.TIME_LIMIT_REACHED, parameters=parameters)
+        return _finish(row, WorkloadState.FAILED, reason)
+    if attempt.stop_cause is StopCause.BUDGET:
+        return _finish(row, WorkloadState.FAILED, budget_reason(state, row))
+    return _finish(row, WorkloadState.CANCELLED, _cancelled(row))
+
+
+def _requeue(
+    state: State, row: WorkloadRow, unit: UnitRow, attempt: AttemptRow, not_before_ns: int
+) -> Requeue:
+    return Requeue(
+        workload=row.submission.id,
+        unit=unit.unit,
+        generation=unit.generation + 1,
+        not_before_ns=not_before_ns,
+        reason=_requeue_reason(state, unit, attempt),
+    )
+
+
+def _back_off_s(
+    row: WorkloadRow, unit: UnitRow, attempt: AttemptRow, policy: SchedulerPolicy
+) -> int:
+    """Return the wait before the next try: doubling with each end in a row, up to a bound."""
+    if attempt.state in {AttemptState.PREEMPTED, AttemptState.CANCELLED}:
+        return 0
+    spec = row.submission.spec
+    is_endpoint = spec.kind is WorkloadKind.ENDPOINT
+    bound_s = policy.endpoint_backoff_max_s if is_endpoint else policy.job_backoff_max_s
+    doublings = min(max(unit.failures + unit.losses - 1, 0), _DOUBLINGS_MAX)
+    return min(bound_s, spec.retry.backoff_s << doublings)
+
+
+def _requeue_reason(state: State, unit: UnitRow, attempt: AttemptRow) -> Reason:
+    if attempt.stop_cause is StopCause.ZONE_CLOSED:
+        zone = state.zone_of_node(attempt.tasks[0].node)
+        found = state.declared.zones.get(zone)
+        parameters = {"zone": zone, "state": found.state.value if found else "removed"}
+        return Reason(code=ReasonCode.ZONE_NOT_OPEN, parameters=parameters)
+    if attempt.state in {AttemptState.PREEMPTED, AttemptState.CANCELLED}:
+        parameters = {"generation": str(unit.generation + 1), "left_s": "0"}
+        return Reason(code=ReasonCode.BACKING_OFF, parameters=parameters)
+    return reason_of_end(attempt)
+
+
+def reason_of_end(attempt: AttemptRow) -> Reason:
+    """Return how an attempt ended by itself: by which task, how, and how that is known."""
+    task = attempt.tasks[max(attempt.broken_rank, 0)]
+    if _is_declined(attempt):
+        parameters = {"detail": task.evidence or "no detail given", "step": task.step}
+        return Reason(code=ReasonCode.ENGINE_REFUSED, parameters=parameters)
+    if task.phase is not TaskPhase.EXITED:
+        evidence = task.evidence or f"reported {task.phase or 'absent'}"
+        parameters = {"step": task.step, "evidence": evidence}
+        return Reason(code=ReasonCode.TASK_LOST, parameters=parameters)
+    parameters = {
+        "how": f"exit code {task.exit_code}",
+        "exit_code": str(task.exit_code),
+        "generation": str(attempt.generation),
+        "rank": str(task.rank),
+        "evidence": task.evidence,
+    }
+    return Reason(code=ReasonCode.PROGRAM_FAILED, parameters=parameters)
+
+
+def budget_reason(state: State, row: WorkloadRow) -> Reason:
+    """Return that a workload's project has spent its budget."""
+    project = state.declared.projects.get(row.submission.project)
+    return Reason(
+        code=ReasonCode.BUDGET_EXCEEDED,
+        parameters={
+            "project": row.submission.project,
+            "left_eur": format_euros(0),
+            "limit_eur": format_euros(project.budget_neur) if project else "?",
+            "wanted_eur": format_euros(row.reserved_neur),
+        },
+    )
+
+
+def _is_declined(attempt: AttemptRow) -> bool:
+    """Whether the engine declined the step: EXITED without a status, as no program ever ran."""
+    if attempt.broken_rank < 0:
+        return False
+    task = attempt.tasks[attempt.broken_rank]
+    return task.phase is TaskPhase.EXITED and task.exit_code is None
+
+
+def _time_limits(state: State, now_ns: int) -> Iterator[Stop]:
+    for due in state.time_limits.until(now_ns):
+        attempt = state.attempts[AttemptId(due.id)]
+        if attempt.stop_cause is None:
+            row = state.workloads[WorkloadId(attempt.workload)]
+            yield _stop(row, attempt, StopCause.TIME_LIMIT)
+
+
+def _deadlines(state: State, now_ns: int) -> Iterator[Finish]:
+    for due in state.deadlines.until(now_ns):
+        row = state.workloads[WorkloadId(due.id)]
+        if row.attempts_live == 0 and all(unit.is_waiting for unit in row.units):
+            parameters = {"late_s": str((now_ns - due.at_ns) // NS_PER_S)}
+            reason = Reason(code=ReasonCode.DEADLINE_PASSED, parameters=parameters)
+            yield _finish(row, WorkloadState.FAILED, reason)
+
+
+def _exhausted(state: State, project: str) -> Iterator[Reaction]:
+    for workload in state.unfinished_by_project.get(project, {}):
+        row = state.workloads[workload]
+        if row.attempts_live == 0:
+            yield _finish(row, WorkloadState.FAILED, budget_reason(state, row))
+        for attempt in state.live_attempts(row):
+            if attempt.stop_cause is None:
+                yield _stop(row, attempt, StopCause.BUDGET)
+
+
+def _closed_zones(state: State) -> Iterator[Stop]:
+    closed = [zone.name for zone in state.declared.zones.values() if zone.state is ZoneState.CLOSED]
+    if not closed:
+        return
+    for node in state.nodes.rows:
+        if node.tasks and state.zone_of_node(node.capacity.node) in closed:
+            for task in node.tasks.values():
+                attempt = state.attempts[task.attempt]
+                if attempt.stop_cause is None:
+                    row = state.workloads[WorkloadId(attempt.workload)]
+                    yield _stop(row, attempt, StopCause.ZONE_CLOSED)
+
+
+def _stop(row: WorkloadRow, attempt: AttemptRow, cause: StopCause) -> Stop:
+    return Stop(attempt=attempt.id, cause=cause, grace_s=row.submission.spec.stop_grace_s)
+
+
+def _finish(row: WorkloadRow, state: WorkloadState, reason: Reason | None = None) -> Finish:
+    return Finish(workload=row.submission.id, state=state, reason=reason)
+
+
+def _cancelled(row: WorkloadRow) -> Reason:
+    parameters = {"actor": row.stop_requested_by or "the control plane"}
+    return Reason(code=ReasonCode.CANCELLED_BY, parameters=parameters)

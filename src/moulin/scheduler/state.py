@@ -1,0 +1,116 @@
+"""The state a decision is made from: everything the log said that placement depends on.
+
+It is changed by `fold` alone; whoever decides, explains or shows only reads.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from moulin.domain.factory import Site
+from moulin.domain.ids import AttemptId, NodeId, StepId, WorkloadId
+from moulin.scheduler.declared import Declared
+from moulin.scheduler.digest import digest_of
+from moulin.scheduler.nodes import NodeTable
+from moulin.scheduler.queues import Due, Ticket, Timeline, Waiting
+from moulin.scheduler.rows import AttemptRow, Held, TaskRow, UnitRow, WorkloadRow
+
+# Ended workloads stay readable in memory up to this number; older ones live in the store alone.
+FINISHED_KEPT: Final = 10_000
+
+
+@dataclass(slots=True)
+class State:
+    """The folded log.
+
+    `workloads` holds every unfinished workload and the last `FINISHED_KEPT` finished ones;
+    `attempts` the latest attempt of each unit; `steps` the tasks not proved ended, in order of
+    placement. `touched` are ids of workloads whose row changed since somebody last cleared it: no
+    part of the digest, and nothing decides from it.
+    """
+
+    sequence: int = 0
+    declared: Declared = field(default_factory=Declared)
+    nodes: NodeTable = field(default_factory=NodeTable)
+    workloads: dict[WorkloadId, WorkloadRow] = field(default_factory=dict)
+    attempts: dict[AttemptId, AttemptRow] = field(default_factory=dict)
+    steps: dict[StepId, TaskRow] = field(default_factory=dict)
+    waiting: Waiting = field(default_factory=Waiting)
+    backing_off: Timeline = field(default_factory=Timeline)
+    time_limits: Timeline = field(default_factory=Timeline)
+    deadlines: Timeline = field(default_factory=Timeline)
+    unsettled: dict[WorkloadId, None] = field(default_factory=dict)
+    unfinished_by_project: dict[str, dict[WorkloadId, None]] = field(default_factory=dict)
+    held_by_project: dict[str, Held] = field(default_factory=dict)
+    ports_held: dict[int, AttemptId] = field(default_factory=dict)
+    finished: deque[WorkloadId] = field(default_factory=deque)
+    touched: dict[WorkloadId, None] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of everything folded; equal logs give equal digests in any process.
+
+        Cost: O(state); for checks, not for every cycle.
+        """
+        return digest_of(
+            {
+                "sequence": self.sequence,
+                "declared": self.declared,
+                "nodes": [self.nodes.names, self.nodes.rows, self.nodes.columns.tolist()],
+                "workloads": self.workloads,
+                "attempts": self.attempts,
+                "steps": list(self.steps),
+                "waiting": {demand: list(line) for demand, line in self.waiting.lines.items()},
+                "due": [self.backing_off.entries, self.time_limits.entries, self.deadlines.entries],
+                "unsettled": list(self.unsettled),
+                "held": self.held_by_project,
+                "ports": self.ports_held,
+                "finished": list(self.finished),
+            }
+        )
+
+    def site_of_node(self, node: NodeId) -> Site | None:
+        """Return the declared site of a node."""
+        return self.declared.site_of(self.zone_of_node(node))
+
+    def zone_of_node(self, node: NodeId) -> str:
+        """Return the name of a node's zone, empty while its pool is not declared."""
+        row = self.nodes.row(node)
+        pool = self.declared.pools.get(row.pool) if row is not None else None
+        return pool.zone if pool is not None else ""
+
+    def latest_attempt(self, unit: UnitRow) -> AttemptRow | None:
+        """Return the latest attempt of a unit, None before its first."""
+        return self.attempts.get(unit.attempt) if unit.attempt is not None else None
+
+    def live_attempts(self, row: WorkloadRow) -> list[AttemptRow]:
+        """Return the attempts of a workload that still hold something, by unit."""
+        found = (self.latest_attempt(unit) for unit in row.units)
+        return [attempt for attempt in found if attempt is not None and attempt.is_live]
+
+
+def empty_state() -> State:
+    """Return the state before the first event."""
+    return State()
+
+
+def live_steps(state: State) -> Sequence[tuple[StepId, NodeId]]:
+    """Return every task not proved ended with its node, in order of placement."""
+    return [(task.step, task.node) for task in state.steps.values()]
+
+
+def next_due_ns(state: State) -> int | None:
+    """Return the next time at which deciding again can matter though no event came."""
+    times = (state.backing_off.next_ns, state.time_limits.next_ns, state.deadlines.next_ns)
+    return min((at_ns for at_ns in times if at_ns is not None), default=None)
+
+
+def ticket_of(row: WorkloadRow, unit: UnitRow) -> Ticket:
+    """Return a unit's place in its line."""
+    submission = row.submission
+    return Ticket(submission.submitted_at_ns, submission.id, unit.unit)
+
+
+def back_off_of(row: WorkloadRow, unit: UnitRow) -> Due:
+    """Return the entry of a unit that waits for a time."""
+    return Due(unit.not_before_ns, row.submission.id, unit.unit)

@@ -1,0 +1,150 @@
+"""Rows as others read them: workload and node views, and the steps engines are asked to start.
+
+Derives, never decides; the reasons why something waits are the work of `explain`.
+"""
+
+from moulin.domain.errors import NotFound
+from moulin.domain.ids import AttemptId, WorkloadId
+from moulin.domain.plan import StartStep
+from moulin.domain.views import NodeView, TaskView, UnitView, WorkloadView
+from moulin.domain.workload import Resources, TaskTemplate
+from moulin.scheduler.nodes import Column
+from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow
+from moulin.scheduler.state import State
+
+WAITING = "waiting"
+
+
+def workload_view(state: State, workload: WorkloadId) -> WorkloadView:
+    """Return a workload's current row.
+
+    Raises `NotFound` for an unknown id, and for one that ended so long ago that only the store
+    still has it.
+    """
+    row = state.workloads.get(workload)
+    if row is None:
+        raise NotFound(f"read workload {workload}", hint="list workloads to see their ids")
+    submission = row.submission
+    return WorkloadView(
+        id=submission.id,
+        kind=submission.spec.kind.value,
+        name=submission.spec.name,
+        organisation=submission.organisation,
+        project=submission.project,
+        state=row.state.value,
+        spec=submission.spec,
+        submitted_by=submission.submitted_by,
+        submitted_at_ns=submission.submitted_at_ns,
+        started_at_ns=row.started_at_ns,
+        ended_at_ns=row.ended_at_ns,
+        reasons=row.reasons,
+        units=tuple(_unit_view(state, unit) for unit in row.units if not unit.is_retired),
+        reserved_neur=row.reserved_neur,
+        spent_neur=row.spent_neur,
+        sequence=row.sequence,
+    )
+
+
+def node_views(state: State) -> tuple[NodeView, ...]:
+    """Return every node with what is held on it, by name."""
+    return tuple(_node_view(state, position) for position in range(len(state.nodes)))
+
+
+def start_step(state: State, attempt: AttemptId, rank: int) -> StartStep:
+    """Return all an engine needs to start one task of a live attempt.
+
+    A gang gets the address and port of its rendezvous in `env`, except where the task sets its
+    own. An endpoint without a task of its own gets an empty command; its runtime is filled in by
+    whoever knows runtimes. Raises `NotFound` when the attempt is not live or has no such rank.
+    """
+    found = state.attempts.get(attempt)
+    if found is None or not found.is_live or not 0 <= rank < len(found.tasks):
+        raise NotFound(f"start task {rank} of attempt {attempt}", hint="the attempt has ended")
+    row = state.workloads[WorkloadId(found.workload)]
+    submission, task = row.submission, found.tasks[rank]
+    template = submission.spec.task or TaskTemplate(command=())
+    return StartStep(
+        step=task.step,
+        attempt=attempt,
+        workload=submission.id,
+        organisation=submission.organisation,
+        project=submission.project,
+        unit=found.unit,
+        generation=found.generation,
+        rank=rank,
+        nodes=tuple(each.node for each in found.tasks),
+        devices=task.devices,
+        resources=_resources(submission.spec.resources, task),
+        task=template,
+        endpoint=submission.spec.endpoint,
+        env={
+            name: value
+            for name, value in _rendezvous(state, found).items()
+            if name not in template.env
+        },
+        stop_grace_s=submission.spec.stop_grace_s,
+    )
+
+
+def _resources(asked: Resources, task: TaskRow) -> Resources:
+    return Resources(
+        cpu_milli=task.cpu_milli,
+        memory_bytes=task.memory_bytes,
+        accelerator_class=asked.accelerator_class,
+        accelerators=len(task.devices),
+    )
+
+
+def _rendezvous(state: State, attempt: AttemptRow) -> dict[str, str]:
+    master = state.nodes.row(attempt.tasks[0].node)
+    if not attempt.port or master is None:
+        return {}
+    return {"MASTER_ADDR": master.capacity.address, "MASTER_PORT": str(attempt.port)}
+
+
+def _unit_view(state: State, unit: UnitRow) -> UnitView:
+    attempt = state.latest_attempt(unit)
+    if attempt is None:
+        return UnitView(unit=unit.unit, generation=unit.generation, state=WAITING)
+    return UnitView(
+        unit=unit.unit,
+        generation=unit.generation,
+        state=WAITING if unit.is_waiting else attempt.state.value,
+        attempt=attempt.id,
+        tasks=tuple(_task_view(state, task) for task in attempt.tasks),
+    )
+
+
+def _task_view(state: State, task: TaskRow) -> TaskView:
+    return TaskView(
+        rank=task.rank,
+        step=task.step,
+        node=task.node,
+        zone=state.zone_of_node(task.node),
+        devices=task.devices,
+        phase=task.phase.value if task.phase is not None else "",
+        exit_code=task.exit_code,
+        is_ready=task.is_ready,
+    )
+
+
+def _node_view(state: State, position: int) -> NodeView:
+    node = state.nodes.rows[position]
+    column = state.nodes.columns[:, position]
+    pool = state.declared.pools.get(node.pool)
+    capacity = node.capacity
+    return NodeView(
+        node=capacity.node,
+        pool=node.pool,
+        zone=pool.zone if pool else "",
+        engine=pool.engine if pool else "",
+        machine_class=capacity.machine_class,
+        cpu_milli=capacity.cpu_milli,
+        cpu_milli_held=capacity.cpu_milli - int(column[Column.CPU_FREE]),
+        memory_bytes=capacity.memory_bytes,
+        memory_bytes_held=capacity.memory_bytes - int(column[Column.MEMORY_FREE]),
+        accelerators=capacity.accelerators,
+        accelerators_held=capacity.accelerators - int(column[Column.DEVICES_FREE]),
+        is_reachable=node.is_reachable and node.is_present,
+        cpu_ids=capacity.cpu_ids,
+    )

@@ -1,0 +1,65 @@
+"""Puts the control API together: routes, problem documents, the outermost ring, the description.
+
+Nothing is decided here; `services` is everything the routes may touch.
+"""
+
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI
+
+from moulin.api import (
+    describe,
+    events,
+    factory,
+    gateway,
+    keys,
+    models,
+    problems,
+    receipts,
+    status,
+    workloads,
+)
+from moulin.api.edge import Edge
+from moulin.api.services import ApiServices
+from moulin.api.state import make_state
+
+ROUTERS: Final[tuple[APIRouter, ...]] = (
+    status.router,
+    workloads.router,
+    events.router,
+    factory.router,
+    keys.router,
+    receipts.router,
+    models.router,
+    gateway.router,
+)
+
+
+def create_app(services: ApiServices) -> FastAPI:
+    """Return the ASGI application of the control API; `app.state.moulin` is its shared state."""
+    app = _Application(
+        title="Moulin", version=services.version, openapi_url=None, docs_url=None, redoc_url=None
+    )
+    state = make_state(services)
+    app.state.moulin = state
+    app.include_router(status.open_router)
+    for router in ROUTERS:
+        app.include_router(router, prefix=describe.PREFIX)
+    problems.install(app)
+    app.add_middleware(
+        Edge,
+        clock=services.clock,
+        ids=services.ids,
+        metrics=state.metrics,
+        body_bytes_max=services.limits.body_bytes_max,
+    )
+    return app
+
+
+class _Application(FastAPI):
+    """FastAPI with the description made by `describe`, once."""
+
+    def openapi(self) -> dict[str, Any]:
+        if not self.openapi_schema:
+            self.openapi_schema = describe.document(self, self.version)
+        return self.openapi_schema

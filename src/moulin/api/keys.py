@@ -1,0 +1,103 @@
+"""Keys of a project: issue (the secret is shown once), list, revoke."""
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from moulin.api.access import Allow, missing, require_owner
+from moulin.api.describe import described
+from moulin.api.exchange import in_thread, read_value, respond
+from moulin.api.parameters import KeyPath, ProjectPath
+from moulin.api.services import ApiServices
+from moulin.api.state import state_of
+from moulin.controlplane.commands import CreateKey, RevokeKey
+from moulin.domain.control import KeyInfo, KeyIssued, KeyPage, KeyWanted
+from moulin.domain.errors import Forbidden
+from moulin.domain.factory import ObjectKind
+from moulin.domain.ids import KeyId, OrganisationId, ProjectId, make_id
+from moulin.domain.principal import ApiKey, Principal, Role
+from moulin.identity import Action, Reach, digest, make_key, reach
+
+router = APIRouter(tags=["keys"])
+Creator = Annotated[Principal, Depends(Allow(Action.KEY_CREATE))]
+Reader = Annotated[Principal, Depends(Allow(Action.KEY_READ))]
+Revoker = Annotated[Principal, Depends(Allow(Action.KEY_REVOKE))]
+
+PROJECT_ROLES: Final = (Role.ADMIN, Role.MEMBER, Role.VIEWER, Role.INFERENCE)
+ENTROPY_DRAWS: Final = 3  # of 80 bits each
+
+
+@router.post("/projects/{project}/keys", **described(KeyIssued, body=KeyWanted, status=201))
+async def create_key(request: Request, project: ProjectPath, principal: Creator) -> Response:
+    """Issue a key; its secret is in this answer and nowhere else, ever."""
+    state = state_of(request)
+    wanted = await read_value(request, KeyWanted)
+    if wanted.role not in PROJECT_ROLES:
+        raise Forbidden(
+            f"issue a key of role {wanted.role} in a project: the role belongs to the factory",
+            hint=f"roles of a project: {', '.join(PROJECT_ROLES)}",
+        )
+    organisation = await in_thread(_organisation, state.services, principal, project)
+    services = state.services
+    secret = make_key(b"".join(services.ids.entropy().to_bytes(10) for _ in range(ENTROPY_DRAWS)))
+    now_ns = services.clock.now_ns()
+    key = ApiKey(
+        id=KeyId(make_id("key", now_ns, services.ids.entropy())),
+        name=wanted.name,
+        role=wanted.role,
+        organisation=OrganisationId(organisation),
+        project=ProjectId(project),
+        digest=digest(services.pepper, secret),
+        models=wanted.models,
+        countries=wanted.countries,
+        created_at_ns=now_ns,
+        expires_at_ns=wanted.expires_at_ns,
+    )
+    issued = await state.bridge.ask(CreateKey(principal=principal, key=key), ApiKey)
+    return respond(KeyIssued(key=info(issued), secret=secret), 201, {"cache-control": "no-store"})
+
+
+@router.get("/projects/{project}/keys", **described(KeyPage))
+async def list_keys(request: Request, project: ProjectPath, principal: Reader) -> Response:
+    """Return the project's keys, revoked ones too."""
+    found = await in_thread(state_of(request).services.store.keys, project)
+    return respond(KeyPage(items=tuple(info(key) for key in found)))
+
+
+@router.delete("/keys/{key}", **described(KeyInfo))
+async def revoke_key(request: Request, key: KeyPath, principal: Revoker) -> Response:
+    """Stop a key from working, at once here and within the snapshot's staleness at gateways."""
+    state = state_of(request)
+    found = state.services.keyring().by_id.get(key)
+    if found is None:
+        raise missing(f"key {key}")
+    require_owner(principal, Action.KEY_REVOKE, (found.project, found.organisation), f"key {key}")
+    revoked = await state.bridge.ask(RevokeKey(principal=principal, key=key), ApiKey)
+    return respond(info(revoked))
+
+
+def info(key: ApiKey) -> KeyInfo:
+    """Return what owners may see of a key."""
+    return KeyInfo(
+        id=key.id,
+        name=key.name,
+        role=key.role,
+        organisation=key.organisation,
+        project=key.project,
+        models=key.models,
+        countries=key.countries,
+        created_at_ns=key.created_at_ns,
+        expires_at_ns=key.expires_at_ns,
+        revoked_at_ns=key.revoked_at_ns,
+    )
+
+
+def _organisation(services: ApiServices, principal: Principal, project: str) -> str:
+    """Return the organisation a project belongs to; raises `NotFound`."""
+    if reach(principal.role, Action.KEY_CREATE) is Reach.PROJECT:
+        return principal.organisation
+    for declared in services.store.declared():
+        if declared.kind == ObjectKind.PROJECT and declared.name == project:
+            return declared.organisation
+    raise missing(f"project {project}")

@@ -1,0 +1,128 @@
+"""Runs the API inside the control process: one thread, one event loop, bounded connections.
+
+It bounds what a connection may hold before a request exists (header bytes, time to send them), which
+the server library leaves open. It installs no signal handlers: the supervisor stops it.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from moulin.api.state import ApiState
+
+HEADER_BYTES_MAX: Final = 32_768
+HEADER_WAIT_S: Final = 10.0
+CONNECTIONS_MAX: Final = 2_000
+BACKLOG: Final = 2_048
+KEEP_ALIVE_S: Final = 60
+STOP_WAIT_S: Final = 5
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """The library's connection with a bound on the bytes and the time before headers end."""
+
+    _header_bytes = 0
+    _header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock of the first request."""
+        super().connection_made(transport)
+        self._header_timer = self.loop.call_later(HEADER_WAIT_S, self._expire)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Give the next request its own clock and bound."""
+        super().on_message_begin()
+        self._header_bytes = 0
+        if self._header_timer is None:
+            self._header_timer = self.loop.call_later(HEADER_WAIT_S, self._expire)
+
+    def on_url(self, url: bytes) -> None:
+        """Count the target."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header."""
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Stop the clock: from here on the application has its own."""
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def _count(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > HEADER_BYTES_MAX:
+            # Raised inside the parser's callback, which turns it into a 400 and a closed connection.
+            raise ValueError("headers are too large")
+
+    def _stop_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _expire(self) -> None:
+        self._header_timer = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+class ApiServer:
+    """One running API on a bound socket; `run` blocks the calling thread until `stop`."""
+
+    def __init__(self, app: FastAPI, bound: socket.socket) -> None:
+        self._app = app
+        self._socket = bound
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                loop="uvloop",
+                http=GuardedProtocol,
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=CONNECTIONS_MAX,
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=STOP_WAIT_S,
+            )
+        )
+
+    @property
+    def is_started(self) -> bool:
+        """Whether requests are answered."""
+        return bool(self._server.started)
+
+    def run(self) -> None:
+        """Serve until `stop` is called; streams and long waits are ended first."""
+        self._server.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Ask the server to end; callable from any thread and from a signal handler."""
+        self._server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        app: Any = self.config.app
+        cast("ApiState", app.state.moulin).news.close()
+        await super().shutdown(sockets)

@@ -1,0 +1,98 @@
+"""What the API needs of the rest of Moulin, as narrow as it is used.
+
+The wiring fills this in; no route reaches for anything else.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from moulin.controlplane.commands import Answer, Command
+from moulin.domain.control import FetchStatus, FetchWanted, ModelInfo
+from moulin.domain.observation import LogChunk
+from moulin.identity import Keyring
+from moulin.ports.clock import Clock, IdSource
+from moulin.ports.store import Store
+
+
+class LogReader(Protocol):
+    """Reads the output of a task of a unit's latest attempt; called from a worker thread."""
+
+    def __call__(self, workload: str, unit: int, rank: int, cursor: int, limit: int) -> LogChunk:
+        """Return at most `limit` bytes from byte `cursor`.
+
+        Raises `NotFound` before the task started, `EngineUnavailable` when its node is away.
+        """
+        ...
+
+
+class ModelShelf(Protocol):
+    """The catalogue with what this machine has of it; called from worker threads."""
+
+    def models(self) -> Sequence[ModelInfo]:
+        """Return every entry by name."""
+        ...
+
+    def model(self, name: str) -> ModelInfo:
+        """Return one entry. Raises `UnknownName`, its hint naming the nearest."""
+        ...
+
+    def fetch(self, name: str, wanted: FetchWanted) -> FetchStatus:
+        """Start fetching in the background unless it runs or is done, and say where it is.
+
+        Raises `UnknownName` for a model, variant or source that does not exist.
+        """
+        ...
+
+
+class Evidence(Protocol):
+    """Reads what proves receipts; called from worker threads."""
+
+    def origin(self) -> str:
+        """Return the name of the shard that receipts are committed to now."""
+        ...
+
+    def public_key(self) -> bytes:
+        """Return the file that verifies checkpoints offline."""
+        ...
+
+    def receipt_file(self, receipt: str) -> bytes:
+        """Return the file `moulin receipt verify` reads.
+
+        Raises `NotFound` for no such receipt, `Conflict` before a checkpoint covers it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiLimits:
+    """What one request, or all of them, may take."""
+
+    body_bytes_max: int = 1_000_000
+    body_wait_s: float = 20.0
+    answer_wait_s: float = 30.0
+    streams_max: int = 200
+    heartbeat_s: float = 15.0
+    news_period_s: float = 0.1
+    sync_wait_s_max: int = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiServices:
+    """Everything behind the routes.
+
+    `call` is the inbox's; `keyring` returns the present keyring; `pepper` keys the digests.
+    """
+
+    call: Callable[[Command], "Future[Answer]"]
+    store: Store
+    keyring: Callable[[], Keyring]
+    logs: LogReader
+    shelf: ModelShelf
+    evidence: Evidence
+    clock: Clock
+    ids: IdSource
+    pepper: bytes = field(repr=False)
+    version: str
+    limits: ApiLimits = field(default_factory=ApiLimits)

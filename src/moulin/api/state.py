@@ -1,0 +1,40 @@
+"""What one running API shares between requests, found through the application."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from fastapi import Request
+
+from moulin.api.bridge import Bridge
+from moulin.api.metrics import Metrics
+from moulin.api.news import News
+from moulin.api.services import ApiServices
+from moulin.api.sums import UsageSums
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiState:
+    """The services and what is made from them once."""
+
+    services: ApiServices
+    bridge: Bridge
+    metrics: Metrics
+    news: News
+    sums: UsageSums
+
+
+def make_state(services: ApiServices) -> ApiState:
+    """Return the shared state of a new API."""
+    limits = services.limits
+    return ApiState(
+        services=services,
+        bridge=Bridge(services.call, limits.answer_wait_s),
+        metrics=Metrics(services.version),
+        news=News(services.store.last_sequence, limits.news_period_s),
+        sums=UsageSums(services.store),
+    )
+
+
+def state_of(request: Request) -> ApiState:
+    """Return the state of the application that serves this request."""
+    return cast("ApiState", request.app.state.moulin)

@@ -1,7 +1,7 @@
 """Every error Moulin raises on purpose, as one tree with stable codes.
 
     MoulinError                     code, message, hint, retryable, details
-    ├─ InvalidRequest        400    ├─ InvalidSpec ├─ UnknownName
+    ├─ InvalidRequest        400    ├─ InvalidSpec ├─ UnknownName ├─ BodyTooLarge 413
     ├─ Unauthenticated       401
     ├─ BudgetExceeded        402
     ├─ Forbidden             403
@@ -12,8 +12,10 @@
     ├─ EngineError           502    ├─ EngineUnavailable ├─ EngineRefused
     ├─ SourceError           502    ├─ SourceUnavailable ├─ DigestMismatch
     ├─ StoreError            503    ├─ StoreUnavailable ├─ StoreCorrupt
+    ├─ Unavailable           503    (busy, stale or cut off; trying later can succeed)
     ├─ DeadlineExceeded      504
-    └─ LocalError            500    ├─ PortInUse ├─ DataDirectoryBusy ├─ DiskFull
+    ├─ LocalError            500    ├─ PortInUse ├─ DataDirectoryBusy ├─ DiskFull
+    └─ InternalError         500    (a bug, as a caller is told of it)
     InvariantViolated(AssertionError)  a bug; never caught below the process boundary
 
 A refusal that is normal business (quota, budget, no capacity) is a value inside the core
@@ -62,6 +64,13 @@ class UnknownName(InvalidRequest):
     """A name refers to no model, machine class, zone or project; the hint names the nearest."""
 
     code = "unknown_name"
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body is larger than the stated limit; it was not read to its end."""
+
+    code = "body_too_large"
+    http_status = 413
 
 
 class Unauthenticated(MoulinError):
@@ -198,6 +207,14 @@ class StoreCorrupt(StoreError):
     code = "store_corrupt"
 
 
+class Unavailable(MoulinError):
+    """This part of Moulin cannot serve just now; `details["retry_after_s"]` says when to return."""
+
+    code = "unavailable"
+    http_status = 503
+    retryable = True
+
+
 class DeadlineExceeded(MoulinError):
     """The answer did not come in the time allowed."""
 
@@ -229,6 +246,12 @@ class DiskFull(LocalError):
 
     code = "disk_full"
     http_status = 507
+
+
+class InternalError(MoulinError):
+    """A bug stopped the answer; the operator's log has the place under the request's id."""
+
+    code = "internal_error"
 
 
 class InvariantViolated(AssertionError):

@@ -78,7 +78,8 @@ def wait_until(is_true: Callable[[], bool], pause: Callable[[], None] | None = N
 
 
 class Bench(Protocol):
-    engine: Engine
+    @property
+    def engine(self) -> Engine: ...
 
     def program(
         self, *, seconds: float = 0.0, exit_code: int = 0, ignores_term: bool = False

@@ -133,27 +133,28 @@ def test_capacity_keeps_its_order(bench):
 
 
 def test_steps_lists_what_is_owned_until_it_ends(bench):
-    assert isinstance(bench.engine, ListsSteps)
+    owner = bench.engine
+    assert isinstance(owner, ListsSteps)
     steps = [make_step(name, bench.program(seconds=1000)) for name in "ba"]
     for step in steps:
         bench.engine.start(step)
-    bench.renew()
-    assert bench.engine.steps() == (steps[1].step, steps[0].step)
+    assert owner.steps() == (steps[1].step, steps[0].step)
     for step in steps:
         bench.engine.stop(step.step, 0)
         wait_for(bench, step.step, TaskPhase.EXITED)
-    assert bench.engine.steps() == ()
+    assert owner.steps() == ()
 
 
 def test_forgetting_waits_for_the_end(bench):
-    assert isinstance(bench.engine, Forgets)
+    owner = bench.engine
+    assert isinstance(owner, Forgets)
     step = make_step("a", bench.program(seconds=1000))
     bench.engine.start(step)
     with pytest.raises(InUse):
-        bench.engine.forget(step.step)
+        owner.forget(step.step)
     bench.engine.stop(step.step, 0)
     wait_for(bench, step.step, TaskPhase.EXITED)
-    bench.engine.forget(step.step)
+    owner.forget(step.step)
     assert phase(bench, step.step) is TaskPhase.ABSENT
     with pytest.raises(NotFound):
         bench.engine.logs(step.step, 0, 100)

@@ -202,7 +202,7 @@ def test_a_changed_boot_id_is_evidence_of_an_end(bench: LocalBench):
 def test_an_engine_that_died_before_its_shim_ran_can_start_again(bench, tmp_path):
     step = make_step("a", bench.program(exit_code=6))
     files = step_files(tmp_path / "spool", step.step)
-    os.makedirs(files.directory)
+    Path(files.directory).mkdir(parents=True)
     Path(files.spec).write_bytes(b"argv\0half")
     assert phase(bench, step.step) is TaskPhase.ABSENT
     bench.engine.start(step)
@@ -213,9 +213,10 @@ def test_an_engine_that_died_before_its_shim_ran_can_start_again(bench, tmp_path
 def test_a_start_under_way_elsewhere_is_not_called_absent(bench, tmp_path):
     step = make_step("a", bench.program())
     files = step_files(tmp_path / "spool", step.step)
-    os.makedirs(files.directory)
+    Path(files.directory).mkdir(parents=True)
     holder = subprocess.Popen(["flock", files.directory, "sh", "-c", "echo held; read line"],
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
     assert phase(bench, step.step) is TaskPhase.STARTING
     holder.communicate(b"\n")

@@ -47,6 +47,8 @@ def refuse_what_cannot_run(step: StartStep, nodes: Sequence[NodeCapacity]) -> No
     texts = (*step.task.command, step.task.setup, *step.task.env, *step.task.env.values())
     if any("\0" in text for text in texts):
         raise _refusal(step, "a command or variable holds a NUL byte", "remove it")
+    if any(not name or "=" in name for name in step.task.env):
+        raise _refusal(step, "the name of a variable is empty or holds '='", "rename it")
 
 
 def specification(

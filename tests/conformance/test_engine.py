@@ -133,11 +133,12 @@ def test_capacity_keeps_its_order(bench):
 
 
 def test_steps_lists_what_is_owned_until_it_ends(bench):
-    owner = bench.engine
-    assert isinstance(owner, ListsSteps)
     steps = [make_step(name, bench.program(seconds=1000)) for name in "ba"]
     for step in steps:
         bench.engine.start(step)
+    bench.renew()
+    owner = bench.engine
+    assert isinstance(owner, ListsSteps)
     assert owner.steps() == (steps[1].step, steps[0].step)
     for step in steps:
         bench.engine.stop(step.step, 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 from moulin.domain.observation import TaskPhase
 from moulin.domain.workload import TaskTemplate
 from moulin.engines.local import LocalEngine
+from moulin.engines.local.shim import descendants as children
 from moulin.engines.local.spool import step_files
 from tests.conformance.engine_bench import (
     LocalBench,
@@ -235,3 +236,28 @@ def test_a_spool_that_cannot_be_read_proves_nothing(bench, tmp_path):
     away.rename(spool)
     assert {found.phase for found in seen} == {TaskPhase.UNREACHABLE}
     assert phase(bench, running.step) is TaskPhase.RUNNING
+
+
+def test_a_damaged_record_proves_nothing_and_hides_nothing_else(bench, tmp_path):
+    damaged, sound = (make_step(name, bench.program(exit_code=3)) for name in "ab")
+    for step in (damaged, sound):
+        bench.engine.start(step)
+        wait_for(bench, step.step, TaskPhase.EXITED)
+    Path(step_files(tmp_path / "spool", damaged.step).exit).write_bytes(b"phase exi")
+    bench.renew()
+    seen = bench.engine.observe([damaged.step, sound.step])
+    assert [found.phase for found in seen] == [TaskPhase.UNREACHABLE, TaskPhase.EXITED]
+
+
+def test_a_full_disk_delays_the_record_of_an_end_but_does_not_lose_it(bench, tmp_path):
+    """A directory in the way of the temporary file stands for a disk without room."""
+    gate = tmp_path / "gate"
+    step = make_step("a", shell(f"while [ ! -e {gate} ]; do sleep 0.01; done; exit 8"))
+    claim = bench.engine.start(step)
+    obstacle = Path(step_files(tmp_path / "spool", step.step).exit + f".{claim.pid}")
+    obstacle.mkdir()
+    gate.touch()
+    wait_until(lambda: not [pid for pid in children(claim.pid) if is_alive(pid)])
+    assert phase(bench, step.step) is TaskPhase.RUNNING
+    obstacle.rmdir()
+    assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 8

@@ -108,9 +108,9 @@ class LocalEngine:
             if known is None:
                 refuse_what_cannot_run(step, self._nodes)
                 known = self._start_fresh(step, files)
-        except OSError as cause:
+        except (OSError, KeyError, ValueError) as cause:
             raise EngineUnavailable(
-                f"start {step.step}: the spool failed with {cause.strerror or cause}",
+                f"start {step.step}: the spool failed with {cause!r}",
                 hint=f"check the disk under {self._spool}; starting again is safe",
             ) from cause
         return known.claim
@@ -136,9 +136,9 @@ class LocalEngine:
             write_whole(files.stop, b"%d" % (grace_s * 1_000_000_000), is_durable=False)
         except EngineRefused:
             return  # fenced before
-        except OSError as cause:
+        except (OSError, KeyError, ValueError) as cause:
             raise EngineUnavailable(
-                f"stop {step}: the spool failed with {cause.strerror or cause}",
+                f"stop {step}: the spool failed with {cause!r}",
                 hint=f"check the disk under {self._spool}; stopping again is safe",
             ) from cause
         if known is not None:
@@ -271,8 +271,8 @@ class LocalEngine:
             return _without_process(step, TaskPhase.ABSENT, now_ns, cause.message)
         except EngineRefused:
             return _without_process(step, TaskPhase.ABSENT, now_ns, "stopped before it started")
-        except OSError as cause:
-            words = f"the spool cannot be read: {cause.strerror or cause}"
+        except (OSError, KeyError, ValueError) as cause:
+            words = f"the spool cannot be read: {getattr(cause, 'strerror', None) or cause!r}"
             return _without_process(step, TaskPhase.UNREACHABLE, now_ns, words)
 
     def _observe_unstarted(self, step: StepId, files: StepFiles, now_ns: int) -> Observation:

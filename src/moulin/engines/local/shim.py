@@ -255,6 +255,8 @@ class Owner:
             if told is not None and told.si_signo not in (signal.SIGCHLD, signal.SIGUSR1):
                 self.begin_stop(int(self.spec[b"grace_ns"][0]) / 1e9, b"shim was asked to end")
         self.read_group()
+        # The group is removed before the record is written: no reader may see time run backwards.
+        self.publish()
 
     def obey_stop(self) -> None:
         """Follow the `stop` request on disk, which outlives the engine that wrote it."""

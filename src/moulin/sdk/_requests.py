@@ -1,0 +1,244 @@
+"""Every request of the control API, built as a value; the resources of both clients call these."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+from urllib.parse import quote
+
+from moulin.domain.control import (
+    Applied,
+    ApplyWanted,
+    CheckpointInfo,
+    DeclaredWanted,
+    Explanation,
+    FactoryPage,
+    FactoryStatus,
+    FetchStatus,
+    FetchWanted,
+    IntervalPage,
+    KeyInfo,
+    KeyIssued,
+    KeyPage,
+    KeyWanted,
+    ModelInfo,
+    ModelPage,
+    NodePage,
+    ReceiptPage,
+    ScaleWanted,
+    Trial,
+    UsageReport,
+    WorkloadPage,
+)
+from moulin.domain.errors import InvalidRequest
+from moulin.domain.factory import DeclaredObject, kind_of
+from moulin.domain.observation import LogChunk
+from moulin.domain.views import ReceiptView, WorkloadView
+from moulin.domain.wire import encode_public
+from moulin.domain.workload import WorkloadSpec
+from moulin.sdk._core import PREFIX, Call, body_of, reading
+
+T = TypeVar("T")
+
+
+def status() -> Call[FactoryStatus]:
+    """Ask for the factory at a glance."""
+    return _get("/status", FactoryStatus)
+
+
+def submit(project: str, spec: WorkloadSpec, idempotency_key: str) -> Call[WorkloadView]:
+    """Submit a workload; an own idempotency key makes it safe to send again."""
+    key = idempotency_key or secrets.token_urlsafe(18)
+    return Call(
+        method="POST",
+        path=f"{PREFIX}/projects/{_project(project)}/workloads",
+        read=reading(WorkloadView),
+        headers={"idempotency-key": key},
+        body=body_of(spec),
+    )
+
+
+def try_out(project: str, spec: WorkloadSpec) -> Call[Trial]:
+    """Ask what a submission would meet."""
+    return _post(f"/projects/{_project(project)}/workloads/try", Trial, spec)
+
+
+def workloads(
+    project: str,
+    kind: str,
+    states: Sequence[str],
+    label: tuple[str, str] | None,
+    page: tuple[str, int],
+) -> Call[WorkloadPage]:
+    """Ask for one page of workloads; `page` is (cursor, limit)."""
+    cursor, limit = page
+    return _get(
+        "/workloads",
+        WorkloadPage,
+        project=project,
+        kind=kind,
+        state=tuple(states),
+        label="=".join(label) if label else "",
+        cursor=cursor,
+        limit=limit,
+    )
+
+
+def workload(id: str) -> Call[WorkloadView]:
+    """Ask for one workload."""
+    return _get(f"/workloads/{_segment(id)}", WorkloadView)
+
+
+def stop(id: str) -> Call[WorkloadView]:
+    """Ask for the end of a workload; once is as good as twice."""
+    return _post(f"/workloads/{_segment(id)}/stop", WorkloadView, None)
+
+
+def scale(id: str, replicas: int) -> Call[WorkloadView]:
+    """Set an endpoint's replicas; once is as good as twice."""
+    return _post(f"/workloads/{_segment(id)}/scale", WorkloadView, ScaleWanted(replicas=replicas))
+
+
+def why(id: str) -> Call[Explanation]:
+    """Ask why a workload does not run."""
+    return _get(f"/workloads/{_segment(id)}/why", Explanation)
+
+
+def logs(id: str, unit: int, rank: int, cursor: int, limit: int) -> Call[LogChunk]:
+    """Ask for output of one task from a byte on."""
+    return _get(
+        f"/workloads/{_segment(id)}/logs",
+        LogChunk,
+        unit=unit,
+        rank=rank,
+        cursor=cursor,
+        limit=limit,
+    )
+
+
+def factory() -> Call[FactoryPage]:
+    """Ask for the declared objects."""
+    return _get("/factory", FactoryPage)
+
+
+def apply(managed_by: str, objects: Sequence[DeclaredObject], *, is_dry_run: bool) -> Call[Applied]:
+    """Make the objects of one file true; once is as good as twice."""
+    wanted = ApplyWanted(
+        managed_by=managed_by,
+        objects=tuple(
+            DeclaredWanted(kind=kind_of(each), body=encode_public(each)) for each in objects
+        ),
+        is_dry_run=is_dry_run,
+    )
+    return _post("/factory/apply", Applied, wanted)
+
+
+def nodes() -> Call[NodePage]:
+    """Ask for the nodes."""
+    return _get("/nodes", NodePage)
+
+
+def intervals(node: str, start_ns: int, limit: int) -> Call[IntervalPage]:
+    """Ask for metered intervals."""
+    return _get("/intervals", IntervalPage, node=node, start_ns=start_ns, limit=limit)
+
+
+def create_key(project: str, wanted: KeyWanted) -> Call[KeyIssued]:
+    """Issue a key. Never sent twice by itself: each sending makes one."""
+    return _post(f"/projects/{_project(project)}/keys", KeyIssued, wanted, is_repeatable=False)
+
+
+def keys(project: str) -> Call[KeyPage]:
+    """Ask for a project's keys."""
+    return _get(f"/projects/{_project(project)}/keys", KeyPage)
+
+
+def revoke_key(id: str) -> Call[KeyInfo]:
+    """Revoke a key; once is as good as twice."""
+    return Call(method="DELETE", path=f"{PREFIX}/keys/{_segment(id)}", read=reading(KeyInfo))
+
+
+def receipts(project: str, workload: str, cursor: str, limit: int) -> Call[ReceiptPage]:
+    """Ask for one page of receipts."""
+    return _get(
+        "/receipts", ReceiptPage, project=project, workload=workload, cursor=cursor, limit=limit
+    )
+
+
+def receipt(id: str) -> Call[ReceiptView]:
+    """Ask for one receipt."""
+    return _get(f"/receipts/{_segment(id)}", ReceiptView)
+
+
+def receipt_file(id: str) -> Call[bytes]:
+    """Ask for the file that verifies offline."""
+    return Call(
+        method="GET", path=f"{PREFIX}/receipts/{_segment(id)}/file", read=lambda answer: answer.body
+    )
+
+
+def checkpoint(origin: str) -> Call[CheckpointInfo]:
+    """Ask for the newest signed tree head."""
+    return _get("/evidence/checkpoint", CheckpointInfo, origin=origin)
+
+
+def public_key() -> Call[bytes]:
+    """Ask for the public key of the evidence."""
+    return Call(method="GET", path=f"{PREFIX}/evidence/public-key", read=lambda answer: answer.body)
+
+
+def usage(project: str) -> Call[UsageReport]:
+    """Ask for sums of usage."""
+    return _get("/usage", UsageReport, project=project)
+
+
+def models() -> Call[ModelPage]:
+    """Ask for the catalogue."""
+    return _get("/models", ModelPage)
+
+
+def model(name: str) -> Call[ModelInfo]:
+    """Ask for one model with how far its fetch is."""
+    return _get(f"/models/{_segment(name)}", ModelInfo)
+
+
+def fetch_model(name: str, variant: str, source: str) -> Call[FetchStatus]:
+    """Start a fetch unless it runs or is done; once is as good as twice."""
+    return _post(
+        f"/models/{_segment(name)}/fetch", FetchStatus, FetchWanted(variant=variant, source=source)
+    )
+
+
+def event_parameters(after: int, project: str, *, is_following: bool) -> Mapping[str, str]:
+    """Return the parameters of the event stream."""
+    found = {"after": str(after), "follow": "true" if is_following else "false"}
+    return {**found, "project": project} if project else found
+
+
+def _get(path: str, answer: type[T], /, **parameters: str | int | tuple[str, ...]) -> Call[T]:
+    wanted = {name: value for name, value in parameters.items() if value not in ("", ())}
+    return Call(method="GET", path=PREFIX + path, read=reading(answer), parameters=wanted)
+
+
+def _post(path: str, kind: type[T], value: object, *, is_repeatable: bool = True) -> Call[T]:
+    return Call(
+        method="POST",
+        path=PREFIX + path,
+        read=reading(kind),
+        body=b"" if value is None else body_of(value),
+        is_repeatable=is_repeatable,
+    )
+
+
+def _segment(name: str) -> str:
+    """Return a name as one segment of a path, whatever is in it."""
+    if name in ("", ".", ".."):
+        raise InvalidRequest(f"use {name!r} as a name: it names nothing")
+    return quote(name, safe="")
+
+
+def _project(name: str) -> str:
+    if not name:
+        raise InvalidRequest(
+            "name the project: none is given", hint="pass project=…, or set MOULIN_PROJECT"
+        )
+    return _segment(name)

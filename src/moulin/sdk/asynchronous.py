@@ -1,0 +1,413 @@
+"""The client for asyncio: the same methods as `synchronous`, awaited (a test compares them)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import httpx
+
+from moulin.domain.control import (
+    Applied,
+    CheckpointInfo,
+    Explanation,
+    FactoryPage,
+    FactoryStatus,
+    FetchStatus,
+    IntervalPage,
+    KeyInfo,
+    KeyIssued,
+    KeyPage,
+    KeyWanted,
+    ModelInfo,
+    ModelPage,
+    NodePage,
+    ReceiptPage,
+    Trial,
+    UsageReport,
+    WorkloadPage,
+)
+from moulin.domain.errors import MoulinError
+from moulin.domain.events import Event
+from moulin.domain.factory import DeclaredObject
+from moulin.domain.observation import LogChunk
+from moulin.domain.views import ReceiptView, WorkloadView
+from moulin.domain.workload import EndpointSpec, Resources, Where, WorkloadKind, WorkloadSpec
+from moulin.sdk import _requests as requests
+from moulin.sdk import _scripts as scripts
+from moulin.sdk._core import (
+    PREFIX,
+    Answer,
+    Call,
+    error_of,
+    finish,
+    unreachable,
+    wait_before_repeat,
+)
+from moulin.sdk._stream import EventReader
+from moulin.sdk._transport import STREAM_TIMEOUT, arguments, headers_of, query
+from moulin.sdk.credentials import Credentials, find_credentials
+
+T = TypeVar("T")
+
+
+class AsyncMoulin:
+    """A connection to a control plane; for one event loop; close it or use `async with`.
+
+    Without arguments the environment and the credentials file say where and who.
+    Every method raises the errors of `moulin.domain.errors`.
+    """
+
+    def __init__(
+        self,
+        *,
+        control_url: str = "",
+        api_key: str = "",
+        project: str = "",
+        credentials: Credentials | str | Path = "",
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.credentials = (
+            credentials
+            if isinstance(credentials, Credentials)
+            else find_credentials(
+                control_url=control_url, api_key=api_key, project=project, file=credentials
+            )
+        )
+        self._client = httpx.AsyncClient(transport=transport, **arguments(self.credentials))
+        self.workloads = Workloads(self)
+        self.endpoints = Endpoints(self)
+        self.models = Models(self)
+        self.keys = Keys(self)
+        self.factory = Factory(self)
+        self.receipts = Receipts(self)
+
+    async def status(self) -> FactoryStatus:
+        """Return the factory at a glance."""
+        return await self.send(requests.status())
+
+    async def usage(self, project: str = "") -> UsageReport:
+        """Return exact sums per workload, of one project or of all you may see."""
+        return await self.send(requests.usage(project))
+
+    async def events(
+        self, *, after: int = 0, project: str = "", is_following: bool = True
+    ) -> AsyncIterator[Event]:
+        """Yield events of the log after a sequence, in order; reconnects without a gap.
+
+        Goes on for ever while `is_following`, else ends at the log's present end.
+        """
+        reader = EventReader(after)
+        attempt = 0
+        while True:
+            seen = reader.after
+            try:
+                async for found in self._read_stream(reader, project, is_following=is_following):
+                    yield found
+            except httpx.TransportError as error:
+                attempt = 1 if reader.after > seen else attempt + 1
+                wait_s = wait_before_repeat(requests.status(), attempt, None)
+                if wait_s is None:
+                    raise self._unreachable(error) from error
+                await asyncio.sleep(wait_s)
+            else:
+                if not is_following:
+                    return
+
+    async def send(self, call: Call[T]) -> T:
+        """Send one request, again where that is safe and can help, and return its answer."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                answer = await self._send_once(call)
+            except httpx.TransportError as error:
+                wait_s = wait_before_repeat(call, attempt, None)
+                if wait_s is None:
+                    raise self._unreachable(error) from error
+            else:
+                wait_s = wait_before_repeat(call, attempt, answer)
+                if wait_s is None:
+                    return finish(call, answer)
+            await asyncio.sleep(wait_s)
+
+    async def run(self, script: scripts.Script) -> AsyncIterator[Any]:
+        """Run a script of requests and yield what it gives."""
+        result: object = None
+        error: MoulinError | None = None
+        while True:
+            try:
+                step = script.send(result) if error is None else script.throw(error)
+            except StopIteration:
+                return
+            result, error = None, None
+            if isinstance(step, Call):
+                try:
+                    result = await self.send(step)
+                except MoulinError as raised:
+                    error = raised
+            elif isinstance(step, scripts.Pause):
+                await asyncio.sleep(step.wait_s)
+            else:
+                yield step.value
+
+    async def run_whole(self, script: scripts.Script) -> Any:
+        """Run a script to its end and return the last thing it gave."""
+        given: Any = None
+        async for each in self.run(script):
+            given = each
+        return given
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _send_once(self, call: Call[Any]) -> Answer:
+        found = await self._client.request(
+            call.method,
+            call.path,
+            params=query(call),
+            headers=headers_of(call),
+            content=call.body or None,
+        )
+        return Answer(status=found.status_code, headers=found.headers, body=found.content)
+
+    async def _read_stream(
+        self, reader: EventReader, project: str, *, is_following: bool
+    ) -> AsyncIterator[Event]:
+        parameters = requests.event_parameters(reader.after, project, is_following=is_following)
+        async with self._client.stream(
+            "GET", f"{PREFIX}/events", params=parameters, timeout=STREAM_TIMEOUT
+        ) as found:
+            if found.status_code != 200:
+                body = await found.aread()
+                raise error_of(Answer(status=found.status_code, headers=found.headers, body=body))
+            async for line in found.aiter_lines():
+                for event in reader.feed(line):
+                    yield event
+
+    def _unreachable(self, error: httpx.TransportError) -> MoulinError:
+        return unreachable(self.credentials.control_url, type(error).__name__)
+
+
+class _Resource:
+    def __init__(self, client: AsyncMoulin) -> None:
+        self._client = client
+
+    def _project(self, project: str) -> str:
+        return project or self._client.credentials.project
+
+
+class Workloads(_Resource):
+    """Jobs, endpoints, leases and sessions."""
+
+    async def submit(
+        self, spec: WorkloadSpec, *, project: str = "", idempotency_key: str = ""
+    ) -> WorkloadView:
+        """Submit a workload; durable when this returns, once however often it is sent."""
+        return await self._client.send(
+            requests.submit(self._project(project), spec, idempotency_key)
+        )
+
+    async def try_out(self, spec: WorkloadSpec, *, project: str = "") -> Trial:
+        """Return where and when it would start, and what it would cost."""
+        return await self._client.send(requests.try_out(self._project(project), spec))
+
+    async def get(self, id: str) -> WorkloadView:
+        """Return one workload."""
+        return await self._client.send(requests.workload(id))
+
+    async def page(
+        self,
+        *,
+        project: str = "",
+        kind: str = "",
+        states: Sequence[str] = (),
+        label: tuple[str, str] | None = None,
+        cursor: str = "",
+        limit: int = 100,
+    ) -> WorkloadPage:
+        """Return one page, newest first; its `next` is the cursor of the following one."""
+        return await self._client.send(
+            requests.workloads(project, kind, states, label, (cursor, limit))
+        )
+
+    async def every(
+        self, *, project: str = "", kind: str = "", states: Sequence[str] = (), limit: int = 0
+    ) -> AsyncIterator[WorkloadView]:
+        """Yield workloads, newest first, reading pages as needed; `limit` 0 means all."""
+        async for found in self._client.run(
+            scripts.every_workload(project, kind, tuple(states), limit)
+        ):
+            yield found
+
+    async def stop(self, id: str) -> WorkloadView:
+        """Ask for the end of a workload."""
+        return await self._client.send(requests.stop(id))
+
+    async def why(self, id: str) -> Explanation:
+        """Return why it does not run, or not more of it."""
+        return await self._client.send(requests.why(id))
+
+    async def logs(
+        self, id: str, *, unit: int = 0, rank: int = 0, cursor: int = 0, limit: int = 65536
+    ) -> LogChunk:
+        """Return output of one task from byte `cursor`."""
+        return await self._client.send(requests.logs(id, unit, rank, cursor, limit))
+
+    async def follow(self, id: str, *, unit: int = 0, rank: int = 0) -> AsyncIterator[bytes]:
+        """Yield output of one task as it comes, until it ends."""
+        async for found in self._client.run(scripts.follow_logs(id, unit, rank)):
+            yield found
+
+    async def wait(self, id: str, *, timeout_s: float = 0.0) -> WorkloadView:
+        """Return the workload once its state is final; 0 waits for ever."""
+        found = await self._client.run_whole(scripts.wait_for_end(id, timeout_s))
+        return cast("WorkloadView", found)
+
+
+class Endpoints(_Resource):
+    """Models behind an address."""
+
+    async def deploy(
+        self,
+        name: str,
+        endpoint: EndpointSpec,
+        *,
+        resources: Resources | None = None,
+        where: Where | None = None,
+        project: str = "",
+        idempotency_key: str = "",
+    ) -> WorkloadView:
+        """Submit an endpoint that serves `endpoint.model`."""
+        spec = WorkloadSpec(
+            kind=WorkloadKind.ENDPOINT,
+            name=name,
+            endpoint=endpoint,
+            resources=resources or Resources(),
+            where=where or Where(),
+        )
+        return await self._client.workloads.submit(
+            spec, project=project, idempotency_key=idempotency_key
+        )
+
+    async def every(
+        self, *, project: str = "", states: Sequence[str] = ()
+    ) -> AsyncIterator[WorkloadView]:
+        """Yield endpoints, newest first."""
+        async for found in self._client.workloads.every(
+            project=project, kind=WorkloadKind.ENDPOINT.value, states=states
+        ):
+            yield found
+
+    async def scale(self, id: str, replicas: int) -> WorkloadView:
+        """Set the number of replicas."""
+        return await self._client.send(requests.scale(id, replicas))
+
+    async def wait(self, id: str, *, timeout_s: float = 0.0) -> WorkloadView:
+        """Return the endpoint once a replica is ready or the endpoint has ended."""
+        found = await self._client.run_whole(scripts.wait_until_ready(id, timeout_s))
+        return cast("WorkloadView", found)
+
+
+class Models(_Resource):
+    """The catalogue."""
+
+    async def list(self) -> ModelPage:
+        """Return every entry with what is here of it."""
+        return await self._client.send(requests.models())
+
+    async def get(self, name: str) -> ModelInfo:
+        """Return one entry."""
+        return await self._client.send(requests.model(name))
+
+    async def start_fetch(
+        self, name: str, *, variant: str = "", source: str = "any"
+    ) -> FetchStatus:
+        """Start fetching unless it runs or is done."""
+        return await self._client.send(requests.fetch_model(name, variant, source))
+
+    async def fetch(
+        self, name: str, *, variant: str = "", source: str = "any", timeout_s: float = 0.0
+    ) -> AsyncIterator[FetchStatus]:
+        """Fetch and yield the progress; the last value is `ready`."""
+        async for found in self._client.run(scripts.fetch_model(name, variant, source, timeout_s)):
+            yield found
+
+
+class Keys(_Resource):
+    """Keys of a project."""
+
+    async def create(self, wanted: KeyWanted, *, project: str = "") -> KeyIssued:
+        """Issue a key; its secret is in the answer and nowhere else."""
+        return await self._client.send(requests.create_key(self._project(project), wanted))
+
+    async def list(self, *, project: str = "") -> KeyPage:
+        """Return the keys, revoked ones too."""
+        return await self._client.send(requests.keys(self._project(project)))
+
+    async def revoke(self, id: str) -> KeyInfo:
+        """Stop a key from working."""
+        return await self._client.send(requests.revoke_key(id))
+
+
+class Factory(_Resource):
+    """What the operator declared, and the machines."""
+
+    async def get(self) -> FactoryPage:
+        """Return the declared objects you may see."""
+        return await self._client.send(requests.factory())
+
+    async def apply(
+        self, managed_by: str, objects: Sequence[DeclaredObject], *, is_dry_run: bool = False
+    ) -> Applied:
+        """Make the objects of one file true, or say what that would change."""
+        return await self._client.send(requests.apply(managed_by, objects, is_dry_run=is_dry_run))
+
+    async def nodes(self) -> NodePage:
+        """Return the nodes with what is held on them."""
+        return await self._client.send(requests.nodes())
+
+    async def intervals(
+        self, *, node: str = "", start_ns: int = 0, limit: int = 1000
+    ) -> IntervalPage:
+        """Return where each node's reading went."""
+        return await self._client.send(requests.intervals(node, start_ns, limit))
+
+
+class Receipts(_Resource):
+    """Receipts and what proves them."""
+
+    async def page(
+        self, *, project: str = "", workload: str = "", cursor: str = "", limit: int = 100
+    ) -> ReceiptPage:
+        """Return one page in order of issue."""
+        return await self._client.send(requests.receipts(project, workload, cursor, limit))
+
+    async def get(self, id: str) -> ReceiptView:
+        """Return one receipt."""
+        return await self._client.send(requests.receipt(id))
+
+    async def file(self, id: str) -> bytes:
+        """Return the file that verifies offline."""
+        return await self._client.send(requests.receipt_file(id))
+
+    async def checkpoint(self, *, origin: str = "") -> CheckpointInfo:
+        """Return the newest signed tree head."""
+        return await self._client.send(requests.checkpoint(origin))
+
+    async def public_key(self) -> bytes:
+        """Return the key that verifies tree heads."""
+        return await self._client.send(requests.public_key())

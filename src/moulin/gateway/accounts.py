@@ -1,0 +1,129 @@
+"""Requests waiting for money: one account per project around its escrow.
+
+It decides who is served when a grant arrives (first come) and who is refused. The arithmetic is in
+`moulin.routing.escrow`; asking the leader is `moulin.gateway.control`'s work.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from moulin.domain.errors import BudgetExceeded, MoulinError, Unavailable
+from moulin.domain.reasons import Reason, sentence
+from moulin.domain.snapshot import Grant, Want
+from moulin.gateway.limits import Limits
+from moulin.routing.escrow import Escrow
+
+REFUSAL_HOLDS_S = 0.2
+"""A refusal answers what comes right behind it, so that a flood does not become a flood upwards."""
+
+
+class Payer(Protocol):
+    """A request that needs `held_neur` before it may go on."""
+
+    held_neur: int
+
+    def funded(self) -> None:
+        """Go on: the amount is held."""
+        ...
+
+    def refused(self, error: MoulinError, reason: Reason | None) -> None:
+        """Give up: no money came."""
+        ...
+
+
+class Account:
+    """Escrow of one project and the requests that wait for more of it."""
+
+    def __init__(
+        self,
+        project: str,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        wake: Callable[[], None],
+    ) -> None:
+        self.project = project
+        self.escrow = Escrow()
+        self.used_at_s = loop.time()
+        self._limits = limits
+        self._loop = loop
+        self._wake = wake
+        self._waiting: deque[Payer] = deque()
+        self._is_wishing = False
+        self._refusal: Reason | None = None
+        self._refused_at_s = 0.0
+
+    def pay(self, payer: Payer) -> None:
+        """Hold the payer's amount now, or let it wait for escrow."""
+        self.used_at_s = self._loop.time()
+        if not self._waiting and self.escrow.hold(payer.held_neur):
+            if not self._is_wishing and self.escrow.is_running_low() and not self._refusal:
+                self._ask()
+            payer.funded()
+            return
+        if self._refusal and self.used_at_s - self._refused_at_s < REFUSAL_HOLDS_S:
+            payer.refused(_too_dear(self._refusal), self._refusal)
+            return
+        self._waiting.append(payer)
+        self._loop.call_later(self._limits.escrow_wait_s, self._expire, payer)
+        self._ask()
+
+    def forget(self, payer: Payer) -> None:
+        """Drop a request whose client went away while it waited."""
+        if payer in self._waiting:
+            self._waiting.remove(payer)
+
+    def want(self, now_ns: int) -> Want | None:
+        """Return what to ask the leader for, or None."""
+        if not self._is_wishing:
+            return None
+        self._is_wishing = False
+        needed_neur = sum(payer.held_neur for payer in self._waiting)
+        amount_neur = self.escrow.wish(needed_neur, now_ns)
+        return Want(project=self.project, amount_neur=amount_neur) if amount_neur > 0 else None
+
+    def take(self, grant: Grant) -> None:
+        """Take in a grant, serve who waits in order, and refuse the rest if the leader did."""
+        self.escrow.grant(grant.amount_neur)
+        self._refusal, self._refused_at_s = grant.refusal, self._loop.time()
+        while self._waiting and self.escrow.hold(self._waiting[0].held_neur):
+            self._waiting.popleft().funded()
+        if grant.refusal is not None:
+            while self._waiting:
+                self._waiting.popleft().refused(_too_dear(grant.refusal), grant.refusal)
+        elif self._waiting:
+            self._ask()
+
+    def ask_again(self) -> None:
+        """Repeat a wish whose call failed."""
+        if self._waiting:
+            self._ask()
+
+    def idle_escrow(self, now_s: float) -> int:
+        """Take out what a quiet project does not need, in n€."""
+        if self._waiting or now_s - self.used_at_s < self._limits.escrow_idle_s:
+            return 0
+        return self.escrow.give_back()
+
+    def _ask(self) -> None:
+        self._is_wishing = True
+        self._wake()
+
+    def _expire(self, payer: Payer) -> None:
+        if payer in self._waiting:
+            self._waiting.remove(payer)
+            payer.refused(
+                Unavailable(
+                    "reserve the cost of this request: the control plane did not answer in time",
+                    hint="try again shortly",
+                    details={"retry_after_s": 2},
+                ),
+                None,
+            )
+
+
+def _too_dear(reason: Reason) -> BudgetExceeded:
+    return BudgetExceeded(
+        sentence(reason), hint="ask for a smaller max_tokens, or have the budget raised"
+    )

@@ -1,0 +1,241 @@
+"""The gateway's line to the control plane: snapshots in, grants in, journal out, escrow back.
+
+Two loops, so that neither waits for the other: one long poll for the next snapshot, one for what is
+urgent (escrow that requests wait for) and what is due (journal lines, returns). It tolerates a
+control plane that is away, killed in the middle of a call, or restarted. Money given back is
+never offered twice: what may have reached the leader counts as returned.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+import orjson
+
+from moulin.domain.errors import MoulinError
+from moulin.domain.snapshot import SyncReply, Want
+from moulin.domain.wire import decode, encode
+from moulin.gateway.http_client import HttpClient, NotSent, Unreachable
+from moulin.gateway.journal import JournalReader
+from moulin.gateway.limits import Limits
+from moulin.gateway.service import Service
+
+SYNC_PATH: Final = "/api/v1/gateway/sync"
+SHIP_EVERY_S: Final = 0.25
+_CALL_TIMEOUT_S: Final = 10.0
+_LOG: Final = logging.getLogger(__name__)
+_BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0)
+
+
+class Superseded(Exception):
+    """Another process took over this gateway's name; this one must stop."""
+
+
+class SnapshotSink(Protocol):
+    """Where received snapshots are kept for the next start."""
+
+    def keep(self, snapshot: Any, confirmed_at_ns: int) -> None:
+        """Keep a snapshot in its wire form."""
+        ...
+
+    def confirm(self, confirmed_at_ns: int) -> None:
+        """Note that the kept snapshot was current at that time."""
+        ...
+
+
+class ControlLink:
+    """See the module. `run` ends only by cancellation or `Superseded`."""
+
+    def __init__(
+        self,
+        *,
+        service: Service,
+        url: str,
+        key: str,
+        name: str,
+        epoch: int,
+        readers: list[JournalReader],
+        sink: SnapshotSink,
+        limits: Limits,
+    ) -> None:
+        self._service = service
+        self._name = name
+        self._epoch = epoch
+        self._readers = readers
+        self._sink = sink
+        self._limits = limits
+        self._poll_client = HttpClient(url, key)
+        self._client = HttpClient(url, key)
+        self._wake = asyncio.Event()
+        self._returns: dict[str, int] = {}
+        self._was_away = False
+        service.wake_control = self._wake.set
+
+    async def run(self) -> None:
+        """Keep both loops going; raises `Superseded` when this process must stop."""
+        loops = [asyncio.ensure_future(self._poll()), asyncio.ensure_future(self._ship())]
+        try:
+            await asyncio.gather(*loops)
+        finally:
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+    async def finish(self, deadline_s: float) -> bool:
+        """Ship everything, give all escrow back, close the epoch; False when time ran out."""
+        self._collect_returns(is_last=True)
+        self._readers[-1].is_finished = True
+        with contextlib.suppress(TimeoutError, Unreachable, MoulinError, Superseded):
+            async with asyncio.timeout(deadline_s):
+                while self._readers:
+                    await self._exchange_once()
+        self._client.close()
+        self._poll_client.close()
+        return not self._readers
+
+    # -- loops --------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        failures = 0
+        while True:
+            snapshot = self._service.snapshot
+            fresh_s = 0 if snapshot is None else max(1, snapshot.staleness_max_s // 3)
+            wait_s = min(self._limits.sync_wait_s, fresh_s)
+            body = self._request(self._epoch, (), {"wait_s": wait_s})
+            try:
+                await self._call(self._poll_client, body, wait_s + _CALL_TIMEOUT_S)
+            except (Unreachable, MoulinError) as cause:
+                self._say_away(cause)
+                await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+                failures += 1
+            else:
+                failures = 0
+                if self._service.snapshot is None:
+                    await asyncio.sleep(_BACKOFF_S[-1])
+
+    async def _ship(self) -> None:
+        failures = 0
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SHIP_EVERY_S):
+                    await self._wake.wait()
+            self._wake.clear()
+            self._collect_returns(is_last=False)
+            try:
+                while await self._exchange_once():
+                    pass
+                failures = 0
+            except (Unreachable, MoulinError) as cause:
+                self._say_away(cause)
+                await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+                failures += 1
+
+    # -- calls --------------------------------------------------------------------------------
+
+    async def _exchange_once(self) -> bool:
+        """Send what there is; True when there is more to ship at once."""
+        reader = self._readers[0]
+        shipment = reader.next_shipment()
+        is_complete = reader.is_finished and shipment.is_end
+        wants = self._wants()
+        returns, self._returns = self._returns, {}
+        if not (shipment.lines or is_complete or wants or returns):
+            return False
+        body = self._request(
+            reader.epoch,
+            shipment.lines,
+            {
+                "is_epoch_complete": is_complete,
+                "wants": [encode(want) for want in wants],
+                "returns": encode(returns),
+            },
+        )
+        try:
+            reply = await self._call(self._client, body, _CALL_TIMEOUT_S)
+        except (NotSent, Unreachable, MoulinError) as cause:
+            self._after_failure(cause, wants, returns)
+            raise
+        reader.acknowledge(shipment, reply.acknowledged_sequence)
+        if is_complete and reader.acknowledged == shipment.last:
+            reader.path.unlink(missing_ok=True)
+            self._readers.pop(0)
+            return bool(self._readers)
+        return bool(shipment.lines) and not shipment.is_end
+
+    def _after_failure(
+        self, cause: Exception, wants: list[Want], returns: Mapping[str, int]
+    ) -> None:
+        """Ask again for what was wanted; offer again only what certainly was not received."""
+        if isinstance(cause, NotSent):
+            for project, amount_neur in returns.items():
+                self._service.account(project).escrow.take_again(amount_neur)
+        for want in wants:
+            self._service.account(want.project).ask_again()
+
+    async def _call(self, client: HttpClient, body: bytes, timeout_s: float) -> SyncReply:
+        sent_at_ns = self._service.now_ns()
+        status, answer = await client.post(SYNC_PATH, body, timeout_s)
+        if status == 409:
+            raise Superseded(f"another gateway named {self._name} has started")
+        if status != 200:
+            raise Unreachable(f"the control plane answered {status}")
+        try:
+            data = orjson.loads(answer)
+        except orjson.JSONDecodeError as cause:
+            raise Unreachable("the control plane answered no JSON") from cause
+        reply = decode(SyncReply, data)
+        self._take(reply, data, sent_at_ns)
+        return reply
+
+    def _take(self, reply: SyncReply, data: Any, sent_at_ns: int) -> None:
+        if self._was_away:
+            self._was_away = False
+            _LOG.warning("the control plane answers again")
+        service = self._service
+        current = service.snapshot
+        if reply.snapshot is None:
+            service.confirm(sent_at_ns)
+            self._sink.confirm(sent_at_ns)
+        elif current is None or reply.snapshot.issued_at_ns >= current.issued_at_ns:
+            if current is None or reply.snapshot.version != current.version:
+                service.apply(reply.snapshot, sent_at_ns)
+                self._sink.keep(data["snapshot"], sent_at_ns)
+            else:
+                service.confirm(sent_at_ns)
+        for grant in reply.grants:
+            service.account(grant.project).take(grant)
+
+    def _request(
+        self, records_epoch: int, lines: tuple[bytes, ...], more: Mapping[str, Any]
+    ) -> bytes:
+        """Return a `SyncRequest`; records go in as the bytes the journal holds."""
+        snapshot = self._service.snapshot
+        head = orjson.dumps(
+            {
+                "gateway": self._name,
+                "epoch": self._epoch,
+                "records_epoch": records_epoch,
+                "snapshot_version": snapshot.version if snapshot is not None else 0,
+                **more,
+            }
+        )
+        return b'%b,"records":[%b]}' % (head[:-1], b",".join(lines))
+
+    def _wants(self) -> list[Want]:
+        now_ns = self._service.now_ns()
+        wants = (account.want(now_ns) for account in self._service.accounts.values())
+        return [want for want in wants if want is not None]
+
+    def _collect_returns(self, *, is_last: bool) -> None:
+        now_s = float("inf") if is_last else self._service.loop.time()
+        for project, account in self._service.accounts.items():
+            amount_neur = account.idle_escrow(now_s)
+            if amount_neur:
+                self._returns[project] = self._returns.get(project, 0) + amount_neur
+
+    def _say_away(self, cause: Exception) -> None:
+        if not self._was_away:
+            self._was_away = True
+            _LOG.warning("the control plane is away: %s", cause)

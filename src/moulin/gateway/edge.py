@@ -1,0 +1,437 @@
+"""The client's side: strict HTTP/1.1 in, answers out, one request at a time per connection.
+
+It decides what is HTTP and what is refused before anything is looked at (conflicting lengths, bad
+chunking, too much head, too much body, too slow), and tells the exchange when its client is slow or
+gone. It never reads a body's meaning. A refused connection is closed after its answer, so that
+nothing behind a broken request is ever taken for another one.
+
+Reference: RFC 9112 sections 2.2, 3.2, 6.1 and 6.3; llhttp in its strict default refuses the rest.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+
+import httptools
+
+from moulin.domain.errors import DeadlineExceeded, InvalidRequest, MoulinError, Unavailable
+from moulin.gateway import answers
+from moulin.gateway.directory import Caller
+from moulin.gateway.exchange import Exchange
+
+if TYPE_CHECKING:
+    from moulin.gateway.service import Service
+
+_STREAM_HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
+    b"cache-control: no-cache\r\n"
+)
+_PIPELINED_BYTES_MAX: Final = 1 << 20
+
+
+class Inbound(NamedTuple):
+    """A complete request; `caller` is None only on the paths that ask for no key."""
+
+    method: bytes
+    path: bytes
+    caller: Caller | None
+    body: bytes
+    is_mistral: bool
+    keeps_alive: bool
+    is_http_10: bool
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection of a client.
+
+    `deadline_s` is when the sweep closes it. What the head of the request being read says is in
+    the attributes without underscore, where the table of headers puts it.
+    """
+
+    __slots__ = (
+        "_body", "_body_bytes", "_caller", "_head_bytes", "_headers", "_is_chunked_answer",
+        "_is_closing", "_is_deaf", "_is_head_done", "_is_in_message", "_is_paused", "_keeps_alive",
+        "_last_words", "_parser", "_pipeline", "_pipeline_bytes", "_service", "_transport", "_url",
+        "authorization", "deadline_s", "exchange", "hosts", "is_busy", "is_mistral", "length",
+        "problem", "transfer_encodings", "wants_continue",
+    )  # fmt: skip
+
+    def __init__(self, service: "Service") -> None:
+        self._service = service
+        self._parser = httptools.HttpRequestParser(self)
+        self._pipeline: deque[Inbound] = deque()
+        self._pipeline_bytes = 0
+        self._is_closing = False
+        self._is_deaf = False
+        self._is_paused = False
+        self._last_words = b""
+        self._is_chunked_answer = True
+        self._keeps_alive = True
+        self.exchange: Exchange | None = None
+        self.is_busy = False
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self.on_message_begin()
+        self._is_in_message = False
+        self.deadline_s = service.loop.time() + service.limits.head_timeout_s
+
+    # -- asyncio.Protocol ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, or turn it away when there are too many."""
+        self._transport = cast("asyncio.Transport", transport)
+        limits = self._service.limits
+        self._transport.set_write_buffer_limits(high=limits.write_buffer_bytes)
+        if len(self._service.connections) >= limits.connections_max:
+            self._transport.write(_too_many(limits.connections_max))
+            self._transport.close()
+            self._is_deaf = self._is_closing = True
+            return
+        self._service.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Free everything; a request under way is cancelled."""
+        self._is_deaf = self._is_closing = True
+        self._service.connections.discard(self)
+        self._drop_body()
+        self._pipeline.clear()
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; the callbacks below do the work."""
+        if self._is_deaf:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(InvalidRequest("switch protocols: this gateway speaks HTTP/1.1 only"), 501)
+            return
+        except httptools.HttpParserError:
+            self._refuse(InvalidRequest("read this request: it is not well-formed HTTP/1.1"))
+            return
+        if not self._is_head_done and self._is_in_message:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._service.limits.head_bytes_max:
+                self._refuse(*self._head_too_large())
+
+    def eof_received(self) -> bool:
+        """A client that stops sending is gone: half-open connections are closed."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The client does not read: stop reading from the replica, but not for ever."""
+        self._is_paused = True
+        self.deadline_s = self._service.loop.time() + self._service.limits.write_stall_s
+        if self.exchange is not None:
+            self.exchange.pause()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._is_paused = False
+        self.deadline_s = float("inf")
+        if self.exchange is not None:
+            self.exchange.resume()
+        else:
+            self._next()
+
+    # -- httptools ----------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Start a request."""
+        self._url = b""
+        self.authorization = b""
+        self._head_bytes = 0
+        self._headers = 0
+        self.hosts = 0
+        self.length = 0
+        self.transfer_encodings = 0
+        self.is_mistral = False
+        self.wants_continue = False
+        self._is_head_done = False
+        self._is_in_message = True
+        self.problem = ""
+        self._caller: Caller | None = None
+        if not self.is_busy:
+            self.deadline_s = self._service.loop.time() + self._service.limits.head_timeout_s
+
+    def on_url(self, url: bytes) -> None:
+        """Collect the target; it may come in pieces."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep what matters."""
+        self._headers += 1
+        self._head_bytes += len(name) + len(value)
+        keep = _HEADERS.get(name.lower())
+        if keep is not None:
+            keep(self, value)
+
+    def on_headers_complete(self) -> None:
+        """Judge the head before a byte of the body is kept."""
+        self._is_head_done = True
+        if self._is_deaf:
+            return
+        if (
+            self.hosts != 1
+            or self.problem
+            or self.transfer_encodings
+            or self._headers > self._service.limits.headers_max
+            or self._head_bytes > self._service.limits.head_bytes_max
+            or self.length > self._service.limits.body_bytes_max
+        ):
+            refusal = self._head_refusal()
+            if refusal is not None:
+                self._refuse(*refusal)
+                return
+        try:
+            self._caller = self._service.authorise(self._url, self.authorization)
+        except MoulinError as error:
+            self._refuse(error)
+            return
+        if not self.is_busy:
+            self.deadline_s = self._service.loop.time() + self._service.limits.body_idle_s
+        if self.wants_continue:
+            self._transport.write(answers.CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece of the body, within bounds."""
+        if self._is_deaf:
+            return
+        self._body.append(body)
+        self._body_bytes += len(body)
+        service = self._service
+        service.buffered_bytes += len(body)
+        if self._body_bytes > service.limits.body_bytes_max:
+            self._refuse(*self._body_too_large())
+        elif service.buffered_bytes > service.limits.buffered_bytes_max:
+            self._refuse(
+                Unavailable("hold this body: too many are being sent", details={"retry_after_s": 1})
+            )
+        elif not self.is_busy:
+            self.deadline_s = service.loop.time() + service.limits.body_idle_s
+
+    def on_message_complete(self) -> None:
+        """Serve the request, or keep it behind the one being served."""
+        if self._is_deaf:
+            return
+        self._is_in_message = False
+        parts = self._body
+        inbound = Inbound(
+            self._parser.get_method(),
+            self._url if b"?" not in self._url else self._url.partition(b"?")[0],
+            self._caller,
+            parts[0] if len(parts) == 1 else b"".join(parts),
+            self.is_mistral,
+            self._parser.should_keep_alive(),
+            self._parser.get_http_version() == "1.0",
+        )
+        self._drop_body()
+        if not self.is_busy:
+            self._serve(inbound)
+            return
+        self._pipeline.append(inbound)
+        self._pipeline_bytes += len(inbound.body)
+        limits = self._service.limits
+        if (
+            len(self._pipeline) > limits.pipelined_max
+            or self._pipeline_bytes > _PIPELINED_BYTES_MAX
+        ):
+            self._transport.abort()
+
+    # -- exchange -----------------------------------------------------------------------------
+
+    def finish(self, answer: bytes) -> None:
+        """Send a complete answer and turn to the next request."""
+        if not self._is_closing:
+            self._transport.write(answer)
+            self._next()
+
+    def begin_stream(self, headers: bytes) -> None:
+        """Send the head of a stream."""
+        if not self._is_closing:
+            framing = b"transfer-encoding: chunked\r\n" if self._is_chunked_answer else b""
+            last = b"" if self._keeps_alive else b"connection: close\r\n"
+            self._transport.write(b"%b%b%b%b\r\n" % (_STREAM_HEAD, framing, last, headers))
+
+    def send_piece(self, data: bytes) -> None:
+        """Send a piece of a stream."""
+        if not self._is_closing:
+            self._transport.write(
+                b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked_answer else data
+            )
+
+    def end_stream(self, data: bytes, *, is_whole: bool) -> None:
+        """Send the last piece and the end; a stream that is not whole ends with the connection."""
+        if self._is_closing:
+            return
+        self.send_piece(data)
+        if not is_whole:
+            self.exchange = None
+            self._close()
+            return
+        if self._is_chunked_answer:
+            self._transport.write(b"0\r\n\r\n")
+        self._next()
+
+    def expire(self) -> None:
+        """Close a connection that was too slow; say so where nothing was answered yet."""
+        if self._is_closing or self.is_busy or not self._is_in_message:
+            self._is_deaf = self._is_closing = True
+            self._transport.abort()
+            return
+        self._refuse(DeadlineExceeded("read this request: it was sent too slowly"), 408)
+
+    def drain(self) -> None:
+        """Close when the running request, if any, is answered."""
+        if self.is_busy:
+            self._keeps_alive = False
+        else:
+            self._close()
+
+    # -- internal -----------------------------------------------------------------------------
+
+    def _serve(self, inbound: Inbound) -> None:
+        self.is_busy = True
+        self.deadline_s = float("inf")
+        self._keeps_alive = inbound.keeps_alive and not self._service.is_draining
+        self._is_chunked_answer = not inbound.is_http_10
+        if inbound.is_http_10:
+            # A 1.0 client that may keep alive would need an answer header that says so.
+            self._keeps_alive = False
+        self._service.serve(self, inbound)
+
+    def _next(self) -> None:
+        """Turn to the next request, once the client has read enough of the last answer."""
+        self.exchange = None
+        if self._is_paused:
+            return
+        self.is_busy = False
+        if not self._keeps_alive:
+            self._close()
+        elif self._pipeline:
+            inbound = self._pipeline.popleft()
+            self._pipeline_bytes -= len(inbound.body)
+            self.is_busy = True
+            self._service.loop.call_soon(self._serve_later, inbound)
+        elif self._last_words:
+            self._say_last_words()
+        else:
+            self.deadline_s = self._idle_deadline()
+
+    def _serve_later(self, inbound: Inbound) -> None:
+        if not self._is_closing:
+            self._serve(inbound)
+
+    def _idle_deadline(self) -> float:
+        return self._service.loop.time() + self._service.limits.keep_alive_s
+
+    def _close(self) -> None:
+        self._is_deaf = self._is_closing = True
+        self._transport.close()
+
+    def _drop_body(self) -> None:
+        self._service.buffered_bytes -= self._body_bytes
+        self._body = []
+        self._body_bytes = 0
+
+    def _refuse(self, error: MoulinError, status: int = 0) -> None:
+        """Stop listening and answer, after what was asked before on this connection."""
+        self._is_deaf = True
+        self._drop_body()
+        self._service.counts.refused += 1
+        self._last_words = answers.failure(error, status=status, is_last=True)
+        if not self.is_busy:
+            self._say_last_words()
+
+    def _say_last_words(self) -> None:
+        """Answer and give the client a moment to read it.
+
+        Closing at once would reset the connection while the client still sends, and the reset
+        would destroy the answer on its way.
+        """
+        self._is_closing = True
+        self._transport.write(self._last_words)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self.deadline_s = self._service.loop.time() + self._service.limits.linger_s
+
+    def _head_refusal(self) -> tuple[MoulinError, int] | None:
+        limits = self._service.limits
+        if self._headers > limits.headers_max or self._head_bytes > limits.head_bytes_max:
+            return self._head_too_large()
+        if self.problem:
+            return InvalidRequest(f"read this request: {self.problem}"), 400
+        version = self._parser.get_http_version()
+        if version not in {"1.0", "1.1"}:
+            return InvalidRequest("read this request: HTTP/1.1 or 1.0 is spoken here"), 505
+        if self.hosts != 1 and (version == "1.1" or self.hosts > 1):
+            return InvalidRequest("read this request: exactly one Host header is needed"), 400
+        if self.transfer_encodings and (self.transfer_encodings > 1 or version == "1.0"):
+            return InvalidRequest("read this request: its transfer encoding is ambiguous"), 400
+        if self.length > limits.body_bytes_max:
+            return self._body_too_large()
+        return None
+
+    def _head_too_large(self) -> tuple[MoulinError, int]:
+        limits = self._service.limits
+        return (
+            InvalidRequest(
+                f"read this request: its head exceeds {limits.head_bytes_max} bytes "
+                f"or {limits.headers_max} fields"
+            ),
+            431,
+        )
+
+    def _body_too_large(self) -> tuple[MoulinError, int]:
+        limit = self._service.limits.body_bytes_max
+        return InvalidRequest(f"read this request: its body exceeds {limit} bytes"), 413
+
+
+def _keep_authorization(client: ClientConnection, value: bytes) -> None:
+    if client.authorization:
+        client.problem = "it has two Authorization headers"
+    client.authorization = value
+
+
+def _keep_length(client: ClientConnection, value: bytes) -> None:
+    # llhttp has already refused two lengths, signs, and a length beside a transfer encoding.
+    client.length = int(value) if value.isdigit() and len(value) < 20 else 1 << 62
+
+
+def _keep_host(client: ClientConnection, value: bytes) -> None:
+    client.hosts += 1
+
+
+def _keep_transfer_encoding(client: ClientConnection, value: bytes) -> None:
+    client.transfer_encodings += 1
+    if value.strip().lower() != b"chunked":
+        client.problem = "only the transfer encoding chunked is understood"
+
+
+def _keep_expect(client: ClientConnection, value: bytes) -> None:
+    client.wants_continue = value.lower() == b"100-continue"
+
+
+def _keep_user_agent(client: ClientConnection, value: bytes) -> None:
+    client.is_mistral = value.startswith(b"mistral-client")
+
+
+# One look-up per header line; most lines need nothing else.
+_HEADERS: Final[dict[bytes, Callable[[ClientConnection, bytes], None]]] = {
+    b"authorization": _keep_authorization,
+    b"content-length": _keep_length,
+    b"host": _keep_host,
+    b"transfer-encoding": _keep_transfer_encoding,
+    b"expect": _keep_expect,
+    b"user-agent": _keep_user_agent,
+}
+
+
+def _too_many(limit: int) -> bytes:
+    error = Unavailable(
+        f"take this connection: {limit} are open already", details={"retry_after_s": 1}
+    )
+    return answers.failure(error, is_last=True)

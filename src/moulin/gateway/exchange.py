@@ -1,0 +1,398 @@
+"""One inference request from its reservation to its settlement.
+
+It decides, step by step: hold the upper bound, take a replica, journal BEGIN, send, pass the answer
+on, settle, journal END. It holds a prompt only until a replica has begun to answer and never copies
+words of a prompt or an answer anywhere but to the replica and the client.
+
+A request that got no byte of an answer costs nothing and may move to another replica. One that is
+cut afterwards is charged: by the replica's usage where it was seen, else estimated from delivered
+events, never above what was held.
+"""
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from moulin.domain.errors import DiskFull, EngineUnavailable, MoulinError, Unavailable
+from moulin.domain.reasons import Reason
+from moulin.gateway import answers
+from moulin.gateway.directory import Route
+from moulin.gateway.records import begin_line, end_line
+from moulin.gateway.sse import DONE, EventFilter, EventTooLong
+from moulin.gateway.upstream import Replica, UpstreamConnection
+from moulin.gateway.usage import BYTES_PER_TOKEN, NOTHING, Bounds, Used, usage_of, used
+from moulin.routing.figures import provisional
+from moulin.routing.replicas import choose
+from moulin.routing.requests import Ask
+
+if TYPE_CHECKING:
+    from moulin.gateway.service import Service
+
+COMPLETED: Final = "completed"
+CLIENT_DISCONNECTED: Final = "client_disconnected"
+UPSTREAM_FAILED: Final = "upstream_failed"
+CUT: Final = "cut"
+RETRIED_STATUSES: Final = frozenset({502, 503, 504})
+_ERROR_BYTES_MAX: Final = 64 * 1024
+
+
+class Client(Protocol):
+    """The side of the exchange that asked."""
+
+    def finish(self, answer: bytes) -> None:
+        """Send a complete answer."""
+        ...
+
+    def begin_stream(self, headers: bytes) -> None:
+        """Send the head of a stream; `headers` are finished lines."""
+        ...
+
+    def send_piece(self, data: bytes) -> None:
+        """Send a piece of a stream."""
+        ...
+
+    def end_stream(self, data: bytes, *, is_whole: bool) -> None:
+        """Send the last piece; a stream that is not whole also loses its connection."""
+        ...
+
+
+class Exchange:
+    """See the module. The underscored flags say which step was reached."""
+
+    __slots__ = (
+        "_ask", "_body", "_bounds", "_client", "_connection", "_filter", "_has_begin", "_id",
+        "_is_held", "_is_journaled", "_model", "_path", "_replica", "_route", "_service", "_tried",
+        "deadline_s", "held_neur", "is_over",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        service: "Service",
+        client: Client,
+        route: Route,
+        ask: Ask,
+        path: str,
+        body: bytes,
+        bounds: Bounds,
+        identifier: str,
+    ) -> None:
+        self._service = service
+        self._client = client
+        self._route = route
+        # The route may change with a snapshot while the request waits; the price it was promised not.
+        self._model = route.model
+        self._ask = ask
+        self._path = path
+        self._body = body
+        self._bounds = bounds
+        self._id = identifier
+        self._replica: Replica | None = None
+        self._connection: UpstreamConnection | None = None
+        self._filter: EventFilter | None = None
+        self._tried: tuple[Replica, ...] = ()
+        self._is_held = False
+        self._has_begin = False
+        self._is_journaled = False
+        self.held_neur = route.model.cost_neur(bounds.tokens_input, bounds.tokens_output)
+        self.deadline_s = float("inf")
+        self.is_over = False
+
+    def start(self) -> None:
+        """Hold the upper bound of the cost; everything else follows."""
+        self._service.exchanges.add(self)
+        self._route.account.pay(self)
+
+    # -- money --------------------------------------------------------------------------------
+
+    def funded(self) -> None:
+        """Go on to a replica: the amount is held."""
+        self._is_held = True
+        self._place()
+
+    def refused(self, error: MoulinError, reason: Reason | None) -> None:
+        """Answer that no money came."""
+        self._give_up(error, reason)
+
+    # -- routing ------------------------------------------------------------------------------
+
+    def place_again(self) -> bool:
+        """Try to leave the queue; True when the exchange no longer belongs in it."""
+        try:
+            self._route = self._service.current_route(self._route)
+        except MoulinError as error:
+            self._give_up(error)
+            return True
+        replica = choose(self._route.replicas, self._service.loop.time(), self._tried)
+        if replica is not None:
+            self._take(replica)
+        return replica is not None
+
+    def _place(self) -> None:
+        if self.place_again():
+            return
+        replicas = self._route.replicas
+        if self._tried and all(replica in self._tried for replica in replicas):
+            message = (
+                f"reach a replica of {self._model.name}: {len(self._tried)} tried, none answers"
+            )
+            self._give_up(EngineUnavailable(message, details={"retry_after_s": 2}))
+        elif self._service.enqueue(self, self._model.endpoint):
+            now_s = self._service.loop.time()
+            self.deadline_s = now_s + self._service.limits.queue_wait_s
+        else:
+            waiting = self._service.limits.queue_max
+            self._give_up(_busy(f"queue for {self._model.name}: {waiting} requests wait already"))
+
+    def _take(self, replica: Replica) -> None:
+        service = self._service
+        replica.outstanding += 1
+        replica.served += 1
+        self._replica = replica
+        self.deadline_s = service.loop.time() + service.limits.first_byte_timeout_s
+        if self._is_journaled:
+            replica.send(self)
+            return
+        self._has_begin = True
+        service.journal.begin(
+            self,
+            begin_line(
+                request=self._id,
+                at_ns=service.now_ns(),
+                route=self._route.fragment,
+                replica=replica.fragment,
+                tokens_input=self._bounds.tokens_input,
+                tokens_output=self._bounds.tokens_output,
+                amount_neur=self.held_neur,
+            ),
+        )
+
+    # -- journal ------------------------------------------------------------------------------
+
+    def begun(self) -> None:
+        """Send the request: its BEGIN is on record."""
+        self._is_journaled = True
+        if self._replica is not None:
+            self._replica.send(self)
+
+    def not_begun(self, cause: OSError) -> None:
+        """Refuse the request: what is not on record cannot be charged."""
+        self._has_begin = False
+        if not self.is_over:
+            self._give_up(
+                DiskFull(
+                    f"write the usage journal: {cause.strerror}",
+                    hint="the operator must free disk space",
+                    details={"retry_after_s": 10},
+                )
+            )
+
+    # -- replica ------------------------------------------------------------------------------
+
+    def upstream_request(self, replica: Replica) -> bytes:
+        """Return the request as it goes to the replica."""
+        return b"%b%d\r\n\r\n%b" % (replica.heads[self._path], len(self._body), self._body)
+
+    def connected(self, connection: UpstreamConnection) -> None:
+        """Remember the connection: a client that leaves closes it."""
+        self._connection = connection
+
+    def unanswered(self, replica: Replica, why: str, *, is_stale_connection: bool) -> None:
+        """Try another replica, or this one again when only an idle connection had died."""
+        self._connection = None
+        if is_stale_connection:
+            replica.send(self)
+            return
+        replica.suspect()
+        self._service.counts.retried += 1
+        self._service.release(replica, self._model.endpoint)
+        self._replica = None
+        self._tried = (*self._tried, replica)
+        self._place()
+
+    def answered(self, status: int, body: bytes, content_type: bytes) -> None:
+        """Settle by the answer's usage and pass it on."""
+        self._connection = None
+        replica = self._replica
+        assert replica is not None
+        if status in RETRIED_STATUSES:
+            self.unanswered(replica, f"status {status}", is_stale_connection=False)
+        elif status != 200:
+            self._answer_failed(status, body)
+        else:
+            amount = used(usage_of(body), self._bounds, len(body) // BYTES_PER_TOKEN)
+            cost_neur = self._end(COMPLETED, amount)
+            cost_eur, energy_j, carbon_g = provisional(
+                replica.view, amount[0], amount[1], cost_neur
+            )
+            more = (
+                f"x-moulin-figures: provisional\r\nx-moulin-cost-eur: {cost_eur}\r\n"
+                f"x-moulin-energy-j: {energy_j}\r\nx-moulin-co2e-g: {carbon_g}\r\n"
+            )
+            self._client.finish(answers.whole(200, body, headers=self._headers(replica, more)))
+
+    def stream_began(self) -> None:
+        """Send the head of the stream; from here on another replica is no longer possible."""
+        assert self._replica is not None
+        self._body = b""
+        self._filter = EventFilter(shows_usage=self._ask.wants_usage)
+        self._client.begin_stream(self._headers(self._replica, ""))
+
+    def streamed(self, data: bytes) -> None:
+        """Pass on what is for the client."""
+        assert self._filter is not None
+        self.deadline_s = self._service.loop.time() + self._service.limits.stream_idle_s
+        try:
+            passed = self._filter.pass_on(data)
+        except EventTooLong:
+            self._stop("an event of the replica is too long")
+            return
+        if passed:
+            self._client.send_piece(passed)
+
+    def stream_ended(self) -> None:
+        """Settle and finish the stream with its provisional figures."""
+        self._connection = None
+        replica, events = self._replica, self._filter
+        assert replica is not None
+        if events is None or not events.is_done:
+            self.broken("the stream ended early")
+            return
+        amount = used(events.usage, self._bounds, events.events)
+        cost_neur = self._end(COMPLETED, amount)
+        cost_eur, energy_j, carbon_g = provisional(replica.view, amount[0], amount[1], cost_neur)
+        comment = (
+            f": moulin figures=provisional cost-eur={cost_eur} energy-j={energy_j} "
+            f"co2e-g={carbon_g}\n\n"
+        )
+        self._client.end_stream(comment.encode() + DONE, is_whole=True)
+
+    def broken(self, why: str) -> None:
+        """Settle what was delivered and say in the stream that it is cut."""
+        self._connection = None
+        if self._replica is not None:
+            self._replica.suspect()
+        self._stop(why)
+
+    # -- other ends ---------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """Free the replica at once and charge what was delivered: the client went away."""
+        if not self.is_over:
+            self._drop_connection()
+            self._end(CLIENT_DISCONNECTED, self._delivered())
+
+    def cut(self) -> None:
+        """End a request that outlived the shutdown's grace."""
+        if not self.is_over:
+            self._end_with_error(CUT, Unavailable("finish this request: the gateway is stopping"))
+
+    def expire(self) -> None:
+        """End a request whose step took too long."""
+        if self.is_over:
+            return
+        if self._replica is None:
+            self._give_up(_busy(f"wait for a replica of {self._model.name}: none became free"))
+            return
+        self._replica.suspect()
+        self._stop("the replica took too long")
+
+    def pause(self) -> None:
+        """Stop reading from the replica: the client is slow."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._connection is not None:
+            self._connection.resume()
+
+    # -- internal -----------------------------------------------------------------------------
+
+    def _stop(self, why: str) -> None:
+        hint = "what was delivered is charged" if self._filter is not None else "nothing is charged"
+        error = EngineUnavailable(f"finish this answer: {why}", hint=hint)
+        self._end_with_error(UPSTREAM_FAILED, error)
+
+    def _give_up(self, error: MoulinError, reason: Reason | None = None) -> None:
+        """End before any answer: nothing is charged."""
+        self._end(UPSTREAM_FAILED, NOTHING)
+        self._client.finish(answers.failure(error, request=self._id, reason=reason))
+
+    def _end_with_error(self, outcome: str, error: MoulinError) -> None:
+        self._drop_connection()
+        self._end(outcome, self._delivered())
+        if self._filter is not None:
+            event = b"data: " + answers.error_body(error) + b"\n\n"
+            self._client.end_stream(event, is_whole=False)
+        else:
+            self._client.finish(answers.failure(error, request=self._id))
+
+    def _delivered(self) -> Used:
+        if self._filter is None:
+            return NOTHING
+        return used(self._filter.usage, self._bounds, self._filter.events)
+
+    def _end(self, outcome: str, amount: Used) -> int:
+        """Settle, journal END, free the replica; return the charge in n€."""
+        service, replica = self._service, self._replica
+        cost_neur = self._model.cost_neur(amount.tokens_input, amount.tokens_output)
+        if self._has_begin:
+            service.journal.end(
+                end_line(
+                    request=self._id,
+                    at_ns=service.now_ns(),
+                    route=self._route.fragment,
+                    replica=replica.fragment if replica else _NO_REPLICA,
+                    tokens_input=amount.tokens_input,
+                    tokens_output=amount.tokens_output,
+                    amount_neur=cost_neur,
+                    outcome=outcome,
+                    is_estimated=amount.is_estimated,
+                )
+            )
+        self.is_over = True
+        self._body = b""
+        service.exchanges.discard(self)
+        if self._is_held:
+            self._route.account.escrow.settle(self.held_neur, cost_neur)
+        else:
+            self._route.account.forget(self)
+        service.counts.ended(self._model.name, outcome, amount)
+        self._replica = None
+        if replica is not None:
+            service.release(replica, self._model.endpoint)
+        else:
+            service.leave_queue(self, self._model.endpoint)
+        return cost_neur
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
+    def _answer_failed(self, status: int, body: bytes) -> None:
+        """Pass the replica's refusal on; it cost nothing, and a broken replica's words stay here."""
+        self._end(COMPLETED if status < 500 else UPSTREAM_FAILED, NOTHING)
+        if 400 <= status < 500 and len(body) <= _ERROR_BYTES_MAX and body[:1] == b"{":
+            headers = b"x-request-id: req_%b\r\n" % self._id.encode()
+            self._client.finish(answers.whole(status, body, headers=headers))
+        else:
+            error = EngineUnavailable(
+                f"serve this request: the replica failed with status {status}"
+            )
+            self._client.finish(answers.failure(error, request=self._id))
+
+    def _headers(self, replica: Replica, more: str) -> bytes:
+        ignored = self._ask.ignored
+        if ignored:
+            more = f"{more}x-moulin-ignored: {', '.join(ignored)}\r\n"
+        return (
+            f"x-request-id: req_{self._id}\r\nx-moulin-receipt: rct_{self._id}\r\n"
+            f"x-moulin-zone: {replica.view.zone}\r\n{more}"
+        ).encode()
+
+
+_NO_REPLICA: Final = b'"replica":""'
+
+
+def _busy(message: str) -> Unavailable:
+    return Unavailable(message, hint="try again shortly", details={"retry_after_s": 2})

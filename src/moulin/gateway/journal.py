@@ -1,0 +1,190 @@
+"""The gateway's own memory of what it began and ended: an append-only file per epoch.
+
+It decides when a request may go upstream: after its BEGIN line is with the kernel, which keeps it
+through a SIGKILL of this process. Lines of one event-loop tick share one write. It never calls
+fsync (a lost machine is charged from what the leader knows) and never holds lines in memory: what
+is shipped to the control plane is read back from the file.
+"""
+
+import asyncio
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+import orjson
+
+from moulin.domain.errors import DataDirectoryBusy
+
+SUFFIX: Final = ".journal"
+SHIPMENT_BYTES: Final = 512 * 1024
+
+
+class Beginner(Protocol):
+    """A request whose BEGIN line was asked for."""
+
+    def begun(self) -> None:
+        """Go on: the line is safe."""
+        ...
+
+    def not_begun(self, cause: OSError) -> None:
+        """Give up: the line could not be written."""
+        ...
+
+
+class Journal:
+    """The journal of this epoch. Sequences start at 1 and have no gap.
+
+    A line that cannot be written (disk full) fails its request if it is a BEGIN; an END stays in
+    memory and is tried again with the next line.
+    """
+
+    def __init__(self, folder: Path, epoch: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.path = folder / f"{epoch}{SUFFIX}"
+        self.epoch = epoch
+        self.sequence = 0
+        self._loop = loop
+        self._lines: list[bytes] = []
+        self._beginners: list[Beginner] = []
+        self._is_due = False
+        self._size_bytes = 0
+        try:
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError as cause:
+            raise DataDirectoryBusy(
+                f"start the journal of epoch {epoch}: {self.path} exists",
+                hint="start the gateway again",
+            ) from cause
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a line waits for a disk that refused it."""
+        return bool(self._lines)
+
+    def begin(self, beginner: Beginner, line: bytes) -> None:
+        """Write a BEGIN line (its JSON after `"sequence":n,`) and then call the request back."""
+        self._beginners.append(beginner)
+        self.end(line)
+
+    def end(self, line: bytes) -> None:
+        """Write a line at the end of this event-loop tick."""
+        self._lines.append(line)
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write every waiting line now, then let the requests that wait for theirs go on."""
+        self._is_due = False
+        lines, self._lines = self._lines, []
+        beginners, self._beginners = self._beginners, []
+        first = self.sequence + 1
+        data = b"".join([b'{"sequence":%d,%s\n' % entry for entry in enumerate(lines, first)])
+        try:
+            self._write(data)
+        except OSError as cause:
+            self._lines = [line for line in lines if line.startswith(b'"kind":"end"')]
+            for beginner in beginners:
+                beginner.not_begun(cause)
+            return
+        self.sequence += len(lines)
+        for beginner in beginners:
+            beginner.begun()
+
+    def close(self) -> None:
+        """Write what waits and close the file."""
+        if self._lines:
+            self.flush()
+        os.close(self._file)
+
+    def _write(self, data: bytes) -> None:
+        written = os.write(self._file, data)
+        if written != len(data):
+            try:
+                while written < len(data):
+                    written += os.write(self._file, data[written:])
+            except OSError:
+                os.ftruncate(self._file, self._size_bytes)
+                os.lseek(self._file, 0, os.SEEK_END)
+                raise
+        self._size_bytes += len(data)
+
+
+class Shipment(NamedTuple):
+    """Whole lines of a journal up to sequence `last`; `offset` is the place in the file behind them.
+
+    `is_end` when nothing whole follows them now.
+    """
+
+    lines: tuple[bytes, ...]
+    last: int
+    offset: int
+    is_end: bool
+
+
+class JournalReader:
+    """Walks a journal file, this epoch's or a predecessor's, as the leader acknowledges it."""
+
+    def __init__(self, path: Path, *, is_finished: bool) -> None:
+        self.path = path
+        self.epoch = int(path.name.removesuffix(SUFFIX))
+        self.is_finished = is_finished
+        self._offset = 0
+        self._acknowledged = 0
+
+    def next_shipment(self) -> Shipment:
+        """Return the lines after the last acknowledged one, up to about half a mebibyte.
+
+        A last line without its end is left out: in a live journal it is being written, in a
+        finished one its request never went upstream. A finished journal that a crashed machine
+        left unreadable ends before the damage; what was begun is charged from its reservation.
+        """
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read(SHIPMENT_BYTES)
+        is_end = len(data) < SHIPMENT_BYTES
+        lines = tuple(data[: data.rfind(b"\n") + 1].split(b"\n")[:-1])
+        if self.is_finished:
+            found = len(lines)
+            lines = tuple(itertools.takewhile(_is_whole, lines))
+            is_end = is_end or len(lines) < found
+        last = _sequence(lines[-1]) if lines else self._acknowledged
+        return Shipment(lines, last, self._offset + sum(map(len, lines)) + len(lines), is_end)
+
+    def acknowledge(self, shipment: Shipment, sequence: int) -> None:
+        """Move behind what the leader has; a smaller sequence than was sent is sent again."""
+        if sequence >= shipment.last:
+            self._offset, self._acknowledged = shipment.offset, shipment.last
+            return
+        for line in shipment.lines:
+            if _sequence(line) > sequence:
+                return
+            self._offset += len(line) + 1
+            self._acknowledged = _sequence(line)
+
+    @property
+    def acknowledged(self) -> int:
+        """The last sequence the leader has."""
+        return self._acknowledged
+
+
+def predecessors(folder: Path) -> Iterator[JournalReader]:
+    """Yield the journals that earlier processes left, oldest epoch first."""
+    names = sorted(
+        (path for path in folder.glob(f"*{SUFFIX}") if path.name.removesuffix(SUFFIX).isdigit()),
+        key=lambda path: int(path.name.removesuffix(SUFFIX)),
+    )
+    for path in names:
+        yield JournalReader(path, is_finished=True)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return _sequence(line) > 0
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return False
+
+
+def _sequence(line: bytes) -> int:
+    return int(orjson.loads(line)["sequence"])

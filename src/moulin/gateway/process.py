@@ -1,0 +1,230 @@
+"""One gateway process from its arguments to its exit status.
+
+It decides the order of starting (lock, journal, cached snapshot, port, control plane) and of
+stopping (no new requests, finish or cut, flush, return escrow). It never needs the control plane to
+start serving from a snapshot that is fresh enough.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import fcntl
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from moulin.domain.errors import DataDirectoryBusy, InvalidRequest, MoulinError, PortInUse
+from moulin.gateway.cache import SnapshotCache
+from moulin.gateway.control import ControlLink, Superseded
+from moulin.gateway.edge import ClientConnection
+from moulin.gateway.journal import Journal, JournalReader, predecessors
+from moulin.gateway.limits import Limits
+from moulin.gateway.service import Service
+
+FOLDER: Final = "gateway"
+PEPPER: Final = "pepper"
+_PEPPER_BYTES: Final = 32
+_FINISH_S: Final = 3.0
+_BACKLOG: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What one gateway process is told."""
+
+    control_url: str
+    key_file: Path
+    data: Path
+    host: str
+    port: int
+    name: str
+    limits: Limits
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM; return 0 after a clean stop and 1 with a message otherwise."""
+    settings = _read_arguments(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s gateway: %(message)s")
+    try:
+        return uvloop.run(_serve(settings))
+    except MoulinError as error:
+        sys.stderr.write(f"error: {error.message}\n")
+        if error.hint:
+            sys.stderr.write(f"hint: {error.hint}\n")
+        return 1
+
+
+async def _serve(settings: Settings) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    folder = settings.data / FOLDER
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(folder):
+        earlier = list(predecessors(folder))
+        epoch = max([time.time_ns() // 1_000_000, *(reader.epoch + 1 for reader in earlier)])
+        journal = Journal(folder, epoch, loop)
+        cache = SnapshotCache(folder)
+        service = Service(
+            limits=settings.limits, pepper=_read_pepper(settings.data), journal=journal, loop=loop
+        )
+        kept = cache.load()
+        if kept is not None:
+            service.apply(*kept)
+        server = await _listen(settings, service, loop)
+        link = ControlLink(
+            service=service,
+            url=settings.control_url,
+            key=_read_key(settings.key_file),
+            name=settings.name,
+            epoch=epoch,
+            readers=[*earlier, JournalReader(journal.path, is_finished=False)],
+            sink=cache,
+            limits=settings.limits,
+        )
+        gc.freeze()
+        # Requests leave no cycles behind; the default threshold would walk the heap for nothing.
+        gc.set_threshold(50_000, 20, 100)
+        status = await _until_stopped(service, link, stop)
+        await _drain(service, server)
+        journal.close()
+        await link.finish(_FINISH_S)
+        return status
+
+
+async def _until_stopped(service: Service, link: ControlLink, stop: asyncio.Event) -> int:
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(service.limits.sweep_s)
+            service.sweep()
+
+    waiter = asyncio.ensure_future(stop.wait())
+    linking = asyncio.ensure_future(link.run())
+    sweeping = asyncio.ensure_future(sweep())
+    try:
+        await asyncio.wait([waiter, linking, sweeping], return_when=asyncio.FIRST_COMPLETED)
+        if linking.done():
+            linking.result()
+        if sweeping.done():
+            sweeping.result()
+    except Superseded as superseded:
+        logging.getLogger(__name__).warning("stopping: %s", superseded)
+        return 1
+    finally:
+        for task in (waiter, linking, sweeping):
+            task.cancel()
+        await asyncio.gather(waiter, linking, sweeping, return_exceptions=True)
+    return 0
+
+
+async def _drain(service: Service, server: asyncio.Server) -> None:
+    """Take no more requests; let the running ones finish within the grace, then cut them."""
+    server.close()
+    service.is_draining = True
+    for connection in list(service.connections):
+        connection.drain()
+    deadline_s = service.loop.time() + service.limits.grace_s
+    # Requests must not pay for an event that is set once: polled.
+    while service.exchanges and service.loop.time() < deadline_s:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    for exchange in list(service.exchanges):
+        exchange.cut()
+    service.journal.flush()
+    await asyncio.sleep(0.05)  # the last words of cut streams reach their sockets
+    for connection in list(service.connections):
+        connection.expire()
+
+
+async def _listen(
+    settings: Settings, service: Service, loop: asyncio.AbstractEventLoop
+) -> asyncio.Server:
+    try:
+        return await loop.create_server(
+            lambda: ClientConnection(service), settings.host, settings.port, backlog=_BACKLOG
+        )
+    except OSError as cause:
+        if cause.errno == errno.EADDRINUSE:
+            raise PortInUse(
+                f"listen on {settings.host}:{settings.port}: another program does",
+                hint="stop it, or choose another --port",
+            ) from cause
+        raise InvalidRequest(
+            f"listen on {settings.host}:{settings.port}: {cause.strerror}",
+            hint="choose another --host or --port",
+        ) from cause
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as cause:
+        os.close(descriptor)
+        raise DataDirectoryBusy(
+            f"start a gateway in {folder}: another one runs there",
+            hint="give each gateway its own --data",
+        ) from cause
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read_pepper(data: Path) -> bytes:
+    path = data / PEPPER
+    try:
+        pepper = path.read_bytes()
+    except OSError as cause:
+        raise InvalidRequest(
+            f"read the pepper of keys in {path}: {cause.strerror}",
+            hint="`moulin up` makes it; give the same --data",
+        ) from cause
+    if len(pepper) != _PEPPER_BYTES:
+        raise InvalidRequest(f"read the pepper of keys in {path}: it must be {_PEPPER_BYTES} bytes")
+    return pepper
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as cause:
+        raise InvalidRequest(
+            f"read the service key in {path}: {cause.strerror}", hint="give another --key-file"
+        ) from cause
+
+
+def _read_arguments(arguments: Sequence[str] | None) -> Settings:
+    parser = argparse.ArgumentParser(
+        prog="python -m moulin.gateway", description="Serve model endpoints to holders of keys."
+    )
+    parser.add_argument("--control-url", required=True, help="address of the control API")
+    parser.add_argument("--key-file", required=True, type=Path, help="file with the service key")
+    parser.add_argument("--data", required=True, type=Path, help="data directory of Moulin")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8701, help="port to listen on")
+    parser.add_argument("--name", default="gateway", help="name of this gateway, one per process")
+    parser.add_argument(
+        "--grace-s", type=float, default=Limits().grace_s, help="seconds to finish in"
+    )
+    given = parser.parse_args(arguments)
+    return Settings(
+        control_url=given.control_url,
+        key_file=given.key_file,
+        data=given.data,
+        host=given.host,
+        port=given.port,
+        name=given.name,
+        limits=Limits(grace_s=given.grace_s),
+    )

@@ -1,0 +1,317 @@
+"""What the gateway serves: paths, models, and the requests under way.
+
+It decides which path means what, whether the snapshot is fresh enough to serve at all, and who
+leaves the queue when a replica is free. Asking the control plane is `control`'s work.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import unquote
+
+import orjson
+
+from moulin.domain.errors import InvalidRequest, MoulinError, NotFound, Unavailable
+from moulin.domain.snapshot import GatewaySnapshot, ModelView
+from moulin.domain.units import NS_PER_S
+from moulin.gateway import answers
+from moulin.gateway.accounts import Account
+from moulin.gateway.directory import Caller, Directory, Route
+from moulin.gateway.edge import ClientConnection, Inbound
+from moulin.gateway.exchange import Exchange
+from moulin.gateway.identifiers import RequestIds
+from moulin.gateway.journal import Journal
+from moulin.gateway.limits import Limits
+from moulin.gateway.metrics import Counts, prometheus_text
+from moulin.gateway.upstream import Replica
+from moulin.gateway.usage import Bounds
+from moulin.routing.requests import Dialect, input_bound, output_limit, read_request
+
+_OPEN_PATHS: Final = frozenset({b"/healthz", b"/metrics"})
+_COMPLETIONS: Final = {
+    b"/v1/chat/completions": (Dialect.CHAT, "/v1/chat/completions"),
+    b"/v1/completions": (Dialect.TEXT, "/v1/completions"),
+}
+_MODELS: Final = b"/v1/models"
+_INCLUDE_USAGE: Final = {"include_usage": True}
+
+
+class Service:
+    """State of one gateway process that requests share."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        pepper: bytes,
+        journal: Journal,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.limits = limits
+        self.journal = journal
+        self.loop = loop
+        self.counts = Counts()
+        self.connections: set[ClientConnection] = set()
+        self.exchanges: set[Exchange] = set()
+        self.accounts: dict[str, Account] = {}
+        self.buffered_bytes = 0
+        self.is_draining = False
+        self.wake_control: Callable[[], None] = _nobody_to_wake
+        self._pepper = pepper
+        self._ids = RequestIds()
+        self._anchor_ns = time.time_ns() - time.monotonic_ns()
+        self._replicas: dict[str, Replica] = {}
+        self._queues: dict[str, deque[Exchange]] = {}
+        self._directory: Directory | None = None
+        self._confirmed_at_ns = 0
+
+    def now_ns(self) -> int:
+        """Return ns since 1970 UTC, never backwards within this process."""
+        return self._anchor_ns + time.monotonic_ns()
+
+    # -- snapshot -----------------------------------------------------------------------------
+
+    @property
+    def snapshot(self) -> GatewaySnapshot | None:
+        """The snapshot in force."""
+        return self._directory.snapshot if self._directory is not None else None
+
+    @property
+    def snapshot_age_s(self) -> int:
+        """Seconds since the leader last confirmed the snapshot; -1 without one."""
+        if self._directory is None:
+            return -1
+        return max(0, self.now_ns() - self._confirmed_at_ns) // NS_PER_S
+
+    def confirm(self, confirmed_at_ns: int) -> None:
+        """The leader says that the snapshot in force was current at that time of our clock."""
+        self._confirmed_at_ns = max(self._confirmed_at_ns, confirmed_at_ns)
+
+    def apply(self, snapshot: GatewaySnapshot, confirmed_at_ns: int) -> None:
+        """Put a snapshot in force: keys that are not in it stop, replicas that left are let go."""
+        views = {view.attempt: view for model in snapshot.models for view in model.replicas}
+        for attempt, replica in list(self._replicas.items()):
+            if views.get(attempt) != replica.view:
+                del self._replicas[attempt]
+                replica.retire()
+        for attempt, view in views.items():
+            if attempt not in self._replicas:
+                fragment = orjson.dumps({"replica": attempt, "zone": view.zone})[1:-1]
+                self._replicas[attempt] = Replica(view, fragment, self.limits, self.loop)
+        for key in snapshot.keys:
+            self.account(key.project)
+        self._directory = Directory(snapshot, self._pepper, self._replicas, self.accounts)
+        self._confirmed_at_ns = confirmed_at_ns
+        for endpoint in list(self._queues):
+            self._pump(endpoint)
+
+    def account(self, project: str) -> Account:
+        """Return the project's account, opened when needed."""
+        account = self.accounts.get(project)
+        if account is None:
+            account = Account(project, self.limits, self.loop, self._wake_control)
+            self.accounts[project] = account
+        return account
+
+    def _wake_control(self) -> None:
+        self.wake_control()
+
+    def current_directory(self) -> Directory:
+        """Return what the snapshot says; raises `Unavailable` when it is missing or too old."""
+        directory = self._directory
+        if directory is None:
+            raise Unavailable(
+                "serve requests: the control plane has sent no snapshot yet",
+                hint="try again shortly",
+                details={"retry_after_s": 2},
+            )
+        age_ns = self.now_ns() - self._confirmed_at_ns
+        if age_ns > directory.snapshot.staleness_max_s * NS_PER_S:
+            raise Unavailable(
+                f"serve requests: the control plane was last heard {age_ns // NS_PER_S} s ago and "
+                f"revocations may be missed after {directory.snapshot.staleness_max_s} s",
+                hint="the operator must start the control plane",
+                details={"retry_after_s": 5},
+            )
+        return directory
+
+    def current_route(self, route: Route) -> Route:
+        """Return the route as the snapshot in force has it; raises when the key may no longer."""
+        directory = self.current_directory()
+        if route.snapshot is directory.snapshot:
+            return route
+        caller = directory.find(route.digest, self.now_ns())
+        return directory.route(caller, route.model.name)
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def authorise(self, url: bytes, authorization: bytes) -> Caller | None:
+        """Return whose request this is, None on the paths that ask for no key.
+
+        Raises `Unauthenticated`, or `Unavailable` when nobody can be authenticated.
+        """
+        if url.partition(b"?")[0] in _OPEN_PATHS:
+            return None
+        return self.current_directory().authenticate(authorization, self.now_ns())
+
+    def serve(self, client: ClientConnection, inbound: Inbound) -> None:
+        """Answer a complete request, at once or through an exchange."""
+        identifier = ""
+        try:
+            path = inbound.path
+            completion = _COMPLETIONS.get(path)
+            if completion is not None and inbound.method == b"POST" and inbound.caller:
+                identifier = self._ids.draw(self.now_ns())
+                exchange = self._open(client, inbound, completion, identifier)
+                client.exchange = exchange
+                exchange.start()
+            else:
+                client.finish(self._simple(inbound))
+        except MoulinError as error:
+            client.finish(answers.failure(error, request=identifier))
+
+    def _open(
+        self,
+        client: ClientConnection,
+        inbound: Inbound,
+        completion: tuple[Dialect, str],
+        identifier: str,
+    ) -> Exchange:
+        dialect, path = completion
+        try:
+            body = orjson.loads(inbound.body)
+        except orjson.JSONDecodeError as cause:
+            raise InvalidRequest(f"read the body as JSON: character {cause.pos}") from None
+        ask = read_request(dialect, body)
+        assert inbound.caller is not None
+        route = self.current_directory().route(inbound.caller, ask.model)
+        model = route.model
+        limit = body["max_tokens"] = output_limit(ask, model)
+        if ask.is_stream:
+            body["stream_options"] = _INCLUDE_USAGE
+            if inbound.is_mistral:
+                # Mistral's API sends usage in every stream; its client has no way to ask.
+                ask = ask._replace(wants_usage=True)
+        bounds = Bounds(
+            input_bound(ask, model, len(inbound.body)), limit * ask.answers, len(inbound.body)
+        )
+        return Exchange(
+            service=self,
+            client=client,
+            route=route,
+            ask=ask,
+            path=path,
+            body=orjson.dumps(body),
+            bounds=bounds,
+            identifier=identifier,
+        )
+
+    def _simple(self, inbound: Inbound) -> bytes:
+        path = inbound.path
+        if path in _COMPLETIONS:
+            return answers.failure(
+                InvalidRequest("serve this method here", hint="POST a JSON body"), status=405
+            )
+        if inbound.method != b"GET":
+            raise NotFound("serve this path", hint="see /v1/models and /v1/chat/completions")
+        if path == b"/healthz":
+            return self._health()
+        if path == b"/metrics":
+            text = prometheus_text(self).encode()
+            return answers.whole(200, text, content_type=b"text/plain; version=0.0.4")
+        if inbound.caller is not None and path.rstrip(b"/") == _MODELS:
+            models = self.current_directory().visible_models(inbound.caller)
+            data = [_model_card(model) for model in models]
+            return answers.whole(200, orjson.dumps({"object": "list", "data": data}))
+        if inbound.caller is not None and path.startswith(_MODELS + b"/"):
+            name = unquote(path[len(_MODELS) + 1 :].decode("latin-1"))
+            model = self.current_directory().model(inbound.caller, name)
+            return answers.whole(200, orjson.dumps(_model_card(model)))
+        raise NotFound("serve this path", hint="see /v1/models and /v1/chat/completions")
+
+    def _health(self) -> bytes:
+        try:
+            self.current_directory()
+        except Unavailable as error:
+            return answers.failure(error)
+        snapshot = self.snapshot
+        version = snapshot.version if snapshot is not None else 0
+        body = {"status": "ok", "snapshot": version, "snapshot_age_s": self.snapshot_age_s}
+        return answers.whole(200, orjson.dumps(body))
+
+    # -- replicas and queues ------------------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        """How many requests wait for a replica."""
+        return sum(map(len, self._queues.values()))
+
+    def enqueue(self, exchange: Exchange, endpoint: str) -> bool:
+        """Let a request wait for a replica of the endpoint; False when the queue is full."""
+        queue = self._queues.setdefault(endpoint, deque())
+        if len(queue) >= self.limits.queue_max:
+            return False
+        queue.append(exchange)
+        return True
+
+    def leave_queue(self, exchange: Exchange, endpoint: str) -> None:
+        """Forget a request that ended while it may have waited."""
+        queue = self._queues.get(endpoint)
+        if queue is not None and exchange in queue:
+            queue.remove(exchange)
+
+    def release(self, replica: Replica, endpoint: str) -> None:
+        """Free a slot of a replica and give it to who waits longest."""
+        replica.outstanding -= 1
+        if self._queues.get(endpoint):
+            self._pump(endpoint)
+
+    def _pump(self, endpoint: str) -> None:
+        """Serve the queue in order; whoever cannot use a free replica keeps its place."""
+        queue = self._queues.pop(endpoint, None)
+        if not queue:
+            return
+        kept = deque(exchange for exchange in queue if not exchange.is_over)
+        self._queues[endpoint] = waiting = deque[Exchange]()
+        while kept:
+            exchange = kept.popleft()
+            if not exchange.place_again():
+                waiting.append(exchange)
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """End what took too long; called about once a second."""
+        now_s = self.loop.time()
+        for connection in [c for c in self.connections if c.deadline_s < now_s]:
+            connection.expire()
+        for exchange in [e for e in self.exchanges if e.deadline_s < now_s]:
+            exchange.expire()
+        if self.journal.is_behind:
+            self.journal.flush()
+
+
+def _nobody_to_wake() -> None:
+    """Before the control link exists; its first round asks anyway."""
+
+
+def _model_card(model: ModelView) -> dict[str, object]:
+    """Return a model as OpenAI and Mistral clients read it."""
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created_s,
+        "owned_by": "factory" if model.is_public else model.project,
+        "name": model.name,
+        "max_context_length": model.context_tokens,
+        "capabilities": {
+            "completion_chat": True,
+            "completion_fim": False,
+            "function_calling": False,
+            "fine_tuning": False,
+            "vision": False,
+            "classification": False,
+        },
+    }

@@ -1,0 +1,77 @@
+"""Passing a stream of server-sent events on while reading the one event that holds the usage.
+
+It decides which bytes go to the client: all of them, except the usage event a client did not ask
+for and, held back for the end, `[DONE]`. Events are not parsed unless they can hold `"usage"`:
+inside a JSON string the quotes of that word are escaped, so a model's text cannot imitate it.
+"""
+
+from typing import Any, Final
+
+import orjson
+
+DONE: Final = b"data: [DONE]\n\n"
+_DONE_MARK: Final = b"data: [DONE]"
+_USAGE: Final = b'"usage"'
+_EVENT_BYTES_MAX: Final = 1 << 20
+
+
+class EventTooLong(Exception):
+    """One event of a replica is longer than a mebibyte."""
+
+
+class EventFilter:
+    """State of one stream. `usage` is the last usage object seen, `events` what was delivered."""
+
+    __slots__ = ("_partial", "_shows_usage", "events", "is_done", "usage")
+
+    def __init__(self, *, shows_usage: bool) -> None:
+        self._partial = b""
+        self._shows_usage = shows_usage
+        self.usage: dict[str, Any] | None = None
+        self.events = 0
+        self.is_done = False
+
+    def pass_on(self, data: bytes) -> bytes:
+        """Return the bytes for the client: whole events only, so nothing is half inspected.
+
+        Raises `EventTooLong` when an event does not end.
+        """
+        if self._partial:
+            data = self._partial + data
+        end = data.rfind(b"\n\n") + 2
+        if b"\r\n\r\n" in data:
+            end = max(end, data.rfind(b"\r\n\r\n") + 4)
+        elif end == 1:
+            end = 0
+        if end == len(data):
+            self._partial = b""
+        else:
+            self._partial = data[end:]
+            data = data[:end]
+            if len(self._partial) > _EVENT_BYTES_MAX:
+                raise EventTooLong
+        if _USAGE in data or _DONE_MARK in data:
+            return self._inspect(data)
+        self.events += data.count(b"data:")
+        return data
+
+    def _inspect(self, data: bytes) -> bytes:
+        kept = []
+        for event in data.replace(b"\r\n", b"\n").split(b"\n\n"):
+            if event.startswith(_DONE_MARK):
+                self.is_done = True
+            elif event and (_USAGE not in event or self._is_for_client(event)):
+                kept.append(event + b"\n\n")
+                self.events += event.startswith(b"data:")
+        return b"".join(kept)
+
+    def _is_for_client(self, event: bytes) -> bool:
+        try:
+            chunk = orjson.loads(event.removeprefix(b"data:"))
+        except orjson.JSONDecodeError:
+            return True
+        usage = chunk.get("usage") if isinstance(chunk, dict) else None
+        if not isinstance(usage, dict):
+            return True
+        self.usage = usage
+        return self._shows_usage or bool(chunk.get("choices"))

@@ -1,31 +1,263 @@
 """The catalogue as the API and the control plane meet it: what there is, what is here, fetching.
 
 Fetches run in threads of the control process and leave nothing half-made; a killed one is
-continued by the next ask.
+continued by the next ask. What is known of files on disk is read from the store, never remembered.
 """
 
 import hmac
-import json
 import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from moulin.catalog.entries import CATALOGUE, find_model
+from moulin.catalog.entries import MODELS
 from moulin.catalog.fit import memory_needed_bytes
+from moulin.catalog.lookup import find_model, find_variant, is_file_name
 from moulin.domain.control import FetchStatus, FetchWanted, ModelInfo, VariantInfo
-from moulin.domain.errors import MoulinError, Refused, UnknownName
-from moulin.domain.model import Model, Progress, SourcePreference, Variant
+from moulin.domain.errors import MoulinError, Refused
+from moulin.domain.model import (
+    FetchedModel,
+    Model,
+    Progress,
+    SourceChoice,
+    SourcePreference,
+    Variant,
+)
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import EndpointSpec, TaskTemplate
 from moulin.ports.launcher import ModelFacts
+from moulin.sources.disk import Report
 from moulin.sources.fetch import choose_source, fetch_variant, held_variants
+from moulin.sources.files import describe_file
 
-FILE_PREFIX: Final = "file:"
 ABSENT: Final = "absent"
 FETCHING: Final = "fetching"
 READY: Final = "ready"
 FAILED: Final = "failed"
+REPLICA_KEY_CONTEXT: Final = b"moulin replica key v1\n"
+
+
+class ModelLibrary:
+    """Implements the API's `ModelShelf` and the control plane's `Launcher` over one model store."""
+
+    def __init__(
+        self,
+        store_dir: Path,
+        keys_dir: Path,
+        pepper: bytes,
+        models: Mapping[str, Model] = MODELS,
+    ) -> None:
+        self._store_dir = store_dir
+        self._keys_dir = keys_dir
+        self._pepper = pepper
+        self._models = dict(models)
+        self._fetches: dict[str, FetchStatus] = {}
+        self._lock = threading.Lock()
+
+    def models(self) -> Sequence[ModelInfo]:
+        """Return every entry by name."""
+        return [self.model(name) for name in sorted(self._models)]
+
+    def model(self, name: str) -> ModelInfo:
+        """Return one entry. Raises `UnknownName`, its hint naming the nearest."""
+        return _info(self._find(name), self._status(name))
+
+    def fetch(self, name: str, wanted: FetchWanted) -> FetchStatus:
+        """Start fetching in the background unless it runs, and say where it is.
+
+        Raises `UnknownName` for a model, variant or source that does not exist.
+        """
+        model = self._find(name)
+        preference = SourcePreference(wanted.source)
+        if wanted.variant:
+            find_variant(model, wanted.variant)
+        with self._lock:
+            running = self._fetches.get(name)
+            if running is not None and running.state == FETCHING:
+                return running
+            started = FetchStatus(state=FETCHING, stage="locating")
+            self._fetches[name] = started
+        threading.Thread(
+            target=self._fetch, args=(model, preference, wanted.variant), daemon=True
+        ).start()
+        return started
+
+    def facts(self, endpoint: EndpointSpec) -> ModelFacts:
+        """Return what one replica takes.
+
+        Raises `UnknownName` as `model` does, and `Refused` when no variant is on disk.
+        """
+        held = self._held(endpoint)
+        return ModelFacts(
+            name=endpoint.model,
+            digest=f"sha256:{held.sha256}",
+            memory_bytes=memory_needed_bytes(
+                *self._variant(endpoint), endpoint.context_tokens, endpoint.parallel_requests
+            ),
+            context_tokens=endpoint.context_tokens,
+        )
+
+    def task(self, step: StartStep) -> TaskTemplate:
+        """Return the program of one replica; its key goes into a file of its own.
+
+        Raises `UnknownName` and `Refused` as `facts` does, and `Refused` for a step that is no
+        endpoint's.
+        """
+        endpoint = step.endpoint
+        if endpoint is None:
+            raise Refused(f"serve {step.step}: it is not an endpoint's task")
+        threads = max(1, step.resources.cpu_milli // 1000)
+        return TaskTemplate(
+            command=(
+                sys.executable,
+                "-m",
+                "moulin.runtimes.llm",
+                "--model",
+                self._held(endpoint).path,
+                "--alias",
+                endpoint.model,
+                "--context",
+                str(endpoint.context_tokens),
+                "--parallel",
+                str(endpoint.parallel_requests),
+                "--threads",
+                str(threads),
+                "--key-file",
+                str(self._key_file(step.attempt)),
+            )
+        )
+
+    def replica_key(self, attempt: str) -> str:
+        """Return the key with which a gateway calls this replica, the same at every call."""
+        return hmac.digest(self._pepper, REPLICA_KEY_CONTEXT + attempt.encode(), "sha256").hex()
+
+    def _find(self, name: str) -> Model:
+        if is_file_name(name) and name not in self._models:
+            self._models[name] = describe_file(name)
+        return find_model(name, self._models)
+
+    def _variant(self, endpoint: EndpointSpec) -> tuple[Model, Variant]:
+        model = self._find(endpoint.model)
+        if endpoint.variant:
+            return model, find_variant(model, endpoint.variant)
+        names = held_variants(model, self._store_dir)
+        held = [variant for variant in model.variants if variant.name in names]
+        if not held:
+            raise Refused(
+                f"serve {endpoint.model}: its weights are not on this factory's disk yet",
+                hint=f"fetch them first: moulin deploy {endpoint.model}",
+            )
+        return model, held[0]
+
+    def _held(self, endpoint: EndpointSpec) -> FetchedModel:
+        """Return the verified file of an endpoint's variant; nothing is downloaded."""
+        model, variant = self._variant(endpoint)
+        if variant.name not in held_variants(model, self._store_dir):
+            raise Refused(
+                f"serve {endpoint.model} ({variant.name}): its weights are not on disk",
+                hint=f"fetch them first: moulin deploy {endpoint.model}",
+            )
+        choice = SourceChoice(
+            model=model, variant=variant, source=variant.sources[0], explanation="on disk"
+        )
+        return fetch_variant(choice, self._store_dir)
+
+    def _key_file(self, attempt: str) -> Path:
+        self._keys_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._keys_dir / attempt
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(self.replica_key(attempt))
+        return path
+
+    def _status(self, name: str) -> FetchStatus:
+        with self._lock:
+            known = self._fetches.get(name)
+        if known is not None:
+            return known
+        model = self._find(name)
+        names = held_variants(model, self._store_dir)
+        for variant in model.variants:
+            if variant.name in names:
+                return FetchStatus(
+                    state=READY,
+                    variant=variant.name,
+                    provenance=variant.provenance,
+                    source=variant.sources[0].address,
+                    sha256=variant.sha256,
+                )
+        return FetchStatus(state=ABSENT)
+
+    def _fetch(self, model: Model, preference: SourcePreference, variant: str) -> None:
+        """Fetch in a thread; whatever happens ends up in the status that callers poll."""
+        try:
+            choice = choose_source(model, preference, self._store_dir, variant_name=variant)
+            fetched = fetch_variant(choice, self._store_dir, self._reporter(model.name, choice))
+        except MoulinError as error:
+            self._set(
+                model.name,
+                FetchStatus(state=FAILED, code=error.code, message=error.message, hint=error.hint),
+            )
+            return
+        self._set(model.name, _ready(choice, fetched))
+
+    def _reporter(self, name: str, choice: SourceChoice) -> Report:
+        def report(progress: Progress) -> None:
+            self._set(
+                name,
+                FetchStatus(
+                    state=FETCHING,
+                    stage=progress.stage,
+                    done_bytes=progress.bytes_done,
+                    total_bytes=progress.bytes_total,
+                    variant=choice.variant.name,
+                    provenance=choice.variant.provenance,
+                    source=choice.explanation,
+                ),
+            )
+
+        return report
+
+    def _set(self, name: str, status: FetchStatus) -> None:
+        with self._lock:
+            self._fetches[name] = status
+
+
+def _ready(choice: SourceChoice, fetched: FetchedModel) -> FetchStatus:
+    return FetchStatus(
+        state=READY,
+        stage="ready",
+        done_bytes=fetched.size_bytes,
+        total_bytes=fetched.size_bytes,
+        variant=choice.variant.name,
+        provenance=fetched.provenance,
+        source=choice.explanation,
+        sha256=fetched.sha256,
+    )
+
+
+def _info(model: Model, status: FetchStatus) -> ModelInfo:
+    return ModelInfo(
+        name=model.name,
+        title=model.title,
+        publisher=model.publisher,
+        licence=model.licence,
+        licence_url=model.licence_url,
+        card=model.card,
+        parameters=model.architecture.parameters,
+        context_max_tokens=model.architecture.context_max_tokens,
+        variants=tuple(
+            VariantInfo(
+                name=variant.name,
+                precision=variant.precision,
+                size_bytes=variant.size_bytes,
+                sha256=variant.sha256,
+                provenance=variant.provenance,
+                sources=tuple(source.address for source in variant.sources),
+            )
+            for variant in model.variants
+        ),
+        fetch=status,
+    )

@@ -154,7 +154,9 @@ class Store(Protocol):
         """Return the newest checkpoint of a shard."""
         ...
 
-    def intervals(self, node: str = "", start_ns: int = 0, limit: int = 1000) -> Sequence[NodeIntervalView]:
+    def intervals(
+        self, node: str = "", start_ns: int = 0, limit: int = 1000
+    ) -> Sequence[NodeIntervalView]:
         """Return metered intervals in order of start."""
         ...
 

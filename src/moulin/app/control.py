@@ -1,0 +1,182 @@
+"""The control process: the API in the main thread, the cycle in another, one store between them.
+
+Started by the supervisor as `python -m moulin.app.control --data DIR`. Ends with status 0 on
+SIGTERM or SIGINT; workloads go on.
+"""
+
+import argparse
+import json
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from moulin import __version__
+from moulin.api.app import create_app
+from moulin.api.server import ApiServer
+from moulin.app.wiring import Factory, FactorySettings, boot_id, open_factory
+from moulin.controlplane.commands import ApplyFactory, CreateKey
+from moulin.controlplane.plane import PlaneSettings
+from moulin.controlplane.run import run
+from moulin.domain.errors import MoulinError, PortInUse
+from moulin.domain.factory import TYPE_BY_KIND, DeclaredObject, ObjectKind
+from moulin.domain.ids import KeyId, OrganisationId, ProjectId
+from moulin.domain.principal import ApiKey, Principal, Role
+from moulin.domain.wire import decode
+
+HOST: Final = "127.0.0.1"
+# A long interval lets a busy cycle starve the event loop's thread, and the other way round.
+THREAD_SWITCH_S: Final = 0.002
+SETUP: Final = Principal(
+    key=KeyId("setup"),
+    name="setup",
+    role=Role.OPERATOR,
+    organisation=OrganisationId(""),
+    project=ProjectId(""),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; return 1 after saying why when that is not possible."""
+    parser = argparse.ArgumentParser(prog="moulin.app.control", description=__doc__)
+    parser.add_argument("--data", required=True, type=Path, help="data directory")
+    data_dir: Path = parser.parse_args(arguments).data
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    sys.setswitchinterval(THREAD_SWITCH_S)
+    try:
+        serve(data_dir)
+    except MoulinError as error:
+        hint = f"\n\nhint: {error.hint}" if error.hint else ""
+        sys.stderr.write(f"error: {error.message}{hint}\n")
+        return 1
+    return 0
+
+
+def serve(data_dir: Path) -> None:
+    """Open the factory, run the cycle beside the API, and close both on a signal.
+
+    Raises whatever `open_factory` does, `PortInUse`, and the error that ended the cycle, if any.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    wanted = read_settings(data_dir)
+    bound = bind(int(wanted.get("control_port", 0)))
+    factory = open_factory(factory_settings(data_dir, wanted))
+    bootstrap(factory, data_dir)
+    server = ApiServer(create_app(factory.services), bound)
+    failures: list[Exception] = []
+    cycle_thread = threading.Thread(
+        target=_cycle, args=(factory, stopping, server, failures), name="cycle"
+    )
+    watcher = threading.Thread(target=_stop_server, args=(stopping, server), daemon=True)
+    cycle_thread.start()
+    watcher.start()
+    server.run()
+    stopping.set()
+    factory.plane.inbox.close()
+    cycle_thread.join()
+    factory.store.close()
+    if failures:
+        raise failures[0]
+
+
+def read_settings(data_dir: Path) -> dict[str, Any]:
+    """Return what the supervisor wrote for this process; an empty mapping when there is nothing."""
+    path = data_dir / "settings.json"
+    found = json.loads(path.read_bytes()) if path.exists() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def factory_settings(data_dir: Path, wanted: dict[str, Any]) -> FactorySettings:
+    """Turn the supervisor's words into settings."""
+    return FactorySettings(
+        data_dir=data_dir,
+        database=str(wanted.get("database", "")),
+        factory_name=str(wanted.get("factory_name", "moulin")),
+        site_name=str(wanted.get("site_name", "this-site")),
+        plane=PlaneSettings(
+            factory_name=str(wanted.get("factory_name", "moulin")),
+            version=__version__,
+            boot_id=boot_id(),
+            metering_interval_s=float(wanted.get("metering_interval_s", 15.0)),
+        ),
+    )
+
+
+def bind(port: int) -> socket.socket:
+    """Return a socket bound to the loopback address.
+
+    Raises `PortInUse` when another program has the port.
+    """
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((HOST, port))
+    except OSError as cause:
+        bound.close()
+        raise PortInUse(
+            f"listen on {HOST}:{port}: {cause.strerror}",
+            hint="stop the other program, or choose another port with --control-port",
+        ) from cause
+    return bound
+
+
+def bootstrap(factory: Factory, data_dir: Path) -> None:
+    """On an empty log, queue what the supervisor prepared: keys and the first declared objects.
+
+    The first cycle takes them; a crash before that leaves the log empty, and they come again.
+    """
+    path = data_dir / "bootstrap.json"
+    books = factory.plane.books
+    if books.keyring.by_id or not path.exists():
+        return
+    wanted = json.loads(path.read_bytes())
+    objects = tuple(_declared(item) for item in wanted.get("objects", ()))
+    call = factory.plane.inbox.call
+    if objects and not books.declared:
+        call(
+            ApplyFactory(
+                principal=SETUP,
+                managed_by=str(wanted.get("managed_by", "default")),
+                objects=objects,
+            )
+        )
+    for item in wanted.get("keys", ()):
+        call(CreateKey(principal=SETUP, key=decode(ApiKey, item)))
+
+
+def _declared(item: dict[str, Any]) -> DeclaredObject:
+    value: DeclaredObject = decode(TYPE_BY_KIND[ObjectKind(item["kind"])], item["body"])
+    return value
+
+
+def _cycle(
+    factory: Factory, stopping: threading.Event, server: ApiServer, failures: list[Exception]
+) -> None:
+    """Run cycles in their own thread; a failure ends the process, since guessing would be worse."""
+    try:
+        run(factory.plane, stopping.is_set, lambda s: _wait(stopping, s))
+    except Exception as failure:
+        logging.getLogger(__name__).critical("the cycle ended: %r", failure, exc_info=failure)
+        failures.append(failure)
+    finally:
+        stopping.set()
+        server.stop()
+
+
+def _wait(stopping: threading.Event, seconds: float) -> None:
+    stopping.wait(seconds)
+
+
+def _stop_server(stopping: threading.Event, server: ApiServer) -> None:
+    stopping.wait()
+    server.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,226 @@
+"""The one place that names concrete classes: ports filled in, parts joined, nothing decided.
+
+`open_factory` gives a leading control plane and the API's services over one data directory.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from moulin import __version__
+from moulin.api.services import ApiServices, LogReader
+from moulin.app.clock import SystemClock, SystemDice
+from moulin.app.evidence import StoredEvidence
+from moulin.app.meters import SIMULATED_CLASS, MachineMeter
+from moulin.app.models import ModelLibrary
+from moulin.controlplane.inbox import Inbox
+from moulin.controlplane.plane import Plane, PlaneSettings, Ports
+from moulin.controlplane.recover import take_lead
+from moulin.domain.errors import EngineRefused, NotFound
+from moulin.domain.factory import Pool
+from moulin.domain.ids import NodeId, StepId
+from moulin.domain.observation import LogChunk, NodeCapacity
+from moulin.energy import cpu_power
+from moulin.engines.local.cgroup import find_cgroup_base
+from moulin.engines.local.engine import LocalEngine
+from moulin.engines.local.nodes import divide_machine
+from moulin.engines.simulated.engine import SimulatedEngine
+from moulin.engines.simulated.world import World
+from moulin.ledger import key_name
+from moulin.ports.engine import Engine, ListsSteps
+from moulin.ports.store import Store
+from moulin.scheduler import SchedulerPolicy
+from moulin.sources.machine import read_machine
+from moulin.sources.signing import open_signer
+from moulin.store.opening import open_store
+
+SIMULATED_NODES_MAX: Final = 200_000
+STOP_GRACE_S: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactorySettings:
+    """What a control process is told: where its data is and how its factory is called."""
+
+    data_dir: Path
+    database: str = ""
+    factory_name: str = "moulin"
+    site_name: str = "this-site"
+    plane: PlaneSettings = field(default_factory=PlaneSettings)
+
+
+@dataclass(slots=True, kw_only=True)
+class Factory:
+    """A control plane with everything around it."""
+
+    plane: Plane
+    services: ApiServices
+    store: Store
+
+
+class EngineBook:
+    """Makes the engine of a pool once and keeps it."""
+
+    def __init__(self, data_dir: Path, clock: SystemClock) -> None:
+        self._data_dir = data_dir
+        self._clock = clock
+        self._engines: dict[str, Engine] = {}
+        self._makers: dict[str, Callable[[Pool], Engine]] = {
+            "local": self._local,
+            "simulated": self._simulated,
+        }
+
+    def engine_for(self, pool: Pool) -> Engine:
+        """Return the pool's engine.
+
+        Raises `EngineRefused` for an engine that does not exist, `InvalidSpec` for settings it
+        cannot have.
+        """
+        if pool.name not in self._engines:
+            maker = self._makers.get(pool.engine)
+            if maker is None:
+                raise EngineRefused(
+                    f"connect pool {pool.name!r}: there is no engine {pool.engine!r}",
+                    hint=f"engines: {', '.join(sorted(self._makers))}",
+                )
+            self._engines[pool.name] = maker(pool)
+        return self._engines[pool.name]
+
+    def _local(self, pool: Pool) -> Engine:
+        return local_engine(
+            self._data_dir, self._clock, int(pool.settings.get("nodes", "1")), pool.name
+        )
+
+    def _simulated(self, pool: Pool) -> Engine:
+        count = int(pool.settings.get("nodes", "1"))
+        if not 0 < count <= SIMULATED_NODES_MAX:
+            raise EngineRefused(
+                f"simulate {count} nodes in pool {pool.name!r}",
+                hint=f"use 1 to {SIMULATED_NODES_MAX}",
+            )
+        cpus = int(pool.settings.get("cpus", "64"))
+        nodes = [
+            NodeCapacity(
+                node=NodeId(f"{pool.name}-{index:05d}"),
+                cpu_milli=cpus * 1000,
+                memory_bytes=int(pool.settings.get("memory_bytes", str(256 * 10**9))),
+                machine_class=SIMULATED_CLASS,
+                accelerators=int(pool.settings.get("accelerators", "0")),
+                accelerator_class=pool.settings.get("accelerator_class", ""),
+                boot_id=SIMULATED_CLASS,
+            )
+            for index in range(count)
+        ]
+        return SimulatedEngine(World(self._clock, nodes))
+
+
+def local_engine(data_dir: Path, clock: SystemClock, nodes: int, prefix: str) -> LocalEngine:
+    """Return the engine of this machine, divided into `nodes` nodes.
+
+    Raises `InvalidSpec` for more nodes than CPUs, `SourceUnavailable` without a Linux /proc.
+    """
+    machine = read_machine()
+    power = cpu_power(machine.cpu_model, len(machine.cpu_ids) * 1000)
+    divided = divide_machine(
+        nodes=nodes,
+        cpu_ids=machine.cpu_ids,
+        memory_bytes=machine.memory_bytes,
+        boot_id=machine.boot_id,
+        accelerators=len(machine.gpus),
+        accelerator_class=machine.gpus[0].name if machine.gpus else "",
+        idle_mw=power.idle_mw,
+        peak_mw=power.peak_mw,
+        power_source=power.source,
+        node_prefix=prefix,
+    )
+    return LocalEngine(data_dir, clock=clock, nodes=divided, cgroup=find_cgroup_base())
+
+
+def open_factory(settings: FactorySettings) -> Factory:
+    """Open the store, take the lead, and join the parts.
+
+    Raises `StoreUnavailable` when another process leads, `StoreCorrupt` when the log cannot be
+    folded, `LocalError` when the key files are not ours.
+    """
+    data = settings.data_dir
+    clock = SystemClock()
+    pepper = (data / "pepper").read_bytes()
+    store = open_store(settings.database or data / "moulin.sqlite")
+    signer = open_signer(data / "signing.key", key_name(settings.factory_name))
+    library = ModelLibrary(data, data / "replica_keys", pepper)
+    engines = EngineBook(data, clock)
+    inbox = Inbox()
+    plane = take_lead(
+        Ports(
+            store=store,
+            clock=clock,
+            ids=SystemDice(),
+            engine_for=engines.engine_for,
+            launcher=library,
+            meter=MachineMeter(clock),
+            signer=signer,
+        ),
+        settings.plane,
+        SchedulerPolicy(),
+        inbox,
+    )
+    services = ApiServices(
+        call=inbox.call,
+        store=store,
+        keyring=lambda: plane.books.keyring,
+        logs=_log_reader(plane),
+        shelf=library,
+        evidence=StoredEvidence(
+            store=store, signer=signer, shard=plane.evidence.origin(settings.site_name)
+        ),
+        clock=clock,
+        ids=SystemDice(),
+        pepper=pepper,
+        version=__version__,
+    )
+    return Factory(plane=plane, services=services, store=store)
+
+
+def stop_everything_local(data_dir: Path) -> int:
+    """Stop every task the local engine still owns under a data directory; return how many.
+
+    For `moulin down` when no control plane runs. Returns when each was asked to stop.
+    """
+    engine: Engine = local_engine(data_dir, SystemClock(), 1, "node")
+    steps: tuple[StepId, ...] = engine.steps() if isinstance(engine, ListsSteps) else ()
+    for step in steps:
+        engine.stop(step, STOP_GRACE_S)
+    return len(steps)
+
+
+def _log_reader(plane: Plane) -> LogReader:
+    def read(workload: str, unit: int, rank: int, cursor: int, limit: int) -> LogChunk:
+        view = plane.ports.store.workload(workload)
+        found = [
+            task
+            for shown in (view.units if view else ())
+            if shown.unit == unit
+            for task in shown.tasks
+            if task.rank == rank
+        ]
+        if not found:
+            raise NotFound(
+                f"read the log of {workload} unit {unit} rank {rank}: it has not started",
+                hint=f"`moulin why {workload}` says what it waits for",
+            )
+        for pool in sorted(plane.engines):
+            engine = plane.engines[pool]
+            try:
+                return engine.logs(StepId(found[0].step), cursor, limit)
+            except NotFound:
+                continue
+        raise NotFound(f"read the log of {found[0].step}: no engine has it any more")
+
+    return read
+
+
+def boot_id() -> str:
+    """Return this machine's boot id; empty where the kernel has none."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text(encoding="ascii").strip() if path.exists() else ""

@@ -1,0 +1,105 @@
+"""Hands a durable plan to the engines: the only place where the control plane causes anything.
+
+Every call is idempotent by step id, so whatever a crash leaves undone is simply done again. What
+an engine answers is reported to the next cycle; nothing is concluded here.
+"""
+
+from dataclasses import replace
+
+from moulin.controlplane.lookup import (
+    attempt_of,
+    is_stopping,
+    pool_of,
+    steps_of_attempt,
+    task_of,
+)
+from moulin.controlplane.plane import Plane
+from moulin.domain.errors import EngineError, EngineUnavailable, MoulinError
+from moulin.domain.ids import NodeId, StepId, step_id
+from moulin.domain.observation import Observation, TaskPhase
+from moulin.domain.plan import Plan, StartStep
+from moulin.ports.engine import Engine
+from moulin.scheduler import live_steps, start_step
+
+EXIT_CANNOT_START = 126
+
+
+def act(plane: Plane, plan: Plan) -> None:
+    """Start and stop what the plan says, and what earlier calls could not reach."""
+    for place in plan.places:
+        for task in place.tasks:
+            plane.unstarted.add(step_id(place.attempt, task.rank))
+    for step in sorted(plane.unstarted):
+        _start(plane, step)
+    for step, (node, grace_s) in sorted(plane.unstopped.items()):
+        _stop(plane, step, node, grace_s)
+    for stop in plan.stops:
+        for step, node in steps_of_attempt(plane.books.schedule, stop.attempt):
+            _stop(plane, step, node, stop.grace_s)
+
+
+def resume(plane: Plane) -> None:
+    """After a restart: start again whatever is placed without proof of a start, repeat stops.
+
+    Starting twice is safe because an engine starts a step at most once.
+    """
+    schedule = plane.books.schedule
+    for step, node in live_steps(schedule):
+        attempt = attempt_of(schedule, step)
+        if attempt is not None and attempt.stop_cause is not None:
+            _stop(plane, step, node, attempt.grace_s)
+        else:
+            plane.unstarted.add(step)
+
+
+def _start(plane: Plane, step: StepId) -> None:
+    schedule = plane.books.schedule
+    task = task_of(schedule, step)
+    if task is None or task.phase is not None or is_stopping(schedule, step):
+        plane.unstarted.discard(step)
+        return
+    wanted = start_step(schedule, task.attempt, task.rank)
+    try:
+        _engine(plane, task.node).start(_launched(plane, wanted))
+    except EngineUnavailable:
+        return
+    except MoulinError as error:
+        plane.unstarted.discard(step)
+        plane.reports.append(_refused(plane, step, error))
+        return
+    plane.unstarted.discard(step)
+
+
+def _launched(plane: Plane, step: StartStep) -> StartStep:
+    return replace(step, task=plane.ports.launcher.task(step)) if step.endpoint else step
+
+
+def _stop(plane: Plane, step: StepId, node: NodeId, grace_s: int) -> None:
+    try:
+        _engine(plane, node).stop(step, grace_s)
+    except EngineError:
+        # Nothing is known; the stop stays decided, so the next act repeats it.
+        plane.unstopped[step] = (node, grace_s)
+    else:
+        plane.unstopped.pop(step, None)
+
+
+def _engine(plane: Plane, node: NodeId) -> Engine:
+    pool = pool_of(plane.books.schedule, node)
+    engine = plane.engines.get(pool)
+    if engine is None:
+        raise EngineUnavailable(f"reach node {node}: pool {pool!r} has no engine now")
+    return engine
+
+
+def _refused(plane: Plane, step: StepId, error: MoulinError) -> Observation:
+    now_ns = plane.ports.clock.now_ns()
+    return Observation(
+        step=step,
+        phase=TaskPhase.EXITED,
+        at_ns=now_ns,
+        exit_code=EXIT_CANNOT_START,
+        started_at_ns=now_ns,
+        ended_at_ns=now_ns,
+        evidence=f"not started: {error.message}",
+    )

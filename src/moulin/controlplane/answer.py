@@ -1,0 +1,172 @@
+"""Each command's way into the draft, and each caller's answer after the commit.
+
+One table maps a command's type to its handler; a handler returns a function that makes the answer
+from the committed books, or raises the error its caller gets. Handlers never commit.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from moulin.controlplane.commands import (
+    Answer,
+    ApplyFactory,
+    CreateKey,
+    ExplainWorkload,
+    Explanation,
+    ReadStatus,
+    RevokeKey,
+    ScaleEndpoint,
+    StopWorkload,
+    SubmitWorkload,
+    SyncGateway,
+    TryWorkload,
+)
+from moulin.controlplane.declare import apply_factory
+from moulin.controlplane.draft import Draft
+from moulin.controlplane.inbox import Call
+from moulin.controlplane.plane import Plane
+from moulin.controlplane.rows import view_of
+from moulin.controlplane.status import read_status
+from moulin.controlplane.submit import submit_workload, try_workload
+from moulin.controlplane.sync import sync_gateway
+from moulin.domain.errors import InvalidRequest, MoulinError, NotFound
+from moulin.domain.events import KeyCreated, KeyRevoked, WorkloadScaled, WorkloadStopRequested
+from moulin.domain.principal import ApiKey
+from moulin.domain.workload import FINAL_WORKLOAD_STATES, WorkloadKind
+from moulin.scheduler import explain
+
+Finish = Callable[[], Answer]
+Handler = Callable[[Plane, Draft, Any], Finish]
+REPLICAS_MAX: Final = 1000
+
+
+@dataclass(slots=True)
+class Answered:
+    """Calls of one cycle with what each will be answered once the draft is durable."""
+
+    ready: list[tuple[Call, Finish]] = field(default_factory=list)
+
+    def fail(self, error: MoulinError) -> None:
+        """Tell every caller that nothing was recorded."""
+        for call, _ in self.ready:
+            call.future.set_exception(error)
+        self.ready.clear()
+
+
+def answer_calls(plane: Plane, draft: Draft, calls: Sequence[Call]) -> Answered:
+    """Turn each command into events of the draft; refused commands are answered at once."""
+    answered = Answered()
+    for call in calls:
+        if not call.future.set_running_or_notify_cancel():
+            continue
+        try:
+            finish = HANDLERS[type(call.command)](plane, draft, call.command)
+        except MoulinError as error:
+            _refuse_after_commit(answered, call, error)
+        else:
+            answered.ready.append((call, finish))
+    return answered
+
+
+def release_answers(plane: Plane, answered: Answered) -> None:
+    """Answer every caller from the committed books."""
+    for call, finish in answered.ready:
+        try:
+            call.future.set_result(finish())
+        except MoulinError as error:
+            call.future.set_exception(error)
+
+
+def _refuse_after_commit(answered: Answered, call: Call, error: MoulinError) -> None:
+    """A refusal may have drafted its own event, so it too is told only when that is durable."""
+
+    def finish() -> Answer:
+        raise error
+
+    answered.ready.append((call, finish))
+
+
+def _stop(plane: Plane, draft: Draft, command: StopWorkload) -> Finish:
+    row = draft.books.schedule.workloads.get(command.workload)
+    if row is None:
+        raise NotFound(f"stop {command.workload}: there is no such workload")
+    if row.state not in FINAL_WORKLOAD_STATES and not row.stop_requested_by:
+        draft.append(
+            WorkloadStopRequested(workload=command.workload, by=command.principal.name),
+            actor=command.principal.key,
+            project=row.submission.project,
+        )
+    return lambda: view_of(draft.books, command.workload)
+
+
+def _scale(plane: Plane, draft: Draft, command: ScaleEndpoint) -> Finish:
+    row = draft.books.schedule.workloads.get(command.workload)
+    if row is None:
+        raise NotFound(f"scale {command.workload}: there is no such endpoint")
+    if row.submission.spec.kind is not WorkloadKind.ENDPOINT:
+        raise InvalidRequest(
+            f"scale {command.workload}: it is a {row.submission.spec.kind}",
+            hint="only endpoints have replicas",
+        )
+    if not 0 <= command.replicas <= REPLICAS_MAX:
+        raise InvalidRequest(f"scale to {command.replicas}: use 0 to {REPLICAS_MAX} replicas")
+    draft.append(
+        WorkloadScaled(
+            workload=command.workload, replicas=command.replicas, by=command.principal.name
+        ),
+        actor=command.principal.key,
+        project=row.submission.project,
+    )
+    return lambda: view_of(draft.books, command.workload)
+
+
+def _explain(plane: Plane, draft: Draft, command: ExplainWorkload) -> Finish:
+    if command.workload not in draft.books.schedule.workloads:
+        raise NotFound(f"explain {command.workload}: there is no such workload")
+    return lambda: Explanation(
+        workload=view_of(draft.books, command.workload),
+        reasons=explain(draft.books.schedule, command.workload, draft.now_ns, plane.policy),
+    )
+
+
+def _create_key(plane: Plane, draft: Draft, command: CreateKey) -> Finish:
+    if command.key.project and draft.books.project(command.key.project) is None:
+        raise NotFound(f"create a key for {command.key.project}: there is no such project")
+    draft.append(
+        KeyCreated(key=command.key), actor=command.principal.key, project=command.key.project
+    )
+    return lambda: command.key
+
+
+def _revoke_key(plane: Plane, draft: Draft, command: RevokeKey) -> Finish:
+    found = draft.books.keyring.by_id.get(command.key)
+    if found is None:
+        raise NotFound(f"revoke {command.key}: there is no such key")
+    if found.revoked_at_ns == 0:
+        draft.append(
+            KeyRevoked(key=command.key), actor=command.principal.key, project=found.project
+        )
+
+    def finish() -> ApiKey:
+        return draft.books.keyring.by_id[command.key]
+
+    return finish
+
+
+def _status(plane: Plane, draft: Draft, command: ReadStatus) -> Finish:
+    return lambda: read_status(plane, draft.now_ns)
+
+
+HANDLERS: Final[Mapping[type, Handler]] = {
+    SubmitWorkload: submit_workload,
+    TryWorkload: try_workload,
+    StopWorkload: _stop,
+    ScaleEndpoint: _scale,
+    ExplainWorkload: _explain,
+    ApplyFactory: apply_factory,
+    CreateKey: _create_key,
+    RevokeKey: _revoke_key,
+    SyncGateway: sync_gateway,
+    ReadStatus: _status,
+}

@@ -1,0 +1,123 @@
+"""Everything the control plane knows, folded from one log: one book per stage.
+
+A book changes only by `fold_all`; a control plane that lost a commit throws its books away and
+folds the log again.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from moulin.controlplane.cursors import Cursors, fold_cursors
+from moulin.controlplane.gateways import Gateways, fold_gateways
+from moulin.domain.errors import check
+from moulin.domain.events import Event, FactoryApplied, WorkloadFinished, WorkloadSubmitted
+from moulin.domain.factory import (
+    DeclaredObject,
+    ObjectKind,
+    Organisation,
+    Pool,
+    PriceBook,
+    Project,
+    Site,
+    Zone,
+)
+from moulin.domain.ids import WorkloadId
+from moulin.identity import Keyring, fold_keyring
+from moulin.ledger.balances import Balances, fold_balances
+from moulin.scheduler import State, empty_state, fold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """One declared object and the file that manages it."""
+
+    value: DeclaredObject
+    managed_by: str
+
+
+@dataclass(slots=True)
+class Books:
+    """The folded log. `sequence` is the last event in it, `endpoints` those not finished."""
+
+    schedule: State = field(default_factory=empty_state)
+    balances: Balances = field(default_factory=Balances)
+    keyring: Keyring = field(default_factory=Keyring)
+    cursors: Cursors = field(default_factory=Cursors)
+    gateways: Gateways = field(default_factory=Gateways)
+    declared: dict[tuple[ObjectKind, str], Declared] = field(default_factory=dict)
+    endpoints: set[WorkloadId] = field(default_factory=set)
+    sequence: int = 0
+
+    def project(self, name: str) -> Project | None:
+        """Return a declared project."""
+        found = self.declared.get((ObjectKind.PROJECT, name))
+        return found.value if found and isinstance(found.value, Project) else None
+
+    def organisation(self, name: str) -> Organisation | None:
+        """Return a declared organisation."""
+        found = self.declared.get((ObjectKind.ORGANISATION, name))
+        return found.value if found and isinstance(found.value, Organisation) else None
+
+    def zone(self, name: str) -> Zone | None:
+        """Return a declared zone."""
+        found = self.declared.get((ObjectKind.ZONE, name))
+        return found.value if found and isinstance(found.value, Zone) else None
+
+    def site_of(self, zone: str) -> Site | None:
+        """Return the site a zone belongs to."""
+        found = self.zone(zone)
+        declared = self.declared.get((ObjectKind.SITE, found.site)) if found else None
+        return declared.value if declared and isinstance(declared.value, Site) else None
+
+    def pools(self) -> tuple[Pool, ...]:
+        """Return the declared pools by name."""
+        return tuple(
+            item.value
+            for (kind, _), item in sorted(self.declared.items())
+            if kind is ObjectKind.POOL and isinstance(item.value, Pool)
+        )
+
+    def price_books(self) -> tuple[PriceBook, ...]:
+        """Return the declared price books by name."""
+        return tuple(
+            item.value
+            for (kind, _), item in sorted(self.declared.items())
+            if kind is ObjectKind.PRICE_BOOK and isinstance(item.value, PriceBook)
+        )
+
+
+def fold_all(books: Books, event: Event) -> None:
+    """Apply one event to every book in place; events come in gapless sequence."""
+    check(event.sequence == books.sequence + 1, "the log is folded without gaps")
+    fold(books.schedule, event)
+    fold_balances(books.balances, event)
+    fold_keyring(books.keyring, event)
+    fold_cursors(books.cursors, event, books.schedule, books.site_of)
+    fold_gateways(books.gateways, event)
+    match event.payload:
+        case FactoryApplied() as applied:
+            _declare(books, applied)
+        case WorkloadSubmitted(submission=submission) if submission.spec.endpoint is not None:
+            books.endpoints.add(submission.id)
+        case WorkloadFinished(workload=workload):
+            books.endpoints.discard(workload)
+        case _:
+            pass
+    books.sequence = event.sequence
+
+
+def read_books(log: Iterable[Event]) -> Books:
+    """Fold a whole log."""
+    books = Books()
+    for event in log:
+        fold_all(books, event)
+    return books
+
+
+def _declare(books: Books, applied: FactoryApplied) -> None:
+    for change in applied.changes:
+        key = (change.kind, change.name)
+        if change.value is None:
+            books.declared.pop(key, None)
+        else:
+            books.declared[key] = Declared(value=change.value, managed_by=applied.managed_by)

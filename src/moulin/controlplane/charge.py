@@ -1,0 +1,132 @@
+"""From usages to money and evidence: prices, balanced entries, leaves and a signed tree head.
+
+One shard of evidence per site. The frontiers kept here are of the durable log; a draft that is
+not committed leaves them as they were: the cycle takes over the draft's after the commit.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from moulin.controlplane.books import Books
+from moulin.controlplane.draft import Draft
+from moulin.controlplane.plane import Plane
+from moulin.domain.events import ChargedUsage, UsagesCharged
+from moulin.domain.factory import ObjectKind, Site
+from moulin.domain.usage import Charge, Receipt, Usage
+from moulin.domain.views import ReceiptView
+from moulin.ledger import (
+    Evidence,
+    Issue,
+    VerifierKey,
+    checkpoint_text,
+    issue,
+    make_salt,
+    post,
+    price,
+    read_frontier,
+    signed_note,
+)
+from moulin.ports.store import Checkpoint, Leaf, Store
+
+LEAVES_READ_MAX: Final = 100_000
+UNKNOWN_SITE: Final = "unknown"
+
+
+def charge(plane: Plane, draft: Draft, usages: Sequence[Usage]) -> None:
+    """Price usages and draft their entries, receipts, leaves and the new tree heads, by site."""
+    by_site: dict[str, list[Usage]] = {}
+    for usage in usages:
+        by_site.setdefault(usage.site, []).append(usage)
+    for name in sorted(by_site):
+        declared = draft.books.declared.get((ObjectKind.SITE, name))
+        site = declared.value if declared else None
+        owner = site if isinstance(site, Site) else Site(name=name, country="")
+        _charge_site(plane, draft, owner, by_site[name])
+
+
+def read_evidence(store: Store, factory: str, books: Books) -> Evidence:
+    """Rebuild the frontier of every shard from its stored leaves.
+
+    Cost:   O(leaves), one hash each.
+    """
+    evidence = Evidence(factory=factory)
+    sites = [name for kind, name in books.declared if kind is ObjectKind.SITE]
+    for name in sorted({*sites, UNKNOWN_SITE}):
+        origin = evidence.origin(name)
+        evidence.keep(origin, read_frontier(_leaves(store, origin)))
+    return evidence
+
+
+def _leaves(store: Store, origin: str) -> Iterator[bytes]:
+    start = 0
+    while leaves := store.leaves(origin, start, start + LEAVES_READ_MAX):
+        yield from leaves
+        start += len(leaves)
+
+
+def _charge_site(plane: Plane, draft: Draft, site: Site, usages: Sequence[Usage]) -> None:
+    price_books = draft.books.price_books()
+    charged = [(usage, price(usage, price_books, site)) for usage in usages]
+    origin = plane.evidence.origin(site.name)
+    issued = issue(
+        draft.frontiers.get(origin) or plane.evidence.frontier(origin),
+        origin=origin,
+        charged=charged,
+        salts=[make_salt(plane.ports.ids.entropy) for _ in charged],
+        operator_secret=plane.ports.signer.operator_secret,
+    )
+    draft.frontiers[origin] = issued.frontier
+    draft.entries.extend(post(cost, usage) for usage, cost in charged)
+    _draft_evidence(plane, draft, issued)
+    draft.append(
+        UsagesCharged(
+            origin=origin,
+            items=tuple(
+                _charged(usage, cost, receipt)
+                for (usage, cost), receipt in zip(charged, issued.receipts, strict=True)
+            ),
+            tree_size=issued.head.size,
+            root=issued.head.root.hex(),
+        )
+    )
+
+
+def _draft_evidence(plane: Plane, draft: Draft, issued: Issue) -> None:
+    for receipt, leaf_hash in zip(issued.receipts, issued.leaf_hashes, strict=True):
+        draft.receipts.append(_view(receipt, draft.now_ns))
+        draft.leaves.append(Leaf(origin=receipt.origin, index=receipt.index, leaf_hash=leaf_hash))
+    text = checkpoint_text(issued.head)
+    signer = plane.ports.signer
+    key = VerifierKey(name=signer.key_name, public_key=signer.public_key)
+    note = signed_note(text, key, signer.sign(text.encode()))
+    draft.checkpoints.append(
+        Checkpoint(
+            origin=issued.head.origin, tree_size=issued.head.size, note=note, at_ns=draft.now_ns
+        )
+    )
+
+
+def _charged(usage: Usage, cost: Charge, receipt: Receipt) -> ChargedUsage:
+    return ChargedUsage(
+        usage=usage.id,
+        receipt=receipt.id,
+        project=usage.project,
+        workload=usage.request or usage.workload,
+        amount_neur=cost.amount_neur,
+        leaf_index=receipt.index,
+        is_from_grant=bool(usage.request),
+    )
+
+
+def _view(receipt: Receipt, at_ns: int) -> ReceiptView:
+    return ReceiptView(
+        id=receipt.id,
+        organisation=receipt.usage.organisation,
+        project=receipt.usage.project,
+        usage=receipt.usage,
+        charge=receipt.charge,
+        origin=receipt.origin,
+        leaf_index=receipt.index,
+        issued_at_ns=at_ns,
+        salt_hex=receipt.salt.hex(),
+    )

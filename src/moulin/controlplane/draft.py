@@ -1,0 +1,57 @@
+"""The events one cycle is about to write, folded as they are drafted.
+
+Later stages of the cycle see what earlier ones drafted; nothing leaves the process before the
+whole draft is committed.
+"""
+
+from dataclasses import dataclass, field
+
+from moulin.controlplane.books import Books, fold_all
+from moulin.domain.events import Event, Payload
+from moulin.domain.usage import Entry
+from moulin.domain.views import IdempotencyRecord, NodeIntervalView, ReceiptView
+from moulin.ledger import Frontier
+from moulin.ports.store import Checkpoint, Leaf
+
+CONTROL_PLANE = "control-plane"
+
+
+@dataclass(slots=True)
+class Draft:
+    """One cycle's writes. `now_ns` is the cycle's only time."""
+
+    books: Books
+    epoch: int
+    now_ns: int
+    events: list[Event] = field(default_factory=list)
+    receipts: list[ReceiptView] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    leaves: list[Leaf] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    intervals: list[NodeIntervalView] = field(default_factory=list)
+    frontiers: dict[str, Frontier] = field(default_factory=dict)
+    idempotency: dict[tuple[str, str], IdempotencyRecord] = field(default_factory=dict)
+
+    def append(
+        self, payload: Payload, *, actor: str = CONTROL_PLANE, causation: int = 0, project: str = ""
+    ) -> Event:
+        """Draft one event and fold it; the project's organisation is filled in."""
+        declared = self.books.project(project) if project else None
+        event = Event(
+            sequence=self.books.sequence + 1,
+            epoch=self.epoch,
+            at_ns=self.now_ns,
+            actor=actor,
+            organisation=declared.organisation if declared else "",
+            project=project,
+            causation=causation,
+            payload=payload,
+        )
+        fold_all(self.books, event)
+        self.events.append(event)
+        return event
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether a commit would write nothing."""
+        return not (self.events or self.receipts or self.checkpoints)

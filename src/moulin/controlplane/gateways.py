@@ -1,0 +1,97 @@
+"""What gateways were given and what they reported, folded from the log, and how to answer a sync.
+
+A gateway epoch ends only with a complete journal or a declared loss; until then every begun
+request keeps its reservation (DESIGN rule 8).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from moulin.domain.events import (
+    Event,
+    GatewayEpochClosed,
+    GatewayEpochOpened,
+    JournalRecorded,
+)
+from moulin.domain.snapshot import JournalKind, JournalRecord
+
+CUT: Final = "cut"
+
+
+@dataclass(slots=True)
+class EpochBook:
+    """One gateway epoch: how far its journal is known and which requests are begun, not ended."""
+
+    through_sequence: int = 0
+    begun: dict[str, JournalRecord] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Gateways:
+    """All open gateway epochs, by (gateway, epoch), and the newest epoch of each gateway."""
+
+    epochs: dict[tuple[str, int], EpochBook] = field(default_factory=dict)
+    newest: dict[str, int] = field(default_factory=dict)
+
+
+def fold_gateways(gateways: Gateways, event: Event) -> None:
+    """Apply one event in place."""
+    match event.payload:
+        case GatewayEpochOpened() as opened:
+            gateways.epochs.setdefault((opened.gateway, opened.gateway_epoch), EpochBook())
+            newest = gateways.newest.get(opened.gateway, 0)
+            gateways.newest[opened.gateway] = max(newest, opened.gateway_epoch)
+        case JournalRecorded() as recorded:
+            book = gateways.epochs[(recorded.gateway, recorded.gateway_epoch)]
+            book.through_sequence = recorded.through_sequence
+            for record in recorded.records:
+                if record.kind is JournalKind.BEGIN:
+                    book.begun[record.request] = record
+                else:
+                    book.begun.pop(record.request, None)
+        case GatewayEpochClosed() as closed:
+            gateways.epochs.pop((closed.gateway, closed.gateway_epoch), None)
+        case _:
+            pass
+
+
+def new_records(book: EpochBook, records: Sequence[JournalRecord]) -> tuple[JournalRecord, ...]:
+    """Return the records that continue the book, gapless; repeats and what follows a gap are left."""
+    expected = book.through_sequence + 1
+    fresh = []
+    for record in sorted(records, key=lambda r: r.sequence):
+        if record.sequence == expected:
+            fresh.append(record)
+            expected += 1
+    return tuple(fresh)
+
+
+def cut_records(book: EpochBook, at_ns: int) -> tuple[JournalRecord, ...]:
+    """End every begun request of a finished epoch from its reservation, marked as estimated."""
+    sequence = book.through_sequence
+    ends = []
+    for request in sorted(book.begun):
+        begun = book.begun[request]
+        sequence += 1
+        ends.append(
+            JournalRecord(
+                sequence=sequence,
+                kind=JournalKind.END,
+                request=request,
+                at_ns=max(at_ns, begun.at_ns),
+                organisation=begun.organisation,
+                project=begun.project,
+                key=begun.key,
+                model=begun.model,
+                endpoint=begun.endpoint,
+                replica=begun.replica,
+                zone=begun.zone,
+                tokens_input=begun.tokens_input,
+                tokens_output=begun.tokens_output,
+                amount_neur=begun.amount_neur,
+                outcome=CUT,
+                is_estimated=True,
+            )
+        )
+    return tuple(ends)

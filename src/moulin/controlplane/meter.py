@@ -1,0 +1,192 @@
+"""Closes metering intervals: counters in, exact allocations and final usages out.
+
+A node's own counter and its tasks' counters are read independently; what the tasks do not explain
+is unattributed, never spread over them. An interval that cannot be read is closed later, longer.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from moulin.controlplane.cursors import (
+    RULES,
+    Facts,
+    NodeCursor,
+    reading_of,
+)
+from moulin.controlplane.draft import Draft
+from moulin.controlplane.lookup import capacity_of, pool_of
+from moulin.controlplane.plane import Plane
+from moulin.domain.errors import EngineError, SourceError
+from moulin.domain.events import IntervalMetered, MeteringClosed
+from moulin.domain.factory import Site
+from moulin.domain.ids import NodeId, StepId
+from moulin.domain.usage import NodeAllocation, TaskReading, Usage
+from moulin.domain.views import NodeIntervalView
+from moulin.domain.workload import WorkloadKind
+from moulin.energy import allocate, carbon, node_energy, power_of
+from moulin.metering import close_intervals, job_usages
+
+IDLE_INTERVAL_S: Final = 600.0
+SCAN_PERIOD_S: Final = 0.25
+NS_PER_S: Final = 1_000_000_000
+
+
+def meter(plane: Plane, draft: Draft) -> tuple[Usage, ...]:
+    """Close the intervals that are due and return every usage that became final."""
+    usages: list[Usage] = []
+    if plane.is_due("meter", SCAN_PERIOD_S, draft.now_ns):
+        for node in _due_nodes(plane, draft):
+            usages.extend(_meter_node(plane, draft, node))
+        usages.extend(_settle(plane, draft))
+    return tuple(usages)
+
+
+def _due_nodes(plane: Plane, draft: Draft) -> Sequence[NodeId]:
+    busy_ns = int(plane.settings.metering_interval_s * NS_PER_S)
+    idle_ns = int(max(IDLE_INTERVAL_S, plane.settings.metering_interval_s) * NS_PER_S)
+    due = [
+        node
+        for node, cursor in draft.books.cursors.nodes.items()
+        if not cursor.is_based
+        or draft.now_ns - cursor.until_ns >= (busy_ns if cursor.steps else idle_ns)
+    ]
+    return sorted(due)[: plane.settings.metering_nodes_max]
+
+
+def _meter_node(plane: Plane, draft: Draft, node: NodeId) -> Sequence[Usage]:
+    books = draft.books
+    capacity = capacity_of(books.schedule, node)
+    cursor = books.cursors.nodes[node]
+    try:
+        task_cpu_ns = _task_counters(plane, draft, cursor)
+        counter = plane.ports.meter.read(capacity)
+    except (EngineError, SourceError):
+        return ()
+    window_ns = (cursor.until_ns if cursor.is_based else draft.now_ns, draft.now_ns)
+    is_continued = cursor.is_based and counter.cpu_ns >= cursor.cpu_ns
+    tasks = _readings(draft, window_ns, task_cpu_ns)
+    site = books.site_of(cursor.zone) or Site(name="unknown", country="")
+    reading = node_energy(
+        node=node,
+        zone=cursor.zone,
+        start_ns=window_ns[0],
+        end_ns=window_ns[1],
+        cpu_ns_busy=counter.cpu_ns - cursor.cpu_ns if is_continued else 0,
+        cpu_milli=cursor.cpu_milli,
+        power=power_of(capacity),
+    )
+    allocation = allocate(reading, tuple(tasks.values()), site.pue_ppm)
+    usages = job_usages(
+        allocation, _of_jobs(draft, tasks), Facts(books.cursors, books.site_of), carbon
+    )
+    draft.append(_event(allocation, counter.cpu_ns, task_cpu_ns))
+    draft.intervals.append(_row(allocation, site))
+    return usages
+
+
+def _task_counters(plane: Plane, draft: Draft, node: NodeCursor) -> dict[str, int]:
+    """Return cumulative CPU counters of the node's started tasks: live ones read now."""
+    cursors = draft.books.cursors.steps
+    started = [step for step in sorted(node.steps) if cursors[step].started_ns]
+    counters: dict[str, int] = {
+        step: max(cursors[step].cpu_ns_final, cursors[step].cpu_ns) for step in started
+    }
+    live = [step for step in started if not cursors[step].ended_ns]
+    if live:
+        engine = plane.engines.get(pool_of(draft.books.schedule, cursors[live[0]].node))
+        if engine is not None:
+            for seen in engine.observe(live):
+                counters[seen.step] = max(counters[seen.step], seen.cpu_ns)
+    return counters
+
+
+def _readings(
+    draft: Draft, window_ns: tuple[int, int], task_cpu_ns: Mapping[str, int]
+) -> dict[StepId, TaskReading]:
+    cursors = draft.books.cursors
+    readings: dict[StepId, TaskReading] = {}
+    for name, cpu_ns in task_cpu_ns.items():
+        step = StepId(name)
+        cursor = cursors.steps[step]
+        admission = cursors.admissions[cursors.workload_by_attempt[cursor.attempt]]
+        readings[step] = reading_of(step, cursor, admission, window_ns, cpu_ns)
+    return readings
+
+
+def _of_jobs(draft: Draft, tasks: Mapping[StepId, TaskReading]) -> tuple[TaskReading, ...]:
+    admissions = draft.books.cursors.admissions
+    return tuple(
+        task
+        for task in tasks.values()
+        if admissions[task.workload].submission.spec.kind is not WorkloadKind.ENDPOINT
+    )
+
+
+def _settle(plane: Plane, draft: Draft) -> Sequence[Usage]:
+    """Let replicas' intervals and requests become final where everything about them is known."""
+    cursors = draft.books.cursors
+    if not (cursors.open.intervals or cursors.open.settled):
+        return ()
+    closed = MeteringClosed(now_ns=draft.now_ns, journal_until_ns=_journal_until_ns(plane, draft))
+    closing = close_intervals(
+        cursors.open,
+        closed.now_ns,
+        journal_until_ns=closed.journal_until_ns,
+        facts=Facts(cursors, draft.books.site_of),
+        rules=RULES,
+    )
+    if closing.state == cursors.open:
+        return ()
+    draft.append(closed)
+    plane.learn(closing.usages)
+    return closing.usages
+
+
+def _journal_until_ns(plane: Plane, draft: Draft) -> int:
+    """Return the time up to which every open gateway epoch has told all it did."""
+    epochs = draft.books.gateways.epochs
+    if not epochs:
+        return draft.now_ns
+    return min(plane.journal_until_ns.get(key, 0) for key in epochs)
+
+
+def _event(
+    allocation: NodeAllocation, node_cpu_ns: int, task_cpu_ns: Mapping[str, int]
+) -> IntervalMetered:
+    reading = allocation.reading
+    return IntervalMetered(
+        node=reading.node,
+        start_ns=reading.start_ns,
+        end_ns=reading.end_ns,
+        node_cpu_ns=node_cpu_ns,
+        task_cpu_ns=dict(task_cpu_ns),
+        task_energy_mj={str(s): mj for s, mj in allocation.task_mj.items()},
+        task_overhead_mj={str(s): mj for s, mj in allocation.task_overhead_mj.items()},
+        task_standing_mj={str(s): mj for s, mj in allocation.task_standing_mj.items()},
+        energy_mj=reading.energy_mj,
+        idle_mj=allocation.idle_mj,
+        unattributed_mj=allocation.unattributed_mj,
+        overhead_mj=allocation.overhead_mj,
+        method=reading.method,
+        quality=reading.quality,
+        uncertainty_ppm=reading.uncertainty_ppm,
+    )
+
+
+def _row(allocation: NodeAllocation, site: Site) -> NodeIntervalView:
+    reading = allocation.reading
+    return NodeIntervalView(
+        node=reading.node,
+        zone=reading.zone,
+        site=site.name,
+        start_ns=reading.start_ns,
+        end_ns=reading.end_ns,
+        energy_mj=reading.energy_mj,
+        allocated_mj=sum(allocation.task_mj.values()),
+        idle_mj=allocation.idle_mj,
+        unattributed_mj=allocation.unattributed_mj,
+        overhead_mj=allocation.overhead_mj,
+        method=reading.method,
+        quality=reading.quality,
+        uncertainty_ppm=reading.uncertainty_ppm,
+    )

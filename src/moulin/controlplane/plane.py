@@ -1,0 +1,116 @@
+"""What a control plane holds between cycles: its ports, its books and its limits.
+
+Nothing here decides; `cycle.py` composes the stages over these parts.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from moulin.controlplane.books import Books
+from moulin.controlplane.inbox import Inbox
+from moulin.domain.factory import Pool
+from moulin.domain.ids import NodeId, StepId
+from moulin.domain.observation import Observation
+from moulin.domain.snapshot import GatewaySnapshot
+from moulin.domain.usage import Meter, Usage
+from moulin.energy import INPUT_TOKEN_WEIGHT, OUTPUT_TOKEN_WEIGHT
+from moulin.ledger import Evidence
+from moulin.ports.clock import Clock, IdSource
+from moulin.ports.engine import Engine
+from moulin.ports.launcher import Launcher
+from moulin.ports.meter import NodeMeter
+from moulin.ports.signer import Signer
+from moulin.ports.store import Store
+from moulin.scheduler import SchedulerPolicy
+
+EngineFor = Callable[[Pool], Engine]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneSettings:
+    """Periods and limits. Periods are lower bounds: a busy cycle may come later."""
+
+    factory_name: str = "factory"
+    version: str = ""
+    boot_id: str = ""
+    cycle_wait_s: float = 0.1
+    calls_max: int = 1000
+    observe_period_s: float = 0.2
+    capacity_period_s: float = 5.0
+    metering_interval_s: float = 10.0
+    metering_nodes_max: int = 64
+    charge_period_s: float = 600.0
+    snapshot_staleness_s: int = 60
+    grant_requests: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """The world as the control plane meets it."""
+
+    store: Store
+    clock: Clock
+    ids: IdSource
+    engine_for: EngineFor
+    launcher: Launcher
+    meter: NodeMeter
+    signer: Signer
+
+
+@dataclass(slots=True, kw_only=True)
+class Plane:
+    """One leading control plane.
+
+    `unstarted` are steps whose placement is durable and whose start is not yet on record,
+    `unstopped` (node, grace) of those whose stop did not reach the engine;
+    `reports` are observations made while acting, taken by the next cycle. `journal_until_ns` is
+    the time up to which a gateway epoch has told all it did. `provisional_uj` maps an endpoint to
+    its last measured energy per input and output token, for headers only.
+    """
+
+    ports: Ports
+    settings: PlaneSettings
+    policy: SchedulerPolicy
+    inbox: Inbox
+    epoch: int
+    books: Books
+    evidence: Evidence
+    engines: dict[str, Engine] = field(default_factory=dict)
+    unstarted: set[StepId] = field(default_factory=set)
+    unstopped: dict[StepId, tuple[NodeId, int]] = field(default_factory=dict)
+    reports: list[Observation] = field(default_factory=list)
+    due_ns: dict[str, int] = field(default_factory=dict)
+    journal_until_ns: dict[tuple[str, int], int] = field(default_factory=dict)
+    snapshot: GatewaySnapshot | None = None
+    snapshot_sequence: int = -1
+    provisional_uj: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def is_due(self, task: str, period_s: float, now_ns: int) -> bool:
+        """Say whether a periodic task is due, and if so set its next time."""
+        if now_ns < self.due_ns.get(task, 0):
+            return False
+        self.due_ns[task] = now_ns + int(period_s * 1_000_000_000)
+        return True
+
+    def learn(self, usages: Iterable[Usage]) -> None:
+        """Keep the energy per token of finished requests, to two digits, for provisional figures."""
+        for usage in usages:
+            tokens_in = usage.quantities.get(Meter.TOKENS_INPUT, 0)
+            tokens_out = usage.quantities.get(Meter.TOKENS_OUTPUT, 0)
+            weight = INPUT_TOKEN_WEIGHT * tokens_in + OUTPUT_TOKEN_WEIGHT * tokens_out
+            if usage.request and weight and usage.energy_mj:
+                uj = round_to_two_digits(usage.energy_mj * 1000 // weight)
+                self.provisional_uj[usage.workload] = (
+                    uj * INPUT_TOKEN_WEIGHT,
+                    uj * OUTPUT_TOKEN_WEIGHT,
+                )
+
+
+def round_to_two_digits(value: int) -> int:
+    """Round down to two significant digits, so that snapshots do not change with every request.
+
+    >>> round_to_two_digits(12_345)
+    12000
+    """
+    scale: int = 10 ** max(0, len(str(value)) - 2)
+    return value // scale * scale

@@ -1,0 +1,44 @@
+"""Runs cycles until told to stop, and survives a store that fails for a while."""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from moulin.controlplane.cycle import cycle
+from moulin.controlplane.plane import Plane
+from moulin.controlplane.recover import read_again
+from moulin.domain.errors import DiskFull, StaleGeneration, StoreCorrupt, StoreError
+
+log = logging.getLogger(__name__)
+BACKOFF_S_FIRST: Final = 0.1
+BACKOFF_S_MAX: Final = 5.0
+
+
+def run(plane: Plane, is_stopping: Callable[[], bool], sleep: Callable[[float], None]) -> None:
+    """Cycle until `is_stopping`; workloads go on when it returns.
+
+    After a failed commit the books are folded again from the log, because they hold events that
+    never became durable. Raises `StoreCorrupt` and `StaleGeneration`: guessing or going on
+    without the lead would be worse than stopping.
+    """
+    backoff_s = BACKOFF_S_FIRST
+    while not is_stopping():
+        try:
+            cycle(plane, plane.settings.cycle_wait_s)
+            backoff_s = BACKOFF_S_FIRST
+        except (StoreCorrupt, StaleGeneration):
+            raise
+        except (StoreError, DiskFull) as error:
+            log.warning("%s; trying again in %.1f s", error.message, backoff_s)
+            sleep(backoff_s)
+            backoff_s = min(BACKOFF_S_MAX, backoff_s * 2)
+            _read_again(plane)
+
+
+def _read_again(plane: Plane) -> None:
+    try:
+        read_again(plane)
+    except StoreCorrupt:
+        raise
+    except StoreError as error:
+        log.warning("%s; the log cannot be read yet", error.message)

@@ -1,0 +1,60 @@
+"""The schedule stage as the cycle runs it: one decision, drafted with the evidence to replay it."""
+
+from dataclasses import replace
+
+from moulin.controlplane.draft import Draft
+from moulin.controlplane.plane import Plane
+from moulin.domain.events import (
+    AttemptPlaced,
+    AttemptStopDecided,
+    CycleDecided,
+    Payload,
+    UnitRequeued,
+    WorkloadFinished,
+)
+from moulin.domain.ids import WorkloadId
+from moulin.domain.plan import Plan
+from moulin.scheduler import decide, plan_digest, plan_events
+
+
+def schedule(plane: Plane, draft: Draft) -> Plan:
+    """Decide from the drafted state and draft what was decided.
+
+    The cycle's time, the state it saw and the plan's digest are logged with every plan that
+    changes something, so that a replay can be checked.
+    """
+    policy = replace(plane.policy, projects_exhausted=exhausted(draft))
+    plan = decide(draft.books.schedule, draft.now_ns, policy)
+    if plan.is_empty:
+        return plan
+    evidence = draft.append(
+        CycleDecided(
+            now_ns=plan.now_ns, input_sequence=plan.input_sequence, plan_digest=plan_digest(plan)
+        )
+    )
+    for payload in plan_events(plan):
+        draft.append(payload, causation=evidence.sequence, project=_project(draft, payload))
+    return plan
+
+
+def exhausted(draft: Draft) -> tuple[str, ...]:
+    """Return the projects whose charges have used up their whole budget, by name."""
+    return tuple(
+        name
+        for name, money in sorted(draft.books.balances.projects.items())
+        if 0 <= money.budget_neur <= money.spent_neur
+    )
+
+
+def _project(draft: Draft, payload: Payload) -> str:
+    schedule_state = draft.books.schedule
+    match payload:
+        case AttemptPlaced(workload=workload) | UnitRequeued(workload=workload):
+            return schedule_state.workloads[workload].submission.project
+        case WorkloadFinished(workload=workload):
+            return schedule_state.workloads[workload].submission.project
+        case AttemptStopDecided(attempt=attempt):
+            row = schedule_state.attempts[attempt]
+            return schedule_state.workloads[WorkloadId(row.workload)].submission.project
+        case _:
+            return ""

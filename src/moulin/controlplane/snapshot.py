@@ -1,0 +1,112 @@
+"""What gateways may know, read from the books: keys, endpoints with ready replicas, projects."""
+
+from collections.abc import Iterator
+
+from moulin.controlplane.books import Books
+from moulin.controlplane.plane import Plane
+from moulin.domain.factory import ObjectKind, Organisation, Project, Site
+from moulin.domain.principal import ApiKey, Role
+from moulin.domain.snapshot import GatewaySnapshot, KeyView, ModelView, ProjectView, ReplicaView
+from moulin.domain.usage import Meter
+from moulin.ledger import book_at, find_price
+from moulin.scheduler import TaskRow, WorkloadRow
+
+INFERENCE_ROLES = frozenset({Role.OPERATOR, Role.ADMIN, Role.MEMBER, Role.INFERENCE})
+TOKENS_OUTPUT_DEFAULT_MAX = 1024
+NS_PER_S = 1_000_000_000
+
+
+def build_snapshot(plane: Plane, books: Books, now_ns: int) -> GatewaySnapshot:
+    """Return everything a gateway decides from; equal books give equal contents."""
+    return GatewaySnapshot(
+        version=books.sequence,
+        issued_at_ns=now_ns,
+        staleness_max_s=plane.settings.snapshot_staleness_s,
+        keys=tuple(_keys(books)),
+        models=tuple(
+            _model(plane, books, books.schedule.workloads[endpoint], now_ns)
+            for endpoint in sorted(books.endpoints)
+        ),
+        projects=tuple(_projects(books)),
+    )
+
+
+def _keys(books: Books) -> Iterator[KeyView]:
+    for _, key in sorted(books.keyring.by_id.items()):
+        if _may_infer(key):
+            yield KeyView(
+                id=key.id,
+                digest=key.digest,
+                organisation=key.organisation,
+                project=key.project,
+                models=key.models,
+                countries=key.countries,
+                expires_at_ns=key.expires_at_ns,
+            )
+
+
+def _may_infer(key: ApiKey) -> bool:
+    return key.role in INFERENCE_ROLES and key.revoked_at_ns == 0 and bool(key.project)
+
+
+def _projects(books: Books) -> Iterator[ProjectView]:
+    for (kind, name), item in sorted(books.declared.items()):
+        if kind is ObjectKind.PROJECT and isinstance(item.value, Project):
+            owner = books.organisation(item.value.organisation) or Organisation(name="")
+            yield ProjectView(
+                name=name, organisation=item.value.organisation, countries=owner.countries
+            )
+
+
+def _model(plane: Plane, books: Books, row: WorkloadRow, now_ns: int) -> ModelView:
+    spec = row.submission.spec
+    endpoint = spec.endpoint
+    assert endpoint is not None  # `books.endpoints` holds endpoints only
+    book = book_at(books.price_books(), now_ns)
+    price_input = find_price(book, Meter.TOKENS_INPUT, endpoint.model)
+    price_output = find_price(book, Meter.TOKENS_OUTPUT, endpoint.model)
+    per_input = price_input.per if price_input else 1
+    per_output = price_output.per if price_output else 1
+    admission = books.cursors.admissions.get(row.submission.id)
+    return ModelView(
+        name=spec.name,
+        endpoint=row.submission.id,
+        project=row.submission.project,
+        is_public=endpoint.is_public,
+        context_tokens=endpoint.context_tokens,
+        tokens_output_default=min(TOKENS_OUTPUT_DEFAULT_MAX, endpoint.context_tokens // 2),
+        # One denominator for both prices keeps every amount exact.
+        price_input_neur=(price_input.unit_price_neur * per_output) if price_input else 0,
+        price_output_neur=(price_output.unit_price_neur * per_input) if price_output else 0,
+        price_per=per_input * per_output,
+        digest=admission.model_digest if admission else "",
+        created_s=row.submission.submitted_at_ns // NS_PER_S,
+        replicas=tuple(_replicas(plane, books, row)),
+    )
+
+
+def _replicas(plane: Plane, books: Books, row: WorkloadRow) -> Iterator[ReplicaView]:
+    endpoint = row.submission.spec.endpoint
+    parallel = endpoint.parallel_requests if endpoint else 1
+    for unit in row.units:
+        attempt = books.schedule.attempts.get(unit.attempt) if unit.attempt else None
+        if attempt is None or not attempt.is_live or attempt.stop_cause is not None:
+            continue
+        task: TaskRow = attempt.tasks[0]
+        if not (task.is_ready and task.address):
+            continue
+        zone = books.schedule.zone_of_node(task.node)
+        site = books.site_of(zone) or Site(name="unknown", country="")
+        figures = plane.provisional_uj.get(row.submission.id, (0, 0))
+        yield ReplicaView(
+            attempt=attempt.id,
+            address=task.address,
+            key=plane.ports.launcher.replica_key(attempt.id),
+            zone=zone,
+            country=site.country,
+            country_basis=site.country_basis,
+            parallel_requests=parallel,
+            energy_uj_per_token_input=figures[0],
+            energy_uj_per_token_output=figures[1],
+            carbon_ng_per_j=site.carbon_location_ng_per_kwh // 3_600_000,
+        )

@@ -1,0 +1,250 @@
+"""From a submission to its admission: prices and impossibilities in, an event or a refusal out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from moulin.controlplane.commands import Answer, SubmitWorkload, Trial, TryWorkload
+from moulin.controlplane.draft import Draft
+from moulin.controlplane.lookup import capacity_of
+from moulin.controlplane.plane import Plane
+from moulin.controlplane.rows import view_of
+from moulin.domain.errors import (
+    BudgetExceeded,
+    IdempotencyMismatch,
+    MoulinError,
+    NotFound,
+    QuotaExceeded,
+    Refused,
+)
+from moulin.domain.events import WorkloadRefused, WorkloadSubmitted
+from moulin.domain.factory import Project
+from moulin.domain.ids import NodeId, OrganisationId, WorkloadId
+from moulin.domain.plan import Place
+from moulin.domain.reasons import Reason, ReasonCode, sentence
+from moulin.domain.usage import Meter
+from moulin.domain.views import IdempotencyRecord, WorkloadView
+from moulin.domain.workload import Submission, WorkloadKind, WorkloadSpec, units_wanted
+from moulin.ledger import book_at, find_price
+from moulin.policy import Admitted, Denied, admit
+from moulin.policy.admit import UnitPrice
+from moulin.scheduler import possible, trial
+
+HELD_METERS = (Meter.CPU_MILLI_MS, Meter.MEMORY_MB_MS, Meter.ACCELERATOR_MS)
+WORKLOADS_WAITING_MAX = 200_000
+
+
+def submit_workload(plane: Plane, draft: Draft, command: SubmitWorkload) -> Callable[[], Answer]:
+    """Draft the admission of a workload, or raise its refusal with the reasons.
+
+    Raises `BudgetExceeded`, `QuotaExceeded`, `Refused`, `NotFound`, `IdempotencyMismatch`.
+    """
+    repeated = _repeated(plane, draft, command)
+    if repeated is not None:
+        return lambda: _stored_view(plane, draft, repeated)
+    submission = _submission(plane, draft, command, command.id)
+    admission = _admission(plane, draft, submission)
+    if isinstance(admission, Denied):
+        draft.append(
+            WorkloadRefused(submission=submission, reasons=admission.reasons),
+            actor=command.principal.key,
+            project=submission.project,
+        )
+        raise refusal(f"submit {submission.spec.name!r}", admission.reasons)
+    draft.append(
+        WorkloadSubmitted(
+            submission=submission,
+            reserved_neur=admission.reserved_neur,
+            policy_decision=admission.decision,
+            model_digest=_model_digest(plane, submission),
+        ),
+        actor=command.principal.key,
+        project=submission.project,
+    )
+    _remember(draft, command, submission.id)
+    return lambda: view_of(draft.books, submission.id)
+
+
+def try_workload(plane: Plane, draft: Draft, command: TryWorkload) -> Callable[[], Answer]:
+    """Say what a submission would meet now; nothing is drafted."""
+    submission = _submission(plane, draft, command, WorkloadId("trial"))
+    admission = _admission(plane, draft, submission)
+    spec = submission.spec
+    if isinstance(admission, Denied):
+        answer = Trial(is_possible=False, reasons=admission.reasons, time_limit_s=spec.time_limit_s)
+        return lambda: answer
+    outcome = trial(draft.books.schedule, submission, draft.now_ns, plane.policy)
+    answer = Trial(
+        is_possible=True,
+        nodes=_nodes(outcome),
+        zones=_zones(draft, outcome),
+        reasons=() if isinstance(outcome, Place) else outcome,
+        time_limit_s=spec.time_limit_s,
+        reserved_neur=admission.reserved_neur,
+        energy_mj=_energy_mj_max(draft, outcome, spec),
+    )
+    return lambda: answer
+
+
+def refusal(attempted: str, reasons: Sequence[Reason]) -> MoulinError:
+    """Make the error an edge shows from the reasons of a refusal; the first one names its class."""
+    kinds: dict[ReasonCode, type[MoulinError]] = {
+        ReasonCode.BUDGET_EXCEEDED: BudgetExceeded,
+        ReasonCode.INSUFFICIENT_QUOTA: QuotaExceeded,
+    }
+    kind = kinds.get(reasons[0].code, Refused)
+    return kind(
+        f"{attempted}: " + "; ".join(sentence(reason) for reason in reasons),
+        hint=_HINTS.get(reasons[0].code, "change the request; waiting would not help"),
+        details={
+            "reasons": [
+                {"code": reason.code.value, "parameters": dict(reason.parameters)}
+                for reason in reasons
+            ]
+        },
+    )
+
+
+_HINTS = {
+    ReasonCode.BUDGET_EXCEEDED: "shorten time_limit, ask for less, or have the budget raised",
+    ReasonCode.JURISDICTION_FORBIDS: "widen `where.countries`, or choose another zone",
+    ReasonCode.MODEL_TOO_LARGE: "choose a smaller model or variant, or a shorter context",
+    ReasonCode.EXCEEDS_NODE: "ask for less on each task, or spread over more nodes",
+}
+
+
+def _repeated(plane: Plane, draft: Draft, command: SubmitWorkload) -> WorkloadId | None:
+    """Return the workload an idempotency key already made."""
+    wanted = command.idempotency
+    if wanted is None:
+        return None
+    record = draft.idempotency.get((command.project, wanted.key)) or plane.ports.store.idempotency(
+        command.project, wanted.key
+    )
+    if record is None:
+        return None
+    if record.body_hash != wanted.body_hash:
+        raise IdempotencyMismatch(
+            f"submit with idempotency key {wanted.key!r}: it was used with another body",
+            hint="use a new key for a new request",
+        )
+    return WorkloadId(record.body)
+
+
+def _remember(draft: Draft, command: SubmitWorkload, workload: str) -> None:
+    if command.idempotency is None:
+        return
+    draft.idempotency[(command.project, command.idempotency.key)] = IdempotencyRecord(
+        project=command.project,
+        key=command.idempotency.key,
+        body_hash=command.idempotency.body_hash,
+        status=201,
+        body=workload,
+        created_at_ns=draft.now_ns,
+    )
+
+
+def _stored_view(plane: Plane, draft: Draft, workload: WorkloadId) -> WorkloadView:
+    if workload in draft.books.schedule.workloads:
+        return view_of(draft.books, workload)
+    found = plane.ports.store.workload(workload)
+    if found is None:
+        raise NotFound(f"read {workload}: its record was removed after its retention time")
+    return found
+
+
+def _submission(
+    plane: Plane, draft: Draft, command: SubmitWorkload | TryWorkload, workload: WorkloadId
+) -> Submission:
+    declared = draft.books.project(command.project)
+    if declared is None:
+        raise NotFound(
+            f"submit to project {command.project!r}: there is no such project",
+            hint="`moulin status` lists the projects you may use",
+        )
+    return Submission(
+        id=workload,
+        organisation=OrganisationId(declared.organisation),
+        project=command.project,
+        spec=_completed(plane, declared, command.spec),
+        submitted_by=command.principal.name,
+        submitted_at_ns=draft.now_ns,
+    )
+
+
+def _completed(plane: Plane, project: Project, spec: WorkloadSpec) -> WorkloadSpec:
+    """Fill in what a spec leaves to the factory: a job's time limit, an endpoint's memory."""
+    if spec.kind is WorkloadKind.JOB and spec.time_limit_s == 0:
+        spec = replace(spec, time_limit_s=project.job_time_limit_s)
+    if spec.endpoint is not None:
+        facts = plane.ports.launcher.facts(spec.endpoint)
+        needed = max(spec.resources.memory_bytes, facts.memory_bytes)
+        spec = replace(spec, resources=replace(spec.resources, memory_bytes=needed))
+    return spec
+
+
+def _admission(plane: Plane, draft: Draft, submission: Submission) -> Admitted | Denied:
+    project = draft.books.project(submission.project)
+    return admit(
+        submission,
+        _impossible(plane, draft, submission),
+        _prices(draft, submission),
+        draft.books.balances.available_neur(submission.project),
+        project.budget_neur if project else -1,
+    )
+
+
+def _model_digest(plane: Plane, submission: Submission) -> str:
+    endpoint = submission.spec.endpoint
+    return plane.ports.launcher.facts(endpoint).digest if endpoint else ""
+
+
+def _impossible(plane: Plane, draft: Draft, submission: Submission) -> tuple[Reason, ...]:
+    reasons = possible(draft.books.schedule, submission, plane.policy)
+    if submission.spec.endpoint is None:
+        return reasons
+    return tuple(
+        Reason(
+            code=ReasonCode.MODEL_TOO_LARGE,
+            parameters={
+                "model": submission.spec.endpoint.model,
+                "needed": reason.parameters.get("wanted", "?"),
+                "largest": reason.parameters.get("largest", "?"),
+            },
+        )
+        if reason.code is ReasonCode.EXCEEDS_NODE
+        else reason
+        for reason in reasons
+    )
+
+
+def _prices(draft: Draft, submission: Submission) -> tuple[UnitPrice, ...]:
+    books = draft.books.price_books()
+    subject = submission.spec.resources.accelerator_class
+    book = book_at(books, draft.now_ns)
+    found = (find_price(book, meter, subject) for meter in HELD_METERS)
+    return tuple(
+        UnitPrice(meter=price.meter, unit_price_neur=price.unit_price_neur, per=price.per)
+        for price in found
+        if price is not None
+    )
+
+
+def _nodes(outcome: Place | tuple[Reason, ...]) -> tuple[NodeId, ...]:
+    return tuple(task.node for task in outcome.tasks) if isinstance(outcome, Place) else ()
+
+
+def _zones(draft: Draft, outcome: Place | tuple[Reason, ...]) -> tuple[str, ...]:
+    zones = {draft.books.schedule.zone_of_node(node) for node in _nodes(outcome)}
+    return tuple(sorted(zones))
+
+
+def _energy_mj_max(draft: Draft, outcome: Place | tuple[Reason, ...], spec: WorkloadSpec) -> int:
+    """Estimate the energy of the whole time limit at full use of what is held, PUE included."""
+    total = 0
+    for node in _nodes(outcome):
+        capacity = capacity_of(draft.books.schedule, node)
+        site = draft.books.site_of(draft.books.schedule.zone_of_node(node))
+        share_mw = capacity.peak_mw * spec.resources.cpu_milli // max(1, capacity.cpu_milli)
+        pue_ppm = site.pue_ppm if site else 1_000_000
+        total += share_mw * spec.time_limit_s * pue_ppm // 1_000_000
+    return total * units_wanted(spec)

@@ -1,0 +1,174 @@
+"""Answers a gateway: takes its journal, moves escrow, and hands out the snapshot it serves from."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from moulin.controlplane.commands import Answer, SyncGateway
+from moulin.controlplane.draft import Draft
+from moulin.controlplane.gateways import EpochBook, cut_records, new_records
+from moulin.controlplane.plane import Plane
+from moulin.controlplane.snapshot import build_snapshot
+from moulin.domain.errors import StaleGeneration
+from moulin.domain.events import (
+    GatewayEpochClosed,
+    GatewayEpochOpened,
+    GrantIssued,
+    GrantReturned,
+    JournalRecorded,
+)
+from moulin.domain.ids import ProjectId
+from moulin.domain.reasons import Reason, ReasonCode
+from moulin.domain.snapshot import (
+    GatewaySnapshot,
+    Grant,
+    JournalRecord,
+    SyncReply,
+    SyncRequest,
+    Want,
+)
+from moulin.domain.units import format_euros
+
+
+def sync_gateway(plane: Plane, draft: Draft, command: SyncGateway) -> Callable[[], Answer]:
+    """Draft what a gateway reports and what it is given; the reply waits for the commit.
+
+    Raises `StaleGeneration` when a newer process of the same gateway has taken over.
+    """
+    request = command.request
+    newest = draft.books.gateways.newest.get(request.gateway, 0)
+    if request.epoch < newest:
+        raise StaleGeneration(
+            f"sync gateway {request.gateway} epoch {request.epoch}: epoch {newest} has taken over",
+            hint="stop this process; the newer one serves",
+        )
+    if request.epoch > newest:
+        draft.append(
+            GatewayEpochOpened(gateway=request.gateway, gateway_epoch=request.epoch),
+            actor=command.principal.key,
+        )
+    acknowledged = _take_records(draft, request)
+    _close_epochs(draft, request)
+    _take_returns(draft, request)
+    grants = tuple(_grant(draft, request, want) for want in request.wants)
+    key = (request.gateway, request.epoch)
+    told_ns = draft.now_ns if request.records_epoch == request.epoch else 0
+    snapshot = current_snapshot(plane, draft)
+
+    def finish() -> SyncReply:
+        if told_ns:
+            plane.journal_until_ns[key] = told_ns
+        return SyncReply(
+            acknowledged_sequence=acknowledged,
+            now_ns=draft.now_ns,
+            snapshot=snapshot if snapshot.version != request.snapshot_version else None,
+            grants=grants,
+        )
+
+    return finish
+
+
+def current_snapshot(plane: Plane, draft: Draft) -> GatewaySnapshot:
+    """Return the snapshot of the drafted books; its version changes only with its contents."""
+    last = plane.snapshot
+    if last is not None and plane.snapshot_sequence == draft.books.sequence:
+        return last
+    built = build_snapshot(plane, draft.books, draft.now_ns)
+    if last is None or replace(last, version=0, issued_at_ns=0) != replace(
+        built, version=0, issued_at_ns=0
+    ):
+        plane.snapshot = last = built
+    plane.snapshot_sequence = draft.books.sequence
+    return last
+
+
+def _take_records(draft: Draft, request: SyncRequest) -> int:
+    """Draft the records that continue an epoch's journal; return how far it is known."""
+    book = draft.books.gateways.epochs.get((request.gateway, request.records_epoch))
+    if book is None:
+        # The epoch is closed: whatever is still sent of it has been settled.
+        return max((record.sequence for record in request.records), default=0)
+    fresh = new_records(book, request.records)
+    if fresh:
+        _record(draft, request.gateway, request.records_epoch, fresh)
+    return book.through_sequence
+
+
+def _close_epochs(draft: Draft, request: SyncRequest) -> None:
+    """End former epochs of this gateway: one whose journal is complete, or all that are lost."""
+    for gateway, epoch in sorted(draft.books.gateways.epochs):
+        if gateway != request.gateway or epoch >= request.epoch:
+            continue
+        is_complete = request.is_epoch_complete and epoch == request.records_epoch
+        is_lost = request.records_epoch == request.epoch
+        if is_complete or is_lost:
+            _close_epoch(draft, gateway, epoch, is_journal_lost=not is_complete)
+
+
+def _close_epoch(draft: Draft, gateway: str, epoch: int, *, is_journal_lost: bool) -> None:
+    book: EpochBook = draft.books.gateways.epochs[(gateway, epoch)]
+    cut = cut_records(book, draft.now_ns)
+    if cut:
+        _record(draft, gateway, epoch, cut)
+    draft.append(
+        GatewayEpochClosed(gateway=gateway, gateway_epoch=epoch, is_journal_lost=is_journal_lost)
+    )
+
+
+def _record(draft: Draft, gateway: str, epoch: int, records: tuple[JournalRecord, ...]) -> None:
+    draft.append(
+        JournalRecorded(
+            gateway=gateway,
+            gateway_epoch=epoch,
+            through_sequence=records[-1].sequence,
+            records=records,
+        )
+    )
+
+
+def _take_returns(draft: Draft, request: SyncRequest) -> None:
+    for project, amount_neur in sorted(request.returns.items()):
+        held = draft.books.balances.escrow.get((request.gateway, request.epoch, project), 0)
+        returned = min(held, amount_neur)
+        if returned > 0:
+            draft.append(
+                GrantReturned(
+                    gateway=request.gateway,
+                    gateway_epoch=request.epoch,
+                    project=ProjectId(project),
+                    amount_neur=returned,
+                ),
+                project=project,
+            )
+
+
+def _grant(draft: Draft, request: SyncRequest, want: Want) -> Grant:
+    """Escrow what is wanted, or near exhaustion whatever is left, with the numbers."""
+    available = draft.books.balances.available_neur(want.project)
+    amount = want.amount_neur if available is None else min(want.amount_neur, max(available, 0))
+    if draft.books.project(want.project) is None:
+        amount = 0
+    if amount > 0:
+        draft.append(
+            GrantIssued(
+                gateway=request.gateway,
+                gateway_epoch=request.epoch,
+                project=ProjectId(want.project),
+                amount_neur=amount,
+            ),
+            project=want.project,
+        )
+    refusal = None if amount >= want.amount_neur else _exhausted(draft, want, available or 0)
+    return Grant(project=want.project, amount_neur=amount, refusal=refusal)
+
+
+def _exhausted(draft: Draft, want: Want, available_neur: int) -> Reason:
+    project = draft.books.project(want.project)
+    return Reason(
+        code=ReasonCode.BUDGET_EXCEEDED,
+        parameters={
+            "project": want.project,
+            "left_eur": format_euros(available_neur),
+            "limit_eur": format_euros(project.budget_neur if project else 0),
+            "wanted_eur": format_euros(want.amount_neur),
+        },
+    )

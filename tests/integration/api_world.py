@@ -1,0 +1,532 @@
+"""A factory behind a real API server, answered by a small stand-in for the control plane.
+
+The stand-in takes calls from the real inbox in a thread and commits to the real in-memory store;
+two projects of two organisations own one workload and one receipt each.
+"""
+
+import json
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Any
+
+import httpx
+
+from moulin.api import ApiServer, ApiServices, create_app
+from moulin.api.services import ApiLimits
+from moulin.controlplane import commands as c
+from moulin.controlplane.inbox import Call, Inbox
+from moulin.domain.control import FetchStatus, FetchWanted, ModelInfo
+from moulin.domain.errors import BudgetExceeded, IdempotencyMismatch, NotFound, UnknownName
+from moulin.domain.events import (
+    Event,
+    FactoryApplied,
+    KeyCreated,
+    KeyRevoked,
+    Payload,
+    WorkloadStopRequested,
+    WorkloadSubmitted,
+)
+from moulin.domain.factory import kind_of
+from moulin.domain.ids import KeyId, OrganisationId, ProjectId, WorkloadId, make_id
+from moulin.domain.observation import LogChunk
+from moulin.domain.principal import ApiKey, Role
+from moulin.domain.reasons import Reason, ReasonCode
+from moulin.domain.snapshot import GatewaySnapshot, Grant, SyncReply
+from moulin.domain.usage import Charge, Usage
+from moulin.domain.views import (
+    BalanceView,
+    DeclaredView,
+    IdempotencyRecord,
+    NodeView,
+    ReceiptView,
+    TaskView,
+    UnitView,
+    WorkloadView,
+)
+from moulin.domain.wire import encode
+from moulin.domain.workload import Submission, TaskTemplate, WorkloadKind, WorkloadSpec
+from moulin.identity import Keyring, digest, fold_keyring, make_key
+from moulin.ports.store import Batch, Checkpoint
+from moulin.store.memory import MemoryStore
+
+PEPPER = b"pepper of a test"
+ORGANISATION = {"alpha": "acme", "beta": "biota"}
+START_NS = 1_790_000_000_000_000_000
+
+
+class WallClock:
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+
+class Dice:
+    def entropy(self) -> int:
+        return secrets.randbits(80)
+
+
+def job_spec(name: str = "train", **changes: Any) -> WorkloadSpec:
+    values: dict[str, Any] = {
+        "kind": WorkloadKind.JOB,
+        "name": name,
+        "task": TaskTemplate(command=("true",)),
+    }
+    return WorkloadSpec(**(values | changes))
+
+
+@dataclass
+class StandIn:
+    """Answers commands as the control plane's contract says, with as little thought as possible."""
+
+    store: MemoryStore = field(default_factory=MemoryStore)
+    inbox: Inbox = field(default_factory=Inbox)
+    keyring: Keyring = field(default_factory=Keyring)
+    submitted: list[c.SubmitWorkload] = field(default_factory=list)
+    syncs: list[c.SyncGateway] = field(default_factory=list)
+    actors: list[str] = field(default_factory=list)
+    snapshot_version: int = 1
+    is_stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self.epoch = self.store.open_epoch()
+
+    def run(self) -> None:
+        while not self.is_stopping:
+            for call in self.inbox.take(0.05, 100):
+                self._answer(call)
+
+    def record(self, payload: Payload, project: str = "", actor: str = "test", **rows: Any) -> None:
+        event = Event(
+            sequence=self.store.last_sequence() + 1,
+            epoch=self.epoch,
+            at_ns=START_NS + self.store.last_sequence(),
+            actor=actor,
+            payload=payload,
+            project=project,
+            organisation=ORGANISATION.get(project, ""),
+        )
+        self.store.commit(Batch(epoch=self.epoch, events=(event,), **rows))
+        fold_keyring(self.keyring, event)
+        self.actors.append(actor)
+
+    def _answer(self, call: Call) -> None:
+        if not call.future.set_running_or_notify_cancel():
+            return
+        try:
+            call.future.set_result(self._HANDLERS[type(call.command)](self, call.command))
+        except Exception as error:
+            call.future.set_exception(error)
+
+    def _submit(self, command: c.SubmitWorkload) -> WorkloadView:
+        self.submitted.append(command)
+        repeated = command.idempotency
+        known = self.store.idempotency(command.project, repeated.key) if repeated else None
+        if known and repeated:
+            if known.body_hash != repeated.body_hash:
+                raise IdempotencyMismatch("submit: the key was used with another body")
+            found = self.store.workload(known.body)
+            assert found
+            return found
+        if command.project not in ORGANISATION:
+            raise NotFound(f"submit to {command.project}: there is no such project")
+        if command.spec.labels.get("test") == "poor":
+            raise BudgetExceeded("submit: no money", hint="earn some", details={"left_eur": "0"})
+        view = workload_view(command.id, command.project, command.spec)
+        submission = Submission(
+            id=command.id,
+            organisation=OrganisationId(view.organisation),
+            project=command.project,
+            spec=command.spec,
+            submitted_by=command.principal.name,
+            submitted_at_ns=view.submitted_at_ns,
+        )
+        records: tuple[IdempotencyRecord, ...] = ()
+        if repeated:
+            records = (
+                IdempotencyRecord(
+                    project=command.project,
+                    key=repeated.key,
+                    body_hash=repeated.body_hash,
+                    status=201,
+                    body=view.id,
+                    created_at_ns=1,
+                ),
+            )
+        self.record(
+            WorkloadSubmitted(submission=submission, reserved_neur=7, policy_decision="d"),
+            command.project,
+            command.principal.key,
+            workloads=(view,),
+            idempotency=records,
+        )
+        return view
+
+    def _try(self, command: c.TryWorkload) -> c.Trial:
+        return c.Trial(is_possible=True, nodes=("n0",), zones=("z",), reserved_neur=2**60)
+
+    def _stop(self, command: c.StopWorkload) -> WorkloadView:
+        view = self.store.workload(command.workload)
+        assert view
+        ended = replace(view, state="cancelled", ended_at_ns=START_NS + 5)
+        self.record(
+            WorkloadStopRequested(workload=command.workload, by=command.principal.name),
+            view.project,
+            command.principal.key,
+            workloads=(ended,),
+        )
+        return ended
+
+    def _scale(self, command: c.ScaleEndpoint) -> WorkloadView:
+        self.actors.append(command.principal.key)
+        view = self.store.workload(command.workload)
+        assert view
+        return view
+
+    def _explain(self, command: c.ExplainWorkload) -> c.Explanation:
+        view = self.store.workload(command.workload)
+        assert view
+        reason = Reason(code=ReasonCode.BEHIND_OTHERS, parameters={"count": "3"})
+        return c.Explanation(workload=view, reasons=(reason,))
+
+    def _apply(self, command: c.ApplyFactory) -> c.Applied:
+        diffs = tuple(
+            c.ObjectDiff(action="create", kind=kind_of(each), name=each.name, after=encode(each))
+            for each in command.objects
+        )
+        if not command.is_dry_run:
+            applied = FactoryApplied(managed_by=command.managed_by, changes=())
+            self.record(applied, actor=command.principal.key)
+        return c.Applied(
+            diffs=diffs, is_dry_run=command.is_dry_run, sequence=self.store.last_sequence()
+        )
+
+    def _create_key(self, command: c.CreateKey) -> ApiKey:
+        key = command.key
+        if key.project not in ORGANISATION:
+            raise NotFound("create a key: there is no such project")
+        self.record(KeyCreated(key=key), key.project, command.principal.key, keys=(key,))
+        return key
+
+    def _revoke_key(self, command: c.RevokeKey) -> ApiKey:
+        project = self.keyring.by_id[command.key].project
+        self.record(KeyRevoked(key=command.key), project, command.principal.key)
+        return self.keyring.by_id[command.key]
+
+    def _sync(self, command: c.SyncGateway) -> SyncReply:
+        self.syncs.append(command)
+        wanted = command.request
+        last = max((record.sequence for record in wanted.records), default=0)
+        is_new = wanted.snapshot_version < self.snapshot_version
+        snapshot = GatewaySnapshot(
+            version=self.snapshot_version, issued_at_ns=START_NS, staleness_max_s=60
+        )
+        return SyncReply(
+            acknowledged_sequence=last,
+            now_ns=START_NS,
+            snapshot=snapshot if is_new else None,
+            grants=tuple(Grant(project=w.project, amount_neur=w.amount_neur) for w in wanted.wants),
+        )
+
+    def _status(self, command: c.ReadStatus) -> c.FactoryStatus:
+        zone = c.ZoneStatus(
+            name="z",
+            site="s",
+            country="FR",
+            country_basis="asserted by the operator",
+            state="open",
+            nodes=1,
+            power_held_w=1,
+            power_envelope_w=2,
+        )
+        node = NodeView(
+            node="n0",
+            pool="p",
+            zone="z",
+            engine="local",
+            machine_class="cpu",
+            cpu_milli=2000,
+            cpu_milli_held=0,
+            memory_bytes=2**34,
+            memory_bytes_held=0,
+        )
+        return c.FactoryStatus(
+            version="9.9",
+            epoch=self.epoch,
+            sequence=self.store.last_sequence(),
+            now_ns=START_NS,
+            zones=(zone,),
+            nodes=(node,),
+            balances=tuple(balance(project) for project in ORGANISATION),
+            counts={"running": 2},
+        )
+
+    _HANDLERS: Any = field(
+        init=False,
+        default_factory=lambda: {
+            c.SubmitWorkload: StandIn._submit,
+            c.TryWorkload: StandIn._try,
+            c.StopWorkload: StandIn._stop,
+            c.ScaleEndpoint: StandIn._scale,
+            c.ExplainWorkload: StandIn._explain,
+            c.ApplyFactory: StandIn._apply,
+            c.CreateKey: StandIn._create_key,
+            c.RevokeKey: StandIn._revoke_key,
+            c.SyncGateway: StandIn._sync,
+            c.ReadStatus: StandIn._status,
+        },
+    )
+
+
+class Shelf:
+    """A catalogue of one model whose fetch moves on each time somebody looks."""
+
+    def __init__(self) -> None:
+        self.states = {"tiny": FetchStatus(state="absent")}
+
+    def models(self) -> Sequence[ModelInfo]:
+        return (self.model("tiny"),)
+
+    def model(self, name: str) -> ModelInfo:
+        if name not in self.states:
+            raise UnknownName(f"find model {name!r}", hint="did you mean tiny?")
+        seen = self.states[name]
+        if seen.state == "fetching":
+            done = min(seen.total_bytes, seen.done_bytes + 40)
+            state = "ready" if done == seen.total_bytes else "fetching"
+            self.states[name] = replace(seen, done_bytes=done, state=state)
+        return ModelInfo(
+            name=name,
+            title="Tiny",
+            publisher="nobody",
+            licence="CC0",
+            licence_url="",
+            card="",
+            parameters=1,
+            context_max_tokens=8,
+            variants=(),
+            fetch=seen,
+        )
+
+    def fetch(self, name: str, wanted: FetchWanted) -> FetchStatus:
+        self.model(name)
+        if wanted.variant == "broken":
+            failed = FetchStatus(
+                state="failed", code="digest_mismatch", message="fetch tiny", hint="try again"
+            )
+            self.states[name] = failed
+        elif self.states[name].state != "ready":
+            self.states[name] = FetchStatus(state="fetching", stage="downloading", total_bytes=100)
+        return self.states[name]
+
+
+class Proofs:
+    def origin(self) -> str:
+        return "factory/receipts"
+
+    def public_key(self) -> bytes:
+        return b"factory+key"
+
+    def receipt_file(self, receipt: str) -> bytes:
+        return f"file of {receipt}".encode()
+
+
+def read_logs(workload: str, unit: int, rank: int, cursor: int, limit: int) -> LogChunk:
+    if unit or rank:
+        raise NotFound(f"read the log of {workload}: no such task")
+    text = b"hello \xff world\n"
+    return LogChunk(
+        data=text[cursor : cursor + limit],
+        next_cursor=min(len(text), cursor + limit),
+        is_end=cursor + limit >= len(text),
+    )
+
+
+def workload_view(id: str, project: str, spec: WorkloadSpec) -> WorkloadView:
+    task = TaskView(rank=0, step=f"{id}.u0.g1.t0", node="n0", zone="z", phase="running")
+    return WorkloadView(
+        id=id,
+        kind=spec.kind.value,
+        name=spec.name,
+        organisation=ORGANISATION[project],
+        project=project,
+        state="running",
+        spec=spec,
+        submitted_by="somebody",
+        submitted_at_ns=START_NS,
+        units=(UnitView(unit=0, generation=1, state="running", tasks=(task,)),),
+        reserved_neur=2**60,
+    )
+
+
+def balance(project: str) -> BalanceView:
+    return BalanceView(
+        project=project,
+        organisation=ORGANISATION[project],
+        budget_neur=-1,
+        spent_neur=2**70,
+        reserved_neur=0,
+        granted_neur=0,
+    )
+
+
+def receipt_view(id: str, project: str, workload: str, tokens: int) -> ReceiptView:
+    usage = Usage.__new__(Usage)
+    values: dict[str, Any] = {
+        "id": f"{id}.usage",
+        "workload": workload,
+        "attempt": f"{workload}.u0.g1",
+        "organisation": ORGANISATION[project],
+        "project": project,
+        "zone": "z",
+        "site": "s",
+        "country": "FR",
+        "country_basis": "asserted by the operator",
+        "start_ns": START_NS,
+        "end_ns": START_NS + 10,
+        "quantities": {"tokens_output": tokens},
+        "energy_mj": 2**65,
+    }
+    usage = Usage(**values)
+    charge = Charge(
+        usage=usage.id, price_book="b", lines=(), amount_neur=2**64, operator_cost_neur=1
+    )
+    return ReceiptView(
+        id=id,
+        organisation=ORGANISATION[project],
+        project=project,
+        usage=usage,
+        charge=charge,
+        origin="factory/receipts",
+        leaf_index=0,
+        issued_at_ns=START_NS,
+    )
+
+
+@dataclass
+class World:
+    """Addresses, keys and owned objects of a running API."""
+
+    url: str
+    standin: StandIn
+    app: Any
+    server: ApiServer
+    shelf: Shelf
+    secrets: dict[tuple[str, str], str] = field(default_factory=dict)
+    workloads: dict[str, str] = field(default_factory=dict)
+    receipts: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def secret(self, role: Role, project: str = "alpha") -> str:
+        return self.secrets[role.value, "" if role in (Role.OPERATOR, Role.GATEWAY) else project]
+
+    def client(self, role: Role = Role.ADMIN, project: str = "alpha") -> httpx.Client:
+        bearer = {"authorization": f"Bearer {self.secret(role, project)}"}
+        return httpx.Client(base_url=self.url, headers=bearer, timeout=20, trust_env=False)
+
+    def issue(self, role: Role, project: str, **changes: Any) -> str:
+        """Record a key and return its secret."""
+        secret = make_key(secrets.token_bytes(20))
+        factory_role = role in (Role.OPERATOR, Role.GATEWAY)
+        key = ApiKey(
+            id=KeyId(make_id("key", START_NS, secrets.randbits(80))),
+            name=f"{role.value} of {project}",
+            role=role,
+            organisation=OrganisationId("" if factory_role else ORGANISATION[project]),
+            project=ProjectId("" if factory_role else project),
+            digest=digest(PEPPER, secret),
+            **changes,
+        )
+        self.standin.record(KeyCreated(key=key), key.project, keys=(key,))
+        self.secrets.setdefault((role.value, key.project), secret)
+        self.keys.setdefault(key.project, key.id)
+        return secret
+
+
+@contextmanager
+def running_world(
+    limits: ApiLimits | None = None, standin_factory: Callable[[], StandIn] = StandIn
+) -> Iterator[World]:
+    """Serve a factory on a free port of loopback until the block ends."""
+    standin = standin_factory()
+    shelf = Shelf()
+    services = ApiServices(
+        call=standin.inbox.call,
+        store=standin.store,
+        keyring=lambda: standin.keyring,
+        logs=read_logs,
+        shelf=shelf,
+        evidence=Proofs(),
+        clock=WallClock(),
+        ids=Dice(),
+        pepper=PEPPER,
+        version="9.9",
+        limits=limits or ApiLimits(heartbeat_s=0.3, news_period_s=0.02),
+    )
+    app = create_app(services)
+    bound = socket.create_server(("127.0.0.1", 0))
+    server = ApiServer(app, bound)
+    threads = [threading.Thread(target=work) for work in (standin.run, server.run)]
+    for thread in threads:
+        thread.start()
+    try:
+        while not server.is_started:
+            time.sleep(0.005)
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        world = World(url=url, standin=standin, app=app, server=server, shelf=shelf)
+        populate(world)
+        yield world
+    finally:
+        server.stop()
+        standin.is_stopping = True
+        standin.inbox.close()
+        for thread in threads:
+            thread.join(timeout=20)
+        bound.close()
+        assert not any(thread.is_alive() for thread in threads)
+
+
+def populate(world: World) -> None:
+    """Give each project every role's key, a workload, a receipt and a declared object."""
+    for number, project in enumerate(ORGANISATION):
+        for role in Role:
+            world.issue(role, project)
+        id = make_id("job", START_NS, number)
+        spec = job_spec()
+        view = workload_view(id, project, spec)
+        receipt = receipt_view(make_id("rcp", START_NS, number), project, id, 10 + number)
+        world.workloads[project], world.receipts[project] = id, receipt.id
+        declared = DeclaredView(
+            kind="project",
+            name=project,
+            organisation=ORGANISATION[project],
+            managed_by="f",
+            body={},
+            sequence=1,
+        )
+        submission = Submission(
+            id=WorkloadId(id),
+            organisation=OrganisationId(ORGANISATION[project]),
+            project=ProjectId(project),
+            spec=spec,
+            submitted_by="somebody",
+            submitted_at_ns=START_NS,
+        )
+        world.standin.record(
+            WorkloadSubmitted(submission=submission, reserved_neur=1, policy_decision="d"),
+            project,
+            workloads=(view,),
+            receipts=(receipt,),
+            declared=(declared,),
+            checkpoints=(
+                Checkpoint(origin="factory/receipts", tree_size=number + 1, note="n", at_ns=1),
+            ),
+        )
+
+
+def body_hash(body: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(body).encode()).hexdigest()

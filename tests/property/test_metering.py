@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from moulin.domain.factory import Site
 from moulin.domain.ids import AttemptId, NodeId, OrganisationId, ProjectId, WorkloadId
-from moulin.domain.usage import RequestUsage
+from moulin.domain.usage import RequestUsage, Usage
 from moulin.energy.allocation import carbon
 from moulin.energy.requests import SHARE_METHOD, share_requests
 from moulin.metering.replicas import (
@@ -72,7 +72,8 @@ def histories(draw):
 
 def run(records, gaps):
     """Feed records one by one, closing after each at the time reached, then at the end of time."""
-    state, usages, now_ns = OpenMetering(), [], 0
+    state, now_ns = OpenMetering(), 0
+    usages: list[Usage] = []
     for (name, record), gap in zip(records, gaps, strict=True):
         now_ns += gap
         state = absorb(state, **{name: [record]})
@@ -115,9 +116,12 @@ def test_the_order_of_arrival_before_closing_changes_nothing(history, data):
         settled=data.draw(st.permutations(requests)),
     )
     straight = absorb(OpenMetering(), intervals=intervals, settled=requests)
-    times = {"journal_until_ns": 10**6, "facts": FACTS, "rules": RULES}
-    first = close_intervals(straight, 10**6, **times)
-    assert close_intervals(shuffled, 10**6, **times).usages == first.usages
+
+    def close(state):
+        return close_intervals(state, 10**6, journal_until_ns=10**6, facts=FACTS, rules=RULES)
+
+    first = close(straight)
+    assert close(shuffled).usages == first.usages
     assert sum(u.energy_mj for u in first.usages) == sum(
         i.energy_mj + i.overhead_mj for i in intervals
     )

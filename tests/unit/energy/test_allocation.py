@@ -107,7 +107,7 @@ def test_tasks_that_claim_more_than_the_node_counted_are_scaled_down():
 
 def test_a_task_that_holds_the_node_twice_over_leaves_no_idle_and_none_below_zero():
     split = allocate(read(0), [task("a", 0, cpu_milli=8000)], 1_000_000)
-    assert (split.task_mj["a"], split.idle_mj) == (100_000, 0)
+    assert (split.task_mj[StepId("a")], split.idle_mj) == (100_000, 0)
 
 
 def test_two_readings_of_one_step_are_one_holder():

@@ -16,7 +16,7 @@ SITE = Site(
 )
 FACTS = {
     name: AttemptFacts(
-        attempt=AttemptId(name),
+        attempt=name,
         workload=WorkloadId("job_1"),
         organisation=OrganisationId("o"),
         project=ProjectId("p"),
@@ -25,7 +25,7 @@ FACTS = {
         subject="this-machine",
         policy_decision="sha256:aa",
     )
-    for name in ("a", "b")
+    for name in (AttemptId("a"), AttemptId("b"))
 }
 
 

@@ -25,8 +25,10 @@ _ENDS: Final = frozenset({TaskPhase.EXITED, TaskPhase.GONE, TaskPhase.ABSENT})
 def observe_task(state: State, task: TaskRow, seen: TaskObserved) -> None:
     """Take over a reading of a task that is not proved ended, and end it when this is proof."""
     attempt = state.attempts[task.attempt]
-    if seen.phase is TaskPhase.ABSENT and not (task.is_seen or attempt.stop_cause):
-        return  # never started yet: the start is repeated under the same step id
+    if not task.is_seen and seen.phase is TaskPhase.UNREACHABLE:
+        return  # nothing is known; `phase` stays None, so that the start is repeated
+    if not task.is_seen and seen.phase is TaskPhase.ABSENT and attempt.stop_cause is None:
+        return  # never started yet; the start is repeated under the same step id
     _take_over(task, seen)
     if seen.phase in _SEEN:
         task.is_seen = True

@@ -101,10 +101,7 @@ def verify_receipt(data: bytes, key: VerifierKey, verify: VerifySignature) -> Ve
     """
     try:
         document = _parse(data)
-        if document["key"] != key.fingerprint:
-            raise BrokenEvidence(f"the receipt names key {document['key']}, not {key.fingerprint}")
-        head = open_checkpoint(document["checkpoint"], key, verify)
-        _prove(document, head)
+        head = _prove(document, key, verify)
     except BrokenEvidence as broken:
         return Verdict(ok=False, statement=f"FAILED: {broken}")
     receipt = document["receipt"]
@@ -115,7 +112,10 @@ def verify_receipt(data: bytes, key: VerifierKey, verify: VerifySignature) -> Ve
     return Verdict(ok=True, statement=statement, fields=receipt)
 
 
-def _prove(document: Mapping[str, Any], head: TreeHead) -> None:
+def _prove(document: Mapping[str, Any], key: VerifierKey, verify: VerifySignature) -> TreeHead:
+    if document["key"] != key.fingerprint:
+        raise BrokenEvidence(f"the receipt names key {document['key']}, not {key.fingerprint}")
+    head = open_checkpoint(document["checkpoint"], key, verify)
     receipt = document["receipt"]
     leaf = leaf_hash(leaf_bytes(receipt, bytes.fromhex(document["salt"])))
     proof = [bytes.fromhex(digest) for digest in document["proof"]]
@@ -126,6 +126,7 @@ def _prove(document: Mapping[str, Any], head: TreeHead) -> None:
     charge = receipt["charge"]
     if sum(int(line["amount_neur"]) for line in charge["lines"]) != int(charge["amount_neur"]):
         raise BrokenEvidence("the charge is not the sum of its lines")
+    return head
 
 
 def _parse(data: bytes) -> dict[str, Any]:

@@ -19,8 +19,11 @@ from moulin.domain.ids import (
 from moulin.domain.observation import NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import EndpointSpec, Resources, TaskTemplate
-from moulin.engines.local import CgroupBase, LocalEngine, divide_machine
-from moulin.engines.simulated import SimulatedEngine, World
+from moulin.engines.local.cgroup import CgroupBase
+from moulin.engines.local.engine import LocalEngine
+from moulin.engines.local.nodes import divide_machine
+from moulin.engines.simulated.engine import SimulatedEngine
+from moulin.engines.simulated.world import World
 from moulin.ports.engine import Engine
 
 WAIT_S = 60.0

@@ -8,7 +8,7 @@ import pytest
 from moulin.domain.errors import EngineRefused, InUse, NotFound
 from moulin.domain.ids import StepId
 from moulin.domain.observation import TaskPhase
-from moulin.engines.local import find_cgroup_base
+from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.ports.engine import Engine, Forgets, ListsSteps
 from tests.conformance.engine_bench import (
     Bench,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moulin.engines.local import find_cgroup_base
+from moulin.engines.local.cgroup import find_cgroup_base
 from tests.conformance.engine_bench import LocalBench
 
 

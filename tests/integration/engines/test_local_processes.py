@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moulin.domain.observation import TaskPhase
 from moulin.domain.workload import TaskTemplate
-from moulin.engines.local import LocalEngine
+from moulin.engines.local.engine import LocalEngine
 from moulin.engines.local.shim import descendants as children
 from moulin.engines.local.spool import step_files
 from tests.conformance.engine_bench import (
@@ -26,7 +26,8 @@ import os, signal, sys
 from pathlib import Path
 from moulin.domain.workload import TaskTemplate
 from tests.conformance.engine_bench import LocalBench, make_step
-from moulin.engines.local import LocalEngine, find_cgroup_base
+from moulin.engines.local.engine import LocalEngine
+from moulin.engines.local.cgroup import find_cgroup_base
 from tests.conformance.engine_bench import RealClock, nodes_of_this_machine
 data_dir, script, is_killed = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "killed"
 engine = LocalEngine(data_dir, clock=RealClock(), nodes=nodes_of_this_machine())
@@ -195,7 +196,9 @@ def test_a_changed_boot_id_is_evidence_of_an_end(bench: LocalBench):
     rebooted = [replace(node, boot_id="another") for node in bench.nodes]
     later = LocalEngine(bench.directory, clock=RealClock(), nodes=rebooted)
     seen = later.observe([step.step])[0]
-    os.kill(claim.pid, signal.SIGKILL)  # in truth nothing was restarted
+    # In truth nothing was restarted: end the task in order.
+    os.kill(claim.pid, signal.SIGTERM)
+    wait_until(lambda: not is_alive(claim.pid))
     assert (seen.phase, seen.exit_code) == (TaskPhase.GONE, None)
     assert "boot id" in seen.evidence
 

@@ -9,7 +9,7 @@ import pytest
 from moulin.domain.errors import EngineRefused
 from moulin.domain.observation import TaskPhase
 from moulin.domain.workload import EndpointSpec, TaskTemplate
-from moulin.engines.local import LocalEngine
+from moulin.engines.local.engine import LocalEngine
 from tests.conformance.engine_bench import (
     RealClock,
     make_step,

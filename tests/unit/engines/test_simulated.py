@@ -8,7 +8,8 @@ from moulin.domain.errors import EngineRefused, EngineUnavailable, NotFound
 from moulin.domain.ids import NodeId
 from moulin.domain.observation import NodeCapacity, TaskPhase
 from moulin.domain.workload import TaskTemplate
-from moulin.engines.simulated import SimulatedEngine, World
+from moulin.engines.simulated.engine import SimulatedEngine
+from moulin.engines.simulated.world import World
 from moulin.ports.engine import Engine, Forgets, ListsSteps, ReportsChanges
 from tests.conformance.engine_bench import ManualClock, make_step
 

@@ -2,7 +2,7 @@
 
 It looks only for processes of a step whose shim is known to be dead. Without a cgroup a process
 that changed its session *and* cleared its environment while its shim lived, and lost its parent
-before anyone looked, cannot be recognised; with one, nothing escapes.
+before anyone looked, cannot be recognised; with one it would also have had to leave its group.
 """
 
 import contextlib

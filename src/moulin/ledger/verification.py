@@ -25,6 +25,7 @@ FILE_FORMAT: Final = "moulin-receipt/v1"
 FILE_BYTES_MAX: Final = 1_000_000
 LEAF_VERSION: Final = b"\x01"
 
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 _TEXT: Final = r"(?s).*"
 _AMOUNT: Final = r"0|-?[1-9][0-9]{0,59}"
 _DIGEST: Final = r"[0-9a-f]{64}"
@@ -79,8 +80,7 @@ class Verdict:
 
 def canonical_bytes(receipt: Mapping[str, Any]) -> bytes:
     """Return the one byte form of a receipt that the log commits to: sorted ASCII JSON, no numbers."""
-    text = json.dumps(receipt, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return text.encode("ascii")
+    return _CANONICAL.encode(receipt).encode("ascii")
 
 
 def file_bytes(document: Mapping[str, Any]) -> bytes:

@@ -20,6 +20,7 @@ from moulin.api import (
     workloads,
 )
 from moulin.api.edge import Edge
+from moulin.api.express import Express
 from moulin.api.services import ApiServices
 from moulin.api.state import make_state
 
@@ -46,6 +47,7 @@ def create_app(services: ApiServices) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router, prefix=describe.PREFIX)
     problems.install(app)
+    app.add_middleware(Express)
     app.add_middleware(
         Edge,
         clock=services.clock,

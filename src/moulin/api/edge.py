@@ -29,8 +29,9 @@ class Edge:
         self, app: ASGIApp, *, clock: Clock, ids: IdSource, metrics: Metrics, body_bytes_max: int
     ) -> None:
         self._app = app
-        self._clock = clock
-        self._ids = ids
+        # Drawn once: an id per request need not be unguessable, only different.
+        self._id_prefix = make_id("req", clock.now_ns(), ids.entropy())
+        self._count = 0
         self._metrics = metrics
         self._body_bytes_max = body_bytes_max
 
@@ -61,7 +62,8 @@ class Edge:
     def _request_id(self, given: bytes) -> str:
         if _REQUEST_ID.fullmatch(given):
             return given.decode("ascii")
-        return make_id("req", self._clock.now_ns(), self._ids.entropy())
+        self._count += 1
+        return f"{self._id_prefix}.{self._count}"
 
     async def _refuse_large(self, scope: Scope, receive: Receive, sent: "_Sent") -> None:
         error = BodyTooLarge(

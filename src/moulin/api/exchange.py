@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from moulin.api.bounds import check_bounds
@@ -29,26 +28,27 @@ async def read_bytes(request: Request) -> bytes:
     Raises `BodyTooLarge` as soon as it passes the limit, `InvalidRequest` when it does not come.
     """
     limits = state_of(request).services.limits
-    chunks = []
-    size_bytes = 0
+    body = b""
     try:
         async with asyncio.timeout(limits.body_wait_s):
-            async for chunk in request.stream():
-                size_bytes += len(chunk)
-                if size_bytes > limits.body_bytes_max:
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise InvalidRequest("read the body: the connection ended before it did")
+                chunk: bytes = message.get("body", b"")
+                body += chunk
+                if len(body) > limits.body_bytes_max:
                     raise BodyTooLarge(
                         f"read the body: it is larger than {limits.body_bytes_max} bytes",
                         hint="send less at once",
                     )
-                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return body
     except TimeoutError:
         raise InvalidRequest(
             f"read the body: it did not come within {limits.body_wait_s:g} s",
             hint="send the whole body at once",
         ) from None
-    except ClientDisconnect:
-        raise InvalidRequest("read the body: the connection ended before it did") from None
-    return b"".join(chunks)
 
 
 def parse(kind: type[T], body: bytes) -> T:

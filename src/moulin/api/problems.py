@@ -88,7 +88,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _answer_http)
 
 
-def _answer(request: Request, error: MoulinError, **more: Any) -> Response:
+def answer_error(request: Request, error: MoulinError, **more: Any) -> Response:
+    """Return the answer to an error met while serving a request; raises nothing."""
     return problem_response(
         error,
         language=choose_language(request.headers.get("accept-language", "")),
@@ -100,7 +101,7 @@ def _answer(request: Request, error: MoulinError, **more: Any) -> Response:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, MoulinError)
-    return _answer(request, error)
+    return answer_error(request, error)
 
 
 async def _answer_validation(request: Request, error: Exception) -> Response:
@@ -111,7 +112,7 @@ async def _answer_validation(request: Request, error: Exception) -> Response:
         for found in error.errors()
     ]
     said = "; ".join(f"{place['where']}: {place['problem']}" for place in places)
-    return _answer(
+    return answer_error(
         request,
         InvalidRequest(
             f"read the request: {said}",
@@ -130,4 +131,4 @@ async def _answer_http(request: Request, error: Exception) -> Response:
         )
     else:
         found = InvalidRequest(f"{what}: {error.detail}", hint="see /api/v1/openapi.json")
-    return _answer(request, found, status=error.status_code, headers=error.headers)
+    return answer_error(request, found, status=error.status_code, headers=error.headers)

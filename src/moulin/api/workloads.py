@@ -1,7 +1,7 @@
 """Workloads: submit, try, list, read, stop, scale, why and logs."""
 
 import hashlib
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
@@ -44,15 +44,16 @@ Reader = Annotated[Principal, Depends(Allow(Action.WORKLOAD_READ))]
 Stopper = Annotated[Principal, Depends(Allow(Action.WORKLOAD_STOP))]
 Scaler = Annotated[Principal, Depends(Allow(Action.WORKLOAD_SCALE))]
 LogsReader = Annotated[Principal, Depends(Allow(Action.LOGS_READ))]
+IDEMPOTENCY_PATTERN: Final = r"^[!-~]{0,128}$"
 IdempotencyKey = Annotated[
     str,
     Header(
         alias="Idempotency-Key",
-        pattern=r"^[!-~]{0,128}$",
+        pattern=IDEMPOTENCY_PATTERN,
         description="Repeating a request with the same key and body gives the first answer again.",
     ),
 ]
-LABEL_PATTERN = r"^(?:[A-Za-z0-9][A-Za-z0-9._-]{0,62}=[^\x00-\x1f]{0,200})?$"
+LABEL_PATTERN: Final = r"^(?:[A-Za-z0-9][A-Za-z0-9._-]{0,62}=[^\x00-\x1f]{0,200})?$"
 
 
 @router.post(

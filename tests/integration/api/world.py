@@ -4,15 +4,13 @@ The stand-in takes calls from the real inbox in a thread and commits to the real
 two projects of two organisations own one workload and one receipt each.
 """
 
-import json
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -119,7 +117,7 @@ class StandIn:
             return
         try:
             call.future.set_result(self._HANDLERS[type(call.command)](self, call.command))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the caller gets whatever it is
             call.future.set_exception(error)
 
     def _submit(self, command: c.SubmitWorkload) -> WorkloadView:
@@ -375,7 +373,6 @@ def balance(project: str) -> BalanceView:
 
 
 def receipt_view(id: str, project: str, workload: str, tokens: int) -> ReceiptView:
-    usage = Usage.__new__(Usage)
     values: dict[str, Any] = {
         "id": f"{id}.usage",
         "workload": workload,
@@ -495,11 +492,11 @@ def populate(world: World) -> None:
     for number, project in enumerate(ORGANISATION):
         for role in Role:
             world.issue(role, project)
-        id = make_id("job", START_NS, number)
+        drawn = make_id("job", START_NS, number)
         spec = job_spec()
-        view = workload_view(id, project, spec)
-        receipt = receipt_view(make_id("rcp", START_NS, number), project, id, 10 + number)
-        world.workloads[project], world.receipts[project] = id, receipt.id
+        view = workload_view(drawn, project, spec)
+        receipt = receipt_view(make_id("rcp", START_NS, number), project, drawn, 10 + number)
+        world.workloads[project], world.receipts[project] = drawn, receipt.id
         declared = DeclaredView(
             kind="project",
             name=project,
@@ -509,7 +506,7 @@ def populate(world: World) -> None:
             sequence=1,
         )
         submission = Submission(
-            id=WorkloadId(id),
+            id=WorkloadId(drawn),
             organisation=OrganisationId(ORGANISATION[project]),
             project=ProjectId(project),
             spec=spec,
@@ -526,7 +523,3 @@ def populate(world: World) -> None:
                 Checkpoint(origin="factory/receipts", tree_size=number + 1, note="n", at_ns=1),
             ),
         )
-
-
-def body_hash(body: Mapping[str, Any]) -> str:
-    return sha256(json.dumps(body).encode()).hexdigest()

@@ -16,6 +16,8 @@ CHUNK_REQUESTS: Final = 20
 """A wish covers this many typical requests, so that most requests find their escrow waiting."""
 HURRY_NS: Final = 2 * NS_PER_S
 """A chunk that lasted less than this was too small: the next one is twice as large."""
+LEISURE_NS: Final = 10 * NS_PER_S
+"""A chunk that lasted longer than this was too large: the next one is half as large."""
 CHUNK_REQUESTS_MAX: Final = 20_000
 _SMOOTHING: Final = 8
 
@@ -62,6 +64,7 @@ class Escrow:
     def give_back(self) -> int:
         """Take everything that is free out of the account and return it, in n€."""
         amount_neur = self.left_neur
+        self.chunk_requests = CHUNK_REQUESTS
         self.left_neur = 0
         self.returned_neur += amount_neur
         return amount_neur
@@ -75,13 +78,14 @@ class Escrow:
     def wish(self, needed_neur: int, now_ns: int) -> int:
         """Return what to ask the leader for, at least `needed_neur` beyond what is left.
 
-        The chunk doubles while wishes come quickly and starts small again after a quiet time, so
-        that a busy project asks seldom and an idle one keeps little money away from others.
+        The chunk doubles while wishes come quickly and shrinks when they do not, so that a busy
+        project asks seldom and a quiet one keeps little money away from others.
         """
-        if now_ns - self.wished_at_ns < HURRY_NS:
+        lasted_ns = now_ns - self.wished_at_ns
+        if lasted_ns < HURRY_NS:
             self.chunk_requests = min(2 * self.chunk_requests, CHUNK_REQUESTS_MAX)
-        else:
-            self.chunk_requests = CHUNK_REQUESTS
+        elif lasted_ns > LEISURE_NS:
+            self.chunk_requests = max(self.chunk_requests // 2, CHUNK_REQUESTS)
         self.wished_at_ns = now_ns
         return max(needed_neur - self.left_neur, self.typical_neur * self.chunk_requests, 0)
 

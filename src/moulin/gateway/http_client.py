@@ -28,12 +28,15 @@ class _Answer:
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.is_complete = False
+        self.keeps_alive = False
+        self.parser = httptools.HttpResponseParser(self)
 
     def on_body(self, body: bytes) -> None:
         self.parts.append(body)
 
     def on_message_complete(self) -> None:
         self.is_complete = True
+        self.keeps_alive = self.parser.should_keep_alive()
 
 
 class HttpClient:
@@ -95,15 +98,13 @@ class HttpClient:
 
     async def _read_answer(self, reader: asyncio.StreamReader) -> tuple[int, bytes]:
         answer = _Answer()
-        parser = httptools.HttpResponseParser(answer)
         size_bytes = 0
         while not answer.is_complete:
             data = await reader.read(65536)
             size_bytes += len(data)
             if not data or size_bytes > _ANSWER_BYTES_MAX:
                 raise EOFError
-            parser.feed_data(data)
-        status = parser.get_status_code()
-        if not parser.should_keep_alive():
+            answer.parser.feed_data(data)
+        if not answer.keeps_alive:
             self.close()
-        return status, b"".join(answer.parts)
+        return answer.parser.get_status_code(), b"".join(answer.parts)

@@ -138,7 +138,7 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection to a replica."""
 
     __slots__ = (
-        "_caller", "_content_type", "_has_begun", "_is_complete", "_is_reused", "_is_stream",
+        "_caller", "_content_type", "_has_begun", "_is_complete", "_is_reused", "_is_stream", "_keeps_alive",
         "_limits", "_parser", "_parts", "_replica", "_size_bytes", "_status", "_transport",
         "is_closed",
     )  # fmt: skip
@@ -233,6 +233,8 @@ class UpstreamConnection(asyncio.Protocol):
         """Note the end; `data_received` acts on it. An interim answer (100) is not the end."""
         if self._status >= 200:
             self._is_complete = True
+            # Known only here: the parser forgets it when it turns to the next message.
+            self._keeps_alive = self._parser.should_keep_alive()
         else:
             self._has_begun = False
 
@@ -247,13 +249,14 @@ class UpstreamConnection(asyncio.Protocol):
         self._has_begun = False
         self._is_complete = False
         self._is_reused = False
+        self._keeps_alive = False
 
     def _finish(self) -> None:
         caller, self._caller = self._caller, None
         assert caller is not None
         is_stream, status, content_type = self._is_stream, self._status, self._content_type
         body = b"" if is_stream else b"".join(self._parts)
-        if self._parser.should_keep_alive():
+        if self._keeps_alive:
             self._reset()
             self._replica.keep(self)
         else:

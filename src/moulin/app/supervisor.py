@@ -1,0 +1,443 @@
+"""Starts Moulin's processes on one data directory, keeps them alive, and stops them.
+
+It never stops a workload: those outlive it, and the next control process adopts them. It decides
+nothing about work and imports little, so that it stays small for as long as Moulin runs.
+
+    lock → leftovers → ports → first start → settings → children → ready → watch → stop
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, Final
+
+from moulin.app.datadir import (
+    CREDENTIALS,
+    GATEWAY_KEY,
+    LOGS,
+    RUN,
+    SETTINGS,
+    lock,
+    make_directory,
+    read_json,
+    read_run,
+    write_json,
+)
+from moulin.app.listening import HOST, choose_port, is_well
+from moulin.app.processes import end, mark_of
+from moulin.domain.errors import DeadlineExceeded, LocalError, MoulinError
+
+GRACE_S: Final = 10.0
+POLL_S: Final = 0.02
+WATCH_S: Final = 1.0
+BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
+STEADY_S: Final = 60.0
+LOG_BYTES_MAX: Final = 8 * 1024 * 1024
+LAST_WORDS_BYTES: Final = 2_000
+
+
+class Interrupted(Exception):
+    """A signal asked for the end before Moulin was ready."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What `moulin up` asks of the supervisor."""
+
+    data: Path
+    control_port: int
+    gateway_port: int
+    nodes: int = 1
+    country: str = ""
+    factory: Path | None = None
+    metering_interval_s: float = 15.0
+    database: str = ""
+    start_wait_s: float = 60.0
+    is_json: bool = False
+
+
+@dataclass(slots=True)
+class Child:
+    """One process of Moulin with its port and how often it ended on its own."""
+
+    name: str
+    command: list[str]
+    port: int
+    log: Path
+    process: "subprocess.Popen[bytes] | None" = None
+    started_s: float = 0.0
+    failures: int = 0
+    restart_at_s: float = 0.0
+
+    def start(self) -> None:
+        """Start it in a session of its own, so that a Ctrl-C of the terminal reaches us first."""
+        with _open_log(self.log) as log:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.started_s = time.monotonic()
+
+    def end_status(self) -> int | None:
+        """Return the status with which it ended, None while it lives or has not started."""
+        return self.process.poll() if self.process is not None else None
+
+    def last_words(self) -> str:
+        """Return the end of its log."""
+        with contextlib.suppress(OSError), self.log.open("rb") as log:
+            log.seek(max(0, self.log.stat().st_size - LAST_WORDS_BYTES))
+            return log.read().decode(errors="replace").strip()
+        return ""
+
+
+@dataclass(slots=True)
+class Signals:
+    """Signals as numbers in a list and bytes in a pipe; nothing happens inside a handler."""
+
+    received: list[int] = field(default_factory=list)
+    pipe: tuple[int, int] = (-1, -1)
+
+    def install(self) -> None:
+        """Take the signals that end a program, and SIGCHLD as a wake-up."""
+        self.pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self.pipe[1], warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._take)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        self.received.append(number)
+
+    def wait(self, wait_s: float) -> None:
+        """Sleep for a time, or until a signal."""
+        if select.select([self.pipe[0]], [], [], max(0.0, wait_s))[0]:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self.pipe[0], 4096)
+
+    def check(self) -> None:
+        """Raise `Interrupted` when the end was asked for."""
+        if self.received:
+            raise Interrupted(self.received[0])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until told to stop.
+
+    Return 0 after a stop that was asked for once Moulin was ready, 128 + the signal before that,
+    and 1 after saying why it cannot start.
+    """
+    signals = Signals()
+    signals.install()
+    wanted = _arguments(arguments)
+    children: list[Child] = []
+    try:
+        start(wanted, children, signals)
+        watch(wanted, children, signals)
+    except Interrupted as interrupted:
+        _say("stopping before Moulin was ready")
+        stop(wanted.data, children, signals)
+        return 128 + interrupted.number
+    except MoulinError as error:
+        stop(wanted.data, children, signals)
+        _say_error(error, is_json=wanted.is_json)
+        return 1
+    stop(wanted.data, children, signals)
+    _say(
+        "Moulin has stopped. Running workloads go on; the next `moulin up` adopts them, "
+        "`moulin down` stops them."
+    )
+    return 0
+
+
+def start(wanted: Wanted, children: list[Child], signals: Signals) -> None:
+    """Bring everything up and say where it answers; `children` fills as they start.
+
+    Raises `DataDirectoryBusy`, `PortInUse`, `LocalError` and `DeadlineExceeded`, or `Interrupted`
+    as soon as a signal came.
+    """
+    make_directory(wanted.data)
+    lock(wanted.data, os.getpid())
+    for leftover in read_run(wanted.data).children:
+        end(leftover, GRACE_S)  # its supervisor was killed; what it serves is taken over
+    ports = {
+        "control": choose_port(wanted.control_port, name="control API", flag="--control-port"),
+        "gateway": choose_port(wanted.gateway_port, name="gateway", flag="--gateway-port"),
+    }
+    signals.check()
+    prepare(wanted, ports)
+    signals.check()
+    children.extend(_children(wanted, ports))
+    for child in children:
+        child.start()
+    record(wanted.data, children)
+    _wait_until_ready(wanted, children, signals)
+    _announce(wanted, children)
+
+
+def prepare(wanted: Wanted, ports: dict[str, int]) -> None:
+    """Write what the processes read: keys and a first factory once, settings and addresses each time.
+
+    Raises `LocalError` when the first start fails, with what it said.
+    """
+    if not (wanted.data / CREDENTIALS).exists():
+        _first_start(wanted)
+    elif wanted.factory is not None:
+        _say(
+            f"this factory exists already; `moulin apply {wanted.factory}` makes it equal to the file"
+        )
+    known = read_json(wanted.data / SETTINGS)
+    if known and known.get("nodes") != wanted.nodes:
+        _say(f"this machine stays divided into {known.get('nodes')} node(s), as at the first start")
+    kept = {name: known.get(name, value) for name, value in _first_words(wanted).items()}
+    write_json(
+        wanted.data / SETTINGS,
+        {
+            **kept,
+            "control_port": ports["control"],
+            "gateway_port": ports["gateway"],
+            "metering_interval_s": wanted.metering_interval_s,
+            "database": wanted.database,
+        },
+    )
+    credentials = read_json(wanted.data / CREDENTIALS)
+    urls = {f"{name}_url": _url(port) for name, port in ports.items()}
+    if any(credentials.get(name) != url for name, url in urls.items()):
+        write_json(wanted.data / CREDENTIALS, {**credentials, **urls})
+
+
+def watch(wanted: Wanted, children: Sequence[Child], signals: Signals) -> None:
+    """Start again what ends on its own, later and later while it keeps ending, until a signal."""
+    while not signals.received:
+        signals.wait(WATCH_S)
+        for child in children:
+            if not signals.received and _revive(child):
+                record(wanted.data, children)
+
+
+def stop(data: Path, children: Sequence[Child], signals: Signals) -> None:
+    """End the processes, the gateway first, so that it can return what it holds to the control plane.
+
+    A second signal cuts the waiting short.
+    """
+    asked = len(signals.received)
+    for child in reversed(children):
+        if child.process is None:
+            continue
+        child.process.terminate()
+        deadline_s = time.monotonic() + GRACE_S
+        while child.end_status() is None and time.monotonic() < deadline_s:
+            signals.wait(POLL_S)
+            if len(signals.received) > asked:
+                break
+        if child.end_status() is None:
+            child.process.kill()
+        child.process.wait()
+    if children:
+        (data / RUN).unlink(missing_ok=True)
+
+
+def record(data: Path, children: Sequence[Child]) -> None:
+    """Write run.json: who runs here, beyond doubt, and where it answers."""
+    marks: dict[str, Any] = {}
+    for child in children:
+        mark = mark_of(child.process.pid) if child.process is not None else None
+        marks[child.name] = mark.as_json() if mark is not None else None
+    own = mark_of(os.getpid())
+    write_json(
+        data / RUN,
+        {
+            "supervisor": own.as_json() if own is not None else None,
+            **marks,
+            **{f"{child.name}_url": _url(child.port) for child in children},
+        },
+    )
+
+
+def _first_start(wanted: Wanted) -> None:
+    command = [sys.executable, "-m", "moulin.app.first_start", "--data", str(wanted.data)]
+    if wanted.factory is not None:
+        command += ["--factory", str(wanted.factory)]
+    command += ["--country", wanted.country, "--nodes", str(wanted.nodes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        message, hint = _split_words(done.stderr, "prepare the data directory")
+        raise LocalError(message, hint=hint)
+
+
+def _first_words(wanted: Wanted) -> dict[str, Any]:
+    return {"nodes": wanted.nodes, "country": wanted.country}
+
+
+def _children(wanted: Wanted, ports: dict[str, int]) -> list[Child]:
+    data = str(wanted.data)
+    logs = wanted.data / LOGS
+    control = [sys.executable, "-m", "moulin.app.control", "--data", data]
+    gateway = [
+        *(sys.executable, "-m", "moulin.gateway", "--data", data, "--name", "local"),
+        *("--control-url", _url(ports["control"]), "--port", str(ports["gateway"])),
+        *("--key-file", str(wanted.data / GATEWAY_KEY)),
+    ]
+    return [
+        Child("control", control, ports["control"], logs / "control.log"),
+        Child("gateway", gateway, ports["gateway"], logs / "gateway.log"),
+    ]
+
+
+def _wait_until_ready(wanted: Wanted, children: Sequence[Child], signals: Signals) -> None:
+    deadline_s = time.monotonic() + wanted.start_wait_s
+    waiting = list(children)
+    while waiting:
+        signals.check()
+        for child in waiting:
+            status = child.end_status()
+            if status is not None:
+                raise _failed_to_start(child, status)
+        waiting = [child for child in waiting if not is_well(child.port)]
+        if waiting and time.monotonic() >= deadline_s:
+            names = " and ".join(child.name for child in waiting)
+            raise DeadlineExceeded(
+                f"start Moulin: {names} did not answer in {wanted.start_wait_s:g} s",
+                hint=f"see {waiting[0].log}; MOULIN_START_WAIT_S gives a slow machine more time",
+            )
+        if waiting:
+            signals.wait(POLL_S)
+    for child in children:
+        if child.end_status() is not None:
+            raise _failed_to_start(child, child.end_status() or 0)
+
+
+def _failed_to_start(child: Child, status: int) -> LocalError:
+    message, hint = _split_words(child.last_words(), f"see {child.log}")
+    return LocalError(
+        f"start the {child.name} process: {message} (status {status})",
+        hint=hint or f"its whole log is {child.log}",
+    )
+
+
+def _split_words(text: str, otherwise: str) -> tuple[str, str]:
+    """Return message and hint of a process that says `error: …` and `hint: …` at its end."""
+    _, found, tail = text.rpartition("error: ")
+    message, _, hint = (tail if found else "").partition("hint: ")
+    last = text.strip().splitlines()[-1] if text.strip() else otherwise
+    return (message.strip() or last), hint.strip()
+
+
+def _revive(child: Child) -> bool:
+    """Start a child again when it ended and its time has come; return whether it was started."""
+    status = child.end_status()
+    if status is None:
+        return False
+    now_s = time.monotonic()
+    if not child.restart_at_s:
+        steady = now_s - child.started_s > STEADY_S
+        child.failures = 0 if steady else child.failures
+        pause_s = BACKOFF_S[min(child.failures, len(BACKOFF_S) - 1)]
+        child.failures += 1
+        child.restart_at_s = now_s + pause_s
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        _say(f"the {child.name} process ended with {how}; starting it again in {pause_s:g} s")
+    if now_s < child.restart_at_s:
+        time.sleep(min(POLL_S, child.restart_at_s - now_s))
+        return False
+    child.restart_at_s = 0.0
+    child.start()
+    return True
+
+
+def _announce(wanted: Wanted, children: Sequence[Child]) -> None:
+    urls = {f"{child.name}_url": _url(child.port) for child in children}
+    pids = {f"{child.name}_pid": child.process.pid for child in children if child.process}
+    facts = {
+        **urls,
+        "console_url": None,
+        "credentials_file": str(wanted.data / CREDENTIALS),
+        "data_dir": str(wanted.data),
+        "pid": os.getpid(),
+        **pids,
+    }
+    if wanted.is_json:
+        print(json.dumps(facts), flush=True)  # noqa: T201 - the one thing asked for
+        return
+    lines = [
+        "Moulin is ready.",
+        "",
+        f"  control API   {facts['control_url']}",
+        f"  gateway       {facts['gateway_url']}/v1   (OpenAI and Mistral clients)",
+        f"  credentials   {facts['credentials_file']}   (for you alone)",
+        f"  data          {facts['data_dir']}",
+        "",
+        "In another shell:",
+        "  moulin run -- echo hello        run a command",
+        "  moulin deploy smollm2-135m-instruct && moulin chat",
+        "  moulin status                   what there is and what it costs",
+        "",
+        "Ctrl-C stops Moulin and leaves workloads running; `moulin down` stops both.",
+    ]
+    width = max(len(line) for line in lines)
+    rows = [f"│ {line.ljust(width)} │" for line in lines]
+    bar = "─" * (width + 2)
+    print("\n".join([f"╭{bar}╮", *rows, f"╰{bar}╯"]), flush=True)  # noqa: T201 - what people read
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
+        path.replace(path.with_suffix(".log.1"))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    return os.fdopen(descriptor, "ab")
+
+
+def _url(port: int) -> str:
+    return f"http://{HOST}:{port}"
+
+
+def _say(text: str) -> None:
+    # The terminal may be gone; that must not keep anything running.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+def _say_error(error: MoulinError, *, is_json: bool) -> None:
+    hint = f"\n\nhint: {error.hint}" if error.hint else ""
+    _say(f"error: {error.message}{hint}")
+    if is_json:
+        problem = {"code": error.code, "message": error.message, "hint": error.hint}
+        with contextlib.suppress(OSError):
+            print(json.dumps({"error": problem}), flush=True)  # noqa: T201 - for the program that asked
+
+
+def _arguments(arguments: Sequence[str] | None) -> Wanted:
+    parser = argparse.ArgumentParser(prog="moulin.app.supervisor", description=__doc__)
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--control-port", required=True, type=int)
+    parser.add_argument("--gateway-port", required=True, type=int)
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--country", default="")
+    parser.add_argument("--factory", type=Path, default=None)
+    parser.add_argument("--metering-interval-s", type=float, default=15.0)
+    parser.add_argument("--database", default="")
+    parser.add_argument("--start-wait-s", type=float, default=60.0)
+    parser.add_argument("--json", action="store_true", dest="is_json")
+    given = vars(parser.parse_args(arguments))
+    return Wanted(**{**given, "data": given["data"].resolve()})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

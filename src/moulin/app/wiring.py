@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -134,7 +134,11 @@ def local_engine(data_dir: Path, clock: SystemClock, nodes: int, prefix: str) ->
         power_source=power.source,
         node_prefix=prefix,
     )
-    return LocalEngine(data_dir, clock=clock, nodes=divided, cgroup=find_cgroup_base())
+    stated = [
+        replace(node, power_quality=power.quality, power_uncertainty_ppm=power.uncertainty_ppm)
+        for node in divided
+    ]
+    return LocalEngine(data_dir, clock=clock, nodes=stated, cgroup=find_cgroup_base())
 
 
 def open_factory(settings: FactorySettings) -> Factory:

@@ -6,6 +6,7 @@ folds the log again.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from moulin.controlplane.cursors import Cursors, fold_cursors
 from moulin.controlplane.gateways import Gateways, fold_gateways
@@ -22,9 +23,14 @@ from moulin.domain.factory import (
     Zone,
 )
 from moulin.domain.ids import WorkloadId
+from moulin.domain.workload import Submission
 from moulin.identity import Keyring, fold_keyring
 from moulin.ledger.balances import Balances, fold_balances
 from moulin.scheduler import State, empty_state, fold
+
+IDEMPOTENCY_KEY: Final = "idempotency_key"
+BODY_HASH: Final = "body_hash"
+REPEATS_KEPT: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +39,24 @@ class Declared:
 
     value: DeclaredObject
     managed_by: str
+
+
+@dataclass(slots=True)
+class Repeats:
+    """The workloads that recent idempotency keys made, by (project, key), oldest first.
+
+    While nothing was dropped, a key that is not here is new; afterwards the store knows.
+    """
+
+    made: dict[tuple[str, str], tuple[WorkloadId, str]] = field(default_factory=dict)
+    is_complete: bool = True
+
+    def remember(self, project: str, key: str, workload: WorkloadId, body_hash: str) -> None:
+        """Keep a key, dropping the oldest above the bound."""
+        self.made[(project, key)] = (workload, body_hash)
+        if len(self.made) > REPEATS_KEPT:
+            del self.made[next(iter(self.made))]
+            self.is_complete = False
 
 
 @dataclass(slots=True)
@@ -46,6 +70,7 @@ class Books:
     gateways: Gateways = field(default_factory=Gateways)
     declared: dict[tuple[ObjectKind, str], Declared] = field(default_factory=dict)
     endpoints: set[WorkloadId] = field(default_factory=set)
+    repeats: Repeats = field(default_factory=Repeats)
     sequence: int = 0
 
     def project(self, name: str) -> Project | None:
@@ -97,8 +122,8 @@ def fold_all(books: Books, event: Event) -> None:
     match event.payload:
         case FactoryApplied() as applied:
             _declare(books, applied)
-        case WorkloadSubmitted(submission=submission) if submission.spec.endpoint is not None:
-            books.endpoints.add(submission.id)
+        case WorkloadSubmitted(submission=submission):
+            _submit(books, submission, event)
         case WorkloadFinished(workload=workload):
             books.endpoints.discard(workload)
         case _:
@@ -112,6 +137,15 @@ def read_books(log: Iterable[Event]) -> Books:
     for event in log:
         fold_all(books, event)
     return books
+
+
+def _submit(books: Books, submission: Submission, event: Event) -> None:
+    if submission.spec.endpoint is not None:
+        books.endpoints.add(submission.id)
+    key = event.labels.get(IDEMPOTENCY_KEY)
+    if key is not None:
+        body_hash = event.labels.get(BODY_HASH, "")
+        books.repeats.remember(submission.project, key, submission.id, body_hash)
 
 
 def _declare(books: Books, applied: FactoryApplied) -> None:

@@ -4,6 +4,7 @@ An object belongs to the file that declared it; a file removes only its own. Wha
 removed, and references must resolve inside the result.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
@@ -22,6 +23,8 @@ from moulin.scheduler import live_steps
 Key = tuple[ObjectKind, str]
 Objects = dict[Key, Declared]
 USERS_SHOWN_MAX: Final = 20
+# What an evidence log, a directory and a URL can all carry.
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def apply_factory(plane: Plane, draft: Draft, command: ApplyFactory) -> Callable[[], Answer]:
@@ -56,11 +59,17 @@ def changes_of(
 ) -> tuple[ObjectChange, ...]:
     """Return what differs between the declared objects and one file's wish, in kind order.
 
-    Raises `InvalidSpec` when a name comes twice and `Conflict` when another file manages it.
+    Raises `InvalidSpec` for a name that cannot be one or comes twice, and `Conflict` when another
+    file manages it.
     """
     wanted: dict[Key, DeclaredObject] = {}
     for value in objects:
         key = (kind_of(value), value.name)
+        if not NAME.fullmatch(value.name):
+            raise InvalidSpec(
+                f"apply {managed_by}: {key[0]} {value.name!r} is not a name",
+                hint="use letters, digits, dots, dashes and underscores, 63 at most",
+            )
         if key in wanted:
             raise InvalidSpec(f"apply {managed_by}: {key[0]} {key[1]!r} is declared twice")
         owner = before.get(key)

@@ -4,6 +4,7 @@ Later stages of the cycle see what earlier ones drafted; nothing leaves the proc
 whole draft is committed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from moulin.controlplane.books import Books, fold_all
@@ -33,7 +34,13 @@ class Draft:
     idempotency: dict[tuple[str, str], IdempotencyRecord] = field(default_factory=dict)
 
     def append(
-        self, payload: Payload, *, actor: str = CONTROL_PLANE, causation: int = 0, project: str = ""
+        self,
+        payload: Payload,
+        *,
+        actor: str = CONTROL_PLANE,
+        causation: int = 0,
+        project: str = "",
+        labels: Mapping[str, str] | None = None,
     ) -> Event:
         """Draft one event and fold it; the project's organisation is filled in."""
         declared = self.books.project(project) if project else None
@@ -46,6 +53,7 @@ class Draft:
             project=project,
             causation=causation,
             payload=payload,
+            labels=labels or {},
         )
         fold_all(self.books, event)
         self.events.append(event)

@@ -35,11 +35,14 @@ def observe(plane: Plane, draft: Draft) -> None:
     draft_observations(draft, plane.reports)
     plane.reports.clear()
     is_poll_due = plane.is_due("observe", plane.settings.observe_period_s, draft.now_ns)
+    # A report can be lost after it was handed out, so engines that report are asked too, rarely.
+    is_sweep_due = plane.is_due("sweep", plane.settings.sweep_period_s, draft.now_ns)
     for pool_name in sorted(plane.engines):
         engine = plane.engines[pool_name]
+        is_reporting = isinstance(engine, ReportsChanges)
         if isinstance(engine, ReportsChanges):
             draft_observations(draft, engine.changes())
-        elif is_poll_due:
+        if is_sweep_due if is_reporting else is_poll_due:
             steps = steps_of_pool(draft.books.schedule, pool_name)
             if steps:
                 draft_observations(draft, engine.observe(steps))

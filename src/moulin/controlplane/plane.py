@@ -36,6 +36,7 @@ class PlaneSettings:
     cycle_wait_s: float = 0.1
     calls_max: int = 1000
     observe_period_s: float = 0.2
+    sweep_period_s: float = 30.0
     capacity_period_s: float = 5.0
     metering_interval_s: float = 10.0
     metering_nodes_max: int = 64

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from moulin.controlplane.books import BODY_HASH, IDEMPOTENCY_KEY
 from moulin.controlplane.commands import Answer, SubmitWorkload, Trial, TryWorkload
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.lookup import capacity_of
@@ -59,6 +60,7 @@ def submit_workload(plane: Plane, draft: Draft, command: SubmitWorkload) -> Call
         ),
         actor=command.principal.key,
         project=submission.project,
+        labels=_labels(command),
     )
     _remember(draft, command, submission.id)
     return lambda: view_of(draft.books, submission.id)
@@ -117,17 +119,30 @@ def _repeated(plane: Plane, draft: Draft, command: SubmitWorkload) -> WorkloadId
     wanted = command.idempotency
     if wanted is None:
         return None
-    record = draft.idempotency.get((command.project, wanted.key)) or plane.ports.store.idempotency(
-        command.project, wanted.key
-    )
-    if record is None:
+    made = _made_by(plane, draft, command.project, wanted.key)
+    if made is None:
         return None
-    if record.body_hash != wanted.body_hash:
+    workload, body_hash = made
+    if body_hash != wanted.body_hash:
         raise IdempotencyMismatch(
             f"submit with idempotency key {wanted.key!r}: it was used with another body",
             hint="use a new key for a new request",
         )
-    return WorkloadId(record.body)
+    return workload
+
+
+def _made_by(plane: Plane, draft: Draft, project: str, key: str) -> tuple[WorkloadId, str] | None:
+    repeats = draft.books.repeats
+    found = repeats.made.get((project, key))
+    if found is not None or repeats.is_complete:
+        return found
+    record = plane.ports.store.idempotency(project, key)
+    return (WorkloadId(record.body), record.body_hash) if record is not None else None
+
+
+def _labels(command: SubmitWorkload) -> dict[str, str]:
+    wanted = command.idempotency
+    return {IDEMPOTENCY_KEY: wanted.key, BODY_HASH: wanted.body_hash} if wanted else {}
 
 
 def _remember(draft: Draft, command: SubmitWorkload, workload: str) -> None:

@@ -440,7 +440,7 @@ class World:
         )
         self.standin.record(KeyCreated(key=key), key.project, keys=(key,))
         self.secrets.setdefault((role.value, key.project), secret)
-        self.keys.setdefault(key.project, key.id)
+        self.keys[key.project] = key.id
         return secret
 
 
@@ -492,6 +492,7 @@ def populate(world: World) -> None:
     for number, project in enumerate(ORGANISATION):
         for role in Role:
             world.issue(role, project)
+        world.issue(Role.VIEWER, project)  # the one that tests may revoke
         drawn = make_id("job", START_NS, number)
         spec = job_spec()
         view = workload_view(drawn, project, spec)

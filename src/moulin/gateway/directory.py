@@ -4,7 +4,7 @@ It decides authentication, visibility and jurisdiction for one snapshot; a new s
 directory, so nothing cached outlives a revocation. It never keeps a key's text beyond its cache.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import orjson
@@ -63,8 +63,8 @@ class Directory:
         for model in sorted(snapshot.models, key=lambda model: (model.name, model.endpoint)):
             self._models.setdefault(model.name, []).append(model)
 
-    def authenticate(self, authorization: bytes, now_ns: int) -> Caller:
-        """Return whose key an `Authorization` header shows.
+    def authenticate(self, authorization: bytes, now_ns: Callable[[], int]) -> Caller:
+        """Return whose key an `Authorization` header shows; the clock is read for keys that expire.
 
         Raises `Unauthenticated`, the same for every reason.
         """
@@ -72,14 +72,14 @@ class Directory:
         if caller is None:
             caller = self._look_up(authorization)
         expires_at_ns = caller.view.expires_at_ns
-        if expires_at_ns and now_ns >= expires_at_ns:
+        if expires_at_ns and now_ns() >= expires_at_ns:
             raise unauthenticated()
         return caller
 
-    def find(self, key_digest: str, now_ns: int) -> Caller:
+    def find(self, key_digest: str, now_ns: Callable[[], int]) -> Caller:
         """Return the key with this digest; raises `Unauthenticated` when it is gone or expired."""
         caller = self._callers.get(key_digest)
-        if caller is None or 0 < caller.view.expires_at_ns <= now_ns:
+        if caller is None or 0 < caller.view.expires_at_ns <= now_ns():
             raise unauthenticated()
         return caller
 

@@ -27,13 +27,10 @@ from moulin.gateway.limits import Limits
 from moulin.gateway.metrics import Counts, prometheus_text
 from moulin.gateway.upstream import Replica
 from moulin.gateway.usage import Bounds
-from moulin.routing.requests import Dialect, input_bound, output_limit, read_request
+from moulin.routing.requests import CHAT, TEXT, Dialect, input_bound, output_limit, read_request
 
 _OPEN_PATHS: Final = frozenset({b"/healthz", b"/metrics"})
-_COMPLETIONS: Final = {
-    b"/v1/chat/completions": (Dialect.CHAT, "/v1/chat/completions"),
-    b"/v1/completions": (Dialect.TEXT, "/v1/completions"),
-}
+_COMPLETIONS: Final = {dialect.path.encode(): dialect for dialect in (CHAT, TEXT)}
 _MODELS: Final = b"/v1/models"
 _INCLUDE_USAGE: Final = {"include_usage": True}
 
@@ -65,6 +62,7 @@ class Service:
         self._replicas: dict[str, Replica] = {}
         self._queues: dict[str, deque[Exchange]] = {}
         self._directory: Directory | None = None
+        self._fresh_directory: Directory | None = None
         self._confirmed_at_ns = 0
 
     def now_ns(self) -> int:
@@ -88,6 +86,7 @@ class Service:
     def confirm(self, confirmed_at_ns: int) -> None:
         """The leader says that the snapshot in force was current at that time of our clock."""
         self._confirmed_at_ns = max(self._confirmed_at_ns, confirmed_at_ns)
+        self._judge_freshness()
 
     def apply(self, snapshot: GatewaySnapshot, confirmed_at_ns: int) -> None:
         """Put a snapshot in force: keys that are not in it stop, replicas that left are let go."""
@@ -104,6 +103,7 @@ class Service:
             self.account(key.project)
         self._directory = Directory(snapshot, self._pepper, self._replicas, self.accounts)
         self._confirmed_at_ns = confirmed_at_ns
+        self._judge_freshness()
         for endpoint in list(self._queues):
             self._pump(endpoint)
 
@@ -115,11 +115,23 @@ class Service:
             self.accounts[project] = account
         return account
 
+    def _judge_freshness(self) -> None:
+        """Serve nobody from a snapshot that is too old; asked at each sweep, not at each request."""
+        directory = self._directory
+        is_fresh = (
+            directory is not None
+            and self.now_ns() - self._confirmed_at_ns
+            <= directory.snapshot.staleness_max_s * NS_PER_S
+        )
+        self._fresh_directory = directory if is_fresh else None
+
     def _wake_control(self) -> None:
         self.wake_control()
 
     def current_directory(self) -> Directory:
         """Return what the snapshot says; raises `Unavailable` when it is missing or too old."""
+        if self._fresh_directory is not None:
+            return self._fresh_directory
         directory = self._directory
         if directory is None:
             raise Unavailable(
@@ -127,22 +139,19 @@ class Service:
                 hint="try again shortly",
                 details={"retry_after_s": 2},
             )
-        age_ns = self.now_ns() - self._confirmed_at_ns
-        if age_ns > directory.snapshot.staleness_max_s * NS_PER_S:
-            raise Unavailable(
-                f"serve requests: the control plane was last heard {age_ns // NS_PER_S} s ago and "
-                f"revocations may be missed after {directory.snapshot.staleness_max_s} s",
-                hint="the operator must start the control plane",
-                details={"retry_after_s": 5},
-            )
-        return directory
+        raise Unavailable(
+            f"serve requests: the control plane was last heard {self.snapshot_age_s} s ago and "
+            f"revocations may be missed after {directory.snapshot.staleness_max_s} s",
+            hint="the operator must start the control plane",
+            details={"retry_after_s": 5},
+        )
 
     def current_route(self, route: Route) -> Route:
         """Return the route as the snapshot in force has it; raises when the key may no longer."""
-        directory = self.current_directory()
+        directory = self._fresh_directory or self.current_directory()
         if route.snapshot is directory.snapshot:
             return route
-        caller = directory.find(route.digest, self.now_ns())
+        caller = directory.find(route.digest, self.now_ns)
         return directory.route(caller, route.model.name)
 
     # -- requests -----------------------------------------------------------------------------
@@ -152,19 +161,19 @@ class Service:
 
         Raises `Unauthenticated`, or `Unavailable` when nobody can be authenticated.
         """
-        if url.partition(b"?")[0] in _OPEN_PATHS:
+        if url in _OPEN_PATHS:
             return None
-        return self.current_directory().authenticate(authorization, self.now_ns())
+        directory = self._fresh_directory or self.current_directory()
+        return directory.authenticate(authorization, self.now_ns)
 
     def serve(self, client: ClientConnection, inbound: Inbound) -> None:
         """Answer a complete request, at once or through an exchange."""
         identifier = ""
         try:
-            path = inbound.path
-            completion = _COMPLETIONS.get(path)
-            if completion is not None and inbound.method == b"POST" and inbound.caller:
+            dialect = _COMPLETIONS.get(inbound.path)
+            if dialect is not None and inbound.method == b"POST" and inbound.caller is not None:
                 identifier = self._ids.draw(self.now_ns())
-                exchange = self._open(client, inbound, completion, identifier)
+                exchange = self._open(client, inbound, dialect, identifier)
                 client.exchange = exchange
                 exchange.start()
             else:
@@ -176,10 +185,9 @@ class Service:
         self,
         client: ClientConnection,
         inbound: Inbound,
-        completion: tuple[Dialect, str],
+        dialect: Dialect,
         identifier: str,
     ) -> Exchange:
-        dialect, path = completion
         try:
             body = orjson.loads(inbound.body)
         except orjson.JSONDecodeError as cause:
@@ -202,7 +210,7 @@ class Service:
             client=client,
             route=route,
             ask=ask,
-            path=path,
+            path=dialect.path,
             body=orjson.dumps(body),
             bounds=bounds,
             identifier=identifier,
@@ -284,6 +292,7 @@ class Service:
 
     def sweep(self) -> None:
         """End what took too long; called about once a second."""
+        self._judge_freshness()
         now_s = self.loop.time()
         for connection in [c for c in self.connections if c.deadline_s < now_s]:
             connection.expire()

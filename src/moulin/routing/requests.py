@@ -8,7 +8,6 @@ Source: OpenAI API reference (chat and completions), Mistral API reference, llam
 """
 
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from moulin.domain.errors import InvalidRequest
@@ -21,13 +20,6 @@ TOOLS_TOKENS_MARGIN: Final = 256
 """What a template adds to explain tools to the model."""
 
 
-class Dialect(StrEnum):
-    """Which of the two request shapes a path takes."""
-
-    CHAT = "chat"
-    TEXT = "text"
-
-
 _SAMPLING: Final = frozenset(
     {
         "model", "stream", "stream_options", "max_tokens", "n", "seed", "stop", "temperature",
@@ -35,14 +27,26 @@ _SAMPLING: Final = frozenset(
         "logit_bias", "logprobs", "response_format", "ignore_eos",
     }
 )  # fmt: skip
-_FORWARDED: Final = {
-    Dialect.CHAT: _SAMPLING
+
+
+class Dialect(NamedTuple):
+    """One of the two request shapes: the path it comes on and goes to, the fields that go along."""
+
+    path: str
+    forwarded: frozenset[str]
+    is_chat: bool
+
+
+CHAT: Final = Dialect(
+    "/v1/chat/completions",
+    _SAMPLING
     | {
         "messages", "tools", "tool_choice", "parallel_tool_calls", "top_logprobs",
         "chat_template_kwargs", "reasoning_effort",
     },
-    Dialect.TEXT: _SAMPLING | {"prompt", "suffix", "echo"},
-}  # fmt: skip
+    is_chat=True,
+)  # fmt: skip
+TEXT: Final = Dialect("/v1/completions", _SAMPLING | {"prompt", "suffix", "echo"}, is_chat=False)
 _RENAMED: Final = {"random_seed": "seed", "max_completion_tokens": "max_tokens"}
 IGNORED: Final = frozenset(
     {
@@ -82,7 +86,7 @@ def read_request(dialect: Dialect, body: Any) -> Ask:
     if type(body) is not dict:
         raise InvalidRequest("the body must be a JSON object")
     ignored: tuple[str, ...] = ()
-    if not body.keys() <= _FORWARDED[dialect]:
+    if not body.keys() <= dialect.forwarded:
         ignored = _normalise(dialect, body)
     model = body.get("model")
     if type(model) is not str or not model:
@@ -97,7 +101,7 @@ def read_request(dialect: Dialect, body: Any) -> Ask:
         model,
         stream is True,
         stream is True and _wants_usage(body),
-        _choices(body) * (_prompts(body) if dialect is Dialect.TEXT else _one_chat(body)),
+        _choices(body) * (_one_chat(body) if dialect.is_chat else _prompts(body)),
         tokens or 0,
         bool(body.get("tools")),
         ignored,
@@ -120,7 +124,7 @@ def input_bound(ask: Ask, model: ModelView, body_bytes: int) -> int:
 
 def _normalise(dialect: Dialect, body: dict[str, Any]) -> tuple[str, ...]:
     ignored = []
-    forwarded = _FORWARDED[dialect]
+    forwarded = dialect.forwarded
     for name in [name for name in body if name not in forwarded]:
         value = body.pop(name)
         if name == "best_of":

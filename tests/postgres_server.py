@@ -76,6 +76,13 @@ class PostgresServer:
         options = f"options=-csearch_path%3D{schema}"
         return f"postgresql://moulin@127.0.0.1:{self.port}/postgres?{options}"
 
+    def end_sessions(self) -> None:
+        """End every session that Moulin has, as a broken network would in the end."""
+        self.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE application_name = 'moulin'"
+        )
+
     def execute(self, statement: str) -> list[tuple]:
         """Run one statement in a session of its own."""
         import psycopg

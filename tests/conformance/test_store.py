@@ -1,6 +1,8 @@
 """One suite for every store: what the control plane may rely on, on memory, SQLite and PostgreSQL."""
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,14 @@ STORES = ("memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.postg
 
 
 class Place:
-    """Where stores of one test live; each `open` is another process's view of it."""
+    """Where stores of one test live; each `open` is another process's view of it.
 
-    def __init__(self, open_another: Callable[[], Store]) -> None:
+    `depose` takes the lead away from whoever has it, without telling.
+    """
+
+    def __init__(self, open_another: Callable[[], Store], depose: Callable[[], object]) -> None:
         self._open_another = open_another
+        self.depose = depose
         self.opened: list[Store] = []
 
     def open(self) -> Store:
@@ -41,12 +47,14 @@ class Place:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "memory":
         disk = MemoryDisk()
-        made = Place(lambda: MemoryStore(disk))
+        made = Place(lambda: MemoryStore(disk), lambda: setattr(disk, "leader", None))
     elif request.param == "sqlite":
-        made = Place(lambda: open_store(f"sqlite:///{tmp_path}/log.db"))
+        path = tmp_path / "log.db"
+        made = Place(lambda: open_store(f"sqlite:///{path}"), Path(f"{path}.lead").unlink)
     else:
-        url = request.getfixturevalue("postgres_server").new_schema_url()
-        made = Place(lambda: open_store(url))
+        server = request.getfixturevalue("postgres_server")
+        url = server.new_schema_url()
+        made = Place(lambda: open_store(url), server.end_sessions)
     yield made
     for store in made.opened:
         store.close()
@@ -97,6 +105,49 @@ def test_taking_the_lead_again_fences_the_epoch_before(place):
         store.commit(Batch(epoch=old, events=(sample.opened(1, old),)))
     store.commit(Batch(epoch=new, events=(sample.opened(1, new),)))
     assert store.last_sequence() == 1
+
+
+def test_a_leader_deposed_without_a_word_is_fenced(place):
+    former, old = place.lead()
+    former.commit(Batch(epoch=old, events=(sample.opened(1, old),)))
+    place.depose()
+    present, new = place.lead()
+    late = Batch(epoch=old, events=(sample.opened(2, old),), workloads=(sample.workload(1),))
+    with pytest.raises((StaleGeneration, StoreUnavailable)):
+        former.commit(late)
+    present.commit(Batch(epoch=new, events=(sample.opened(2, new),)))
+    with pytest.raises(StaleGeneration):
+        former.commit(late)
+    assert [event.epoch for event in former.events(0)] == [old, new]
+    assert former.workload(sample.job_id(1)) is None
+
+
+def test_readers_in_other_threads_see_whole_batches_only(place):
+    store, epoch = place.lead()
+    batches, jobs = 30, 5
+    is_done = threading.Event()
+
+    def read() -> int:
+        seen = 0
+        is_last = False
+        while not is_last:
+            is_last = is_done.is_set()
+            leaves = len(store.leaves("factory/1", 0, 10**6))
+            events = [event.sequence for event in store.events(0)]
+            assert events == list(range(1, len(events) + 1))
+            assert seen <= leaves <= len(events)
+            assert leaves % jobs == len(events) % jobs == 0
+            seen = len(events)
+        return seen
+
+    with ThreadPoolExecutor(max_workers=3) as readers:
+        found = [readers.submit(read) for _ in range(3)]
+        try:
+            for number in range(batches):
+                store.commit(sample.job_batch(epoch, number * jobs + 1, jobs))
+        finally:
+            is_done.set()
+        assert [each.result() for each in found] == [batches * jobs] * 3
 
 
 def test_events_come_back_as_they_were(place):

@@ -30,7 +30,7 @@ class SqlStore(SqlReads):
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
         self._lock = threading.Lock()
-        self._writer: DriverConnection | None = None
+        self._writer: DriverConnection = None
         self._epoch = 0
         self._tallies = Tallies()
         self._commits = 0

@@ -103,11 +103,18 @@ class Placing:
         self.now_ns = now_ns
         self.policy = policy
         self.ending = ending
-        self.room = Room(state)
+        self._room: Room | None = None
         self.quota = QuotaCheck(state)
         self.blocked: set[Demand] = set()
         self.reservations = 0
         self._zones: dict[tuple[object, ...], tuple[str, ...]] = {}
+
+    @property
+    def room(self) -> Room:
+        """The free capacity, copied when it is first needed: most cycles have nothing to place."""
+        if self._room is None:
+            self._room = Room(self.state)
+        return self._room
 
     def places(self) -> Iterator[Place]:
         """Yield placements in order until nothing more fits or the plan is full."""

@@ -18,12 +18,13 @@ from moulin.domain.workload import Submission, WorkloadKind, units_wanted
 from moulin.scheduler.decide import Placing
 from moulin.scheduler.declared import NOT_OPEN_YET
 from moulin.scheduler.demand import Demand, Shape, demand_of
-from moulin.scheduler.nodes import Column
+from moulin.scheduler.fleet import Fleet, Indices
+from moulin.scheduler.nodes import Column, Columns, node_draw_mw
 from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.power import SitePower, power_by_site
 from moulin.scheduler.queues import Ticket
 from moulin.scheduler.quota import excesses, shortfalls, wanted_by
-from moulin.scheduler.room import Indices, Room
+from moulin.scheduler.room import Room
 from moulin.scheduler.rows import Held, UnitRow, WorkloadRow
 from moulin.scheduler.settle import NS_PER_S, budget_reason, react
 from moulin.scheduler.state import State
@@ -131,51 +132,53 @@ def _may_get_hardware(state: State, demand: Demand) -> bool:
 
 
 def _impossible_hardware(state: State, demand: Demand) -> Iterator[Reason]:
-    room = Room(state)
+    fleet = Fleet(state)
     zones = tuple(
         zone
         for zone in state.declared.permitted_zones(demand)
         if state.declared.zones[zone].state is not ZoneState.CLOSED
     )
-    reason = _hardware_reason(room, demand, zones)
+    reason = _hardware_reason(fleet, demand, zones)
     if reason is not None:
         yield reason
-    else:
-        yield from _impossible_power(room, demand, zones)
+    elif any(site.power_envelope_w for site in state.declared.sites.values()):
+        yield from _impossible_power(fleet, demand, zones)
 
 
-def _hardware_reason(room: Room, demand: Demand, zones: tuple[str, ...]) -> Reason | None:
+def _hardware_reason(fleet: Fleet, demand: Demand, zones: tuple[str, ...]) -> Reason | None:
     """Return which permanent property of the permitted nodes rules a demand out."""
-    able = room.able(demand.shape, zones)
+    able = fleet.able(demand.shape, zones)
     if able.size:
-        total = _largest_domain(room, able)
+        total = fleet.most_in_a_domain(able)
         if total >= demand.tasks:
             return None
         parameters = {"wanted": str(demand.tasks), "total": str(total)}
         return Reason(code=ReasonCode.EXCEEDS_FACTORY, parameters=parameters)
     shape = demand.shape
-    of_class = room.able(
-        shape._replace(cpu_milli=0, memory_bytes=0, accelerators=min(shape.accelerators, 1)), zones
-    )
+    smallest = shape._replace(cpu_milli=0, memory_bytes=0, accelerators=min(shape.accelerators, 1))
+    of_class = fleet.able(smallest, zones)
     wanted = _shape_text(shape)
     if not of_class.size:
         return Reason(code=ReasonCode.NO_SUCH_HARDWARE, parameters={"wanted": wanted})
-    parameters = {"wanted": wanted, "largest": _largest_text(room, of_class, shape)}
+    parameters = {"wanted": wanted, "largest": _largest_text(fleet, of_class, shape)}
     return Reason(code=ReasonCode.EXCEEDS_NODE, parameters=parameters)
 
 
-def _impossible_power(room: Room, demand: Demand, zones: tuple[str, ...]) -> Iterator[Reason]:
+def _impossible_power(fleet: Fleet, demand: Demand, zones: tuple[str, ...]) -> Iterator[Reason]:
     """Yield the sites whose envelope could not carry the gang even with nothing else running."""
-    empty = Room(room.state)
-    for source, target in (
-        (Column.CPU_TOTAL, empty.cpu),
-        (Column.DEVICES_TOTAL, empty.devices),
-    ):
-        target[:] = empty.columns[source].tolist()
-    empty.columns[Column.CPU_FREE] = empty.columns[Column.CPU_TOTAL]
-    empty.columns[Column.DEVICES_FREE] = empty.columns[Column.DEVICES_TOTAL]
-    power = power_by_site(room.state.declared, empty.columns)
-    yield from _power_reasons(empty, demand, empty.able(demand.shape, zones), power)
+    columns = fleet.columns.copy()
+    columns[Column.CPU_FREE] = columns[Column.CPU_TOTAL]
+    columns[Column.DEVICES_FREE] = columns[Column.DEVICES_TOTAL]
+    power = power_by_site(fleet.state.declared, columns)
+    able = fleet.able(demand.shape, zones)
+    idle = node_draw_mw(columns)[able]
+    share = columns[:, able]
+    is_whole = demand.shape.is_whole_node
+    share[Column.CPU_FREE] -= share[Column.CPU_TOTAL] if is_whole else demand.shape.cpu_milli
+    share[Column.DEVICES_FREE] -= (
+        share[Column.DEVICES_TOTAL] if is_whole else demand.shape.accelerators
+    )
+    yield from _power_reasons(fleet, demand, able, node_draw_mw(share) - idle, power)
 
 
 # -- why it waits ---------------------------------------------------------------------------------
@@ -219,7 +222,7 @@ def _room_reasons(room: Room, demand: Demand, zones: tuple[str, ...]) -> Iterato
         yield permanent
         return
     fitting = room.fitting(demand.shape, zones)
-    free = _largest_domain(room, fitting)
+    free = room.most_in_a_domain(fitting)
     if free < demand.tasks:
         parameters = {"wanted": str(demand.tasks), "free": str(free)}
         yield Reason(code=ReasonCode.INSUFFICIENT_CAPACITY, parameters=parameters)
@@ -229,20 +232,25 @@ def _room_reasons(room: Room, demand: Demand, zones: tuple[str, ...]) -> Iterato
             yield Reason(code=ReasonCode.NODE_UNREACHABLE, parameters=parameters)
         return
     if not room.choose(demand, zones).nodes:
-        yield from _power_reasons(room, demand, fitting, room.power)
+        added = np.array([room.added_mw(demand.shape, node) for node in fitting.tolist()])
+        yield from _power_reasons(room, demand, fitting, added, room.power)
 
 
 def _power_reasons(
-    room: Room, demand: Demand, nodes: Indices, power: dict[int, SitePower]
+    fleet: Fleet, demand: Demand, nodes: Indices, added_mw: Columns, power: dict[int, SitePower]
 ) -> Iterator[Reason]:
-    """Yield the sites that lack power for the gang; nothing when one of them has enough."""
+    """Yield the sites that lack power for the gang; nothing when one of them has enough.
+
+    `added_mw` is what one task would add at each of `nodes`.
+    """
     short: dict[int, int] = {}
-    for domain in np.unique(room.columns[Column.DOMAIN][nodes]).tolist():
-        here = nodes[room.columns[Column.DOMAIN][nodes] == domain].tolist()
-        if len(here) < demand.tasks:
+    domains = fleet.columns[Column.DOMAIN][nodes]
+    for domain in np.unique(domains).tolist():
+        here = domains == domain
+        if int(here.sum()) < demand.tasks:
             continue
-        added = sum(sorted(room.added_mw(demand.shape, node) for node in here)[: demand.tasks])
-        site = room.site[here[0]]
+        added = int(np.sort(added_mw[here])[: demand.tasks].sum())
+        site = int(fleet.columns[Column.SITE][nodes[here][0]])
         if site not in power or power[site].carries(added):
             return
         short[site] = min(added, short.get(site, added))
@@ -310,13 +318,6 @@ def _behind(count: int) -> Reason:
 # -- words and numbers ----------------------------------------------------------------------------
 
 
-def _largest_domain(room: Room, nodes: Indices) -> int:
-    """Return the number of nodes in the domain that has most of them."""
-    if not nodes.size:
-        return 0
-    return int(np.bincount(room.columns[Column.DOMAIN][nodes]).max())
-
-
 def _shape_text(shape: Shape) -> str:
     parts = [f"{shape.cpu_milli} milli-CPU", f"{shape.memory_bytes} bytes of memory"]
     if shape.accelerators:
@@ -325,8 +326,8 @@ def _shape_text(shape: Shape) -> str:
     return ", ".join(parts)
 
 
-def _largest_text(room: Room, nodes: Indices, shape: Shape) -> str:
-    totals = room.columns[:, nodes]
+def _largest_text(fleet: Fleet, nodes: Indices, shape: Shape) -> str:
+    totals = fleet.columns[:, nodes]
     parts = [
         f"{int(totals[Column.CPU_TOTAL].max())} milli-CPU",
         f"{int(totals[Column.MEMORY_TOTAL].max())} bytes of memory",

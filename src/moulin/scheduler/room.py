@@ -7,14 +7,12 @@ in the same decision; that is what lets candidate lists be made once and only sh
 from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from moulin.scheduler.demand import Demand, Shape
-from moulin.scheduler.nodes import Column, Columns, draw_mw
+from moulin.scheduler.fleet import Flags, Fleet, Indices
+from moulin.scheduler.nodes import Column, draw_mw
 from moulin.scheduler.power import SitePower, power_by_site
 from moulin.scheduler.state import State
-
-Indices = npt.NDArray[np.int64]
 
 # Best fit compares devices, then CPU in tenths, then memory in GiB, packed into one integer; the
 # node's index in the low bits makes every key unique, so that sorting is deterministic.
@@ -39,12 +37,11 @@ class Chosen(NamedTuple):
     is_power: bool = False
 
 
-class Room:
+class Room(Fleet):
     """What is free, reserved and drawn while one plan is being made."""
 
     def __init__(self, state: State) -> None:
-        self.state = state
-        self.columns: Columns = state.nodes.columns.copy()
+        super().__init__(state, state.nodes.columns.copy())
         self._cpu_row = self.columns[Column.CPU_FREE]
         self._memory_row = self.columns[Column.MEMORY_FREE]
         self._devices_row = self.columns[Column.DEVICES_FREE]
@@ -55,10 +52,9 @@ class Room:
         self.tasks: list[int] = self._tasks_row.tolist()
         self.site: list[int] = self.columns[Column.SITE].tolist()
         self.masks: dict[int, int] = {}
-        self.reserved: npt.NDArray[np.bool_] = np.zeros(len(self.cpu), dtype=np.bool_)
+        self.reserved: Flags = np.zeros(len(self.cpu), dtype=np.bool_)
         self.is_reserved: list[bool] = [False] * len(self.cpu)
         self.power: dict[int, SitePower] = power_by_site(state.declared, self.columns)
-        self._zone_sets: dict[tuple[str, ...], npt.NDArray[np.bool_]] = {}
         self._candidates: dict[tuple[Shape, tuple[str, ...]], list[Domain]] = {}
         self._failed: dict[tuple[str, ...], list[tuple[Shape, int]]] = {}
 
@@ -112,16 +108,11 @@ class Room:
     def fitting(self, shape: Shape, zones: tuple[str, ...]) -> Indices:
         """Return the unreserved nodes of the zones that have room for one task, by index."""
         columns = self.columns
-        fits = self._suited(shape, zones, Column.CPU_FREE) & ~self.reserved
+        fits = self.suited(shape, zones, Column.CPU_FREE) & ~self.reserved
         fits &= columns[Column.IS_PLACEABLE] > 0
         if shape.is_whole_node:
             fits &= columns[Column.TASKS] == 0
         return np.flatnonzero(fits)
-
-    def able(self, shape: Shape, zones: tuple[str, ...]) -> Indices:
-        """Return the present nodes of the zones that could hold one task when empty."""
-        able = self._suited(shape, zones, Column.CPU_TOTAL)
-        return np.flatnonzero(able & (self.columns[Column.IS_PRESENT] > 0))
 
     def reserve(self, demand: Demand, zones: tuple[str, ...]) -> None:
         """Keep nodes free for a gang that waits for capacity.
@@ -219,29 +210,6 @@ class Room:
             and not self.is_reserved[node]
             and not (shape.is_whole_node and self.tasks[node])
         )
-
-    def _suited(self, shape: Shape, zones: tuple[str, ...], first: Column) -> npt.NDArray[np.bool_]:
-        """Return which nodes of the zones meet the shape in the three columns from `first`."""
-        columns = self.columns
-        suited: npt.NDArray[np.bool_] = (
-            self._in_zones(zones)
-            & (columns[first] >= shape.cpu_milli)
-            & (columns[first + 1] >= shape.memory_bytes)
-        )
-        if shape.accelerators:
-            suited &= columns[first + 2] >= shape.accelerators
-        if shape.accelerator_class:
-            wanted = self.state.nodes.classes.get(shape.accelerator_class, -1)
-            suited &= columns[Column.ACCELERATOR_CLASS] == wanted
-        return suited
-
-    def _in_zones(self, zones: tuple[str, ...]) -> npt.NDArray[np.bool_]:
-        found = self._zone_sets.get(zones)
-        if found is None:
-            names = self.state.declared.zone_names
-            wanted = [index for index, name in enumerate(names) if name in zones]
-            found = self._zone_sets[zones] = np.isin(self.columns[Column.ZONE], wanted)
-        return found
 
     def _keys(self, nodes: Indices) -> Indices:
         free = self.columns[:, nodes]

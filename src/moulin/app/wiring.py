@@ -198,6 +198,12 @@ def stop_everything_local(data_dir: Path) -> int:
     return len(steps)
 
 
+def memory_limit_method() -> str:
+    """Return how tasks' memory would be limited here: `cgroup-v2` or `rss-watch`."""
+    base = find_cgroup_base()
+    return "cgroup-v2" if base is not None and base.limits_memory else "rss-watch"
+
+
 def _log_reader(plane: Plane) -> LogReader:
     def read(workload: str, unit: int, rank: int, cursor: int, limit: int) -> LogChunk:
         view = plane.ports.store.workload(workload)

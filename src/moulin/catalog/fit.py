@@ -37,7 +37,7 @@ def memory_needed_bytes(model: Model, variant: Variant, context_tokens: int, par
     >>> from moulin.catalog.lookup import find_model
     >>> model = find_model("smollm2-135m-instruct")
     >>> memory_needed_bytes(model, model.variants[0], 2048, 2) // 2**20
-    264
+    269
     """
     return memory_need(model, variant, context_tokens, parallel).total_bytes
 

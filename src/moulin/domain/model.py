@@ -11,11 +11,13 @@ from typing import Final
 from moulin.domain.gguf import Header
 
 # What llama.cpp asks for besides weights and KV cache, measured with xllamacpp 2026.10 on x86-64
-# (tests/integration/test_llm_runtime.py compares again): 44 MiB for interpreter, library and
-# server, 428 bytes per vocabulary entry for the tokenizer, buffers for one batch of 512 tokens.
+# (tests/integration/test_llm_runtime.py compares again): 48 MiB for interpreter, library and
+# server, 428 bytes per vocabulary entry for the tokenizer, 16 per entry and request for logits and
+# candidates, buffers for one batch of 512 tokens.
 BATCH_TOKENS: Final = 512
-PROCESS_BYTES: Final = 44 * 2**20
+PROCESS_BYTES: Final = 48 * 2**20
 TOKENIZER_BYTES_PER_ENTRY: Final = 428
+CANDIDATE_BYTES_PER_ENTRY: Final = 16
 KV_ELEMENT_BYTES: Final = 2
 # ggml types whose tensors the CPU backend copies into a faster layout: Q4_0, Q2_K, Q4_K, IQ4_NL.
 REPACKED_TYPES: Final = frozenset({2, 10, 12, 20})
@@ -234,18 +236,19 @@ def serving_memory(
     Units:  bytes; the KV cache is two half-precision vectors per layer, KV head and token.
     Source: llama.cpp's own buffer report (exact to the KiB for the KV cache; the batch buffer is
             512 tokens × 4 B × (3 feed-forward + 5 embedding widths) plus a half-precision mask of
-            512 × context). Resident memory after long prompts in every slot, measured / formula:
-            SmolLM2 135M Q4_1 at 2048 × 2: 264 / 264 MiB; Qwen2.5 0.5B Q4_K_M: 686 / 691 MiB.
+            512 × context). Resident memory after long prompts in every slot, measured / formula,
+            MiB: SmolLM2 135M Q4_1 at 2048 × 1: 218 / 224, 4096 × 2: 356 / 362, 1024 × 8: 359 / 363;
+            Qwen2.5 0.5B Q4_K_M at 2048 × 1: 658 / 672, 4096 × 2: 736 / 749.
     """
     a = architecture
     per_token = 2 * a.layers * a.kv_heads * a.head_dim * KV_ELEMENT_BYTES
     activations = BATCH_TOKENS * 4 * (3 * a.feed_forward + 5 * a.embedding)
     mask = BATCH_TOKENS * 2 * context_tokens
-    logits = a.vocabulary * 4 * parallel
+    candidates = a.vocabulary * CANDIDATE_BYTES_PER_ENTRY * parallel
     return MemoryNeed(
         weights_bytes=weights_bytes,
         kv_cache_bytes=per_token * context_tokens * parallel,
-        batch_bytes=activations + mask + logits,
+        batch_bytes=activations + mask + candidates,
         process_bytes=PROCESS_BYTES + TOKENIZER_BYTES_PER_ENTRY * a.vocabulary,
     )
 

@@ -19,7 +19,7 @@ from moulin.scheduler.decide import Placing
 from moulin.scheduler.declared import NOT_OPEN_YET
 from moulin.scheduler.demand import Demand, Shape, demand_of
 from moulin.scheduler.fleet import Fleet, Indices
-from moulin.scheduler.nodes import Column, Columns, node_draw_mw
+from moulin.scheduler.nodes import Column, Columns, added_draw_mw, when_empty
 from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.power import SitePower, power_by_site
 from moulin.scheduler.queues import Ticket
@@ -166,19 +166,11 @@ def _hardware_reason(fleet: Fleet, demand: Demand, zones: tuple[str, ...]) -> Re
 
 def _impossible_power(fleet: Fleet, demand: Demand, zones: tuple[str, ...]) -> Iterator[Reason]:
     """Yield the sites whose envelope could not carry the gang even with nothing else running."""
-    columns = fleet.columns.copy()
-    columns[Column.CPU_FREE] = columns[Column.CPU_TOTAL]
-    columns[Column.DEVICES_FREE] = columns[Column.DEVICES_TOTAL]
+    columns = when_empty(fleet.columns)
     power = power_by_site(fleet.state.declared, columns)
     able = fleet.able(demand.shape, zones)
-    idle = node_draw_mw(columns)[able]
-    share = columns[:, able]
-    is_whole = demand.shape.is_whole_node
-    share[Column.CPU_FREE] -= share[Column.CPU_TOTAL] if is_whole else demand.shape.cpu_milli
-    share[Column.DEVICES_FREE] -= (
-        share[Column.DEVICES_TOTAL] if is_whole else demand.shape.accelerators
-    )
-    yield from _power_reasons(fleet, demand, able, node_draw_mw(share) - idle, power)
+    added_mw = added_draw_mw(columns[:, able], demand.shape)
+    yield from _power_reasons(fleet, demand, able, added_mw, power)
 
 
 # -- why it waits ---------------------------------------------------------------------------------
@@ -232,8 +224,8 @@ def _room_reasons(room: Room, demand: Demand, zones: tuple[str, ...]) -> Iterato
             yield Reason(code=ReasonCode.NODE_UNREACHABLE, parameters=parameters)
         return
     if not room.choose(demand, zones).nodes:
-        added = np.array([room.added_mw(demand.shape, node) for node in fitting.tolist()])
-        yield from _power_reasons(room, demand, fitting, added, room.power)
+        added_mw = added_draw_mw(room.columns[:, fitting], demand.shape)
+        yield from _power_reasons(room, demand, fitting, added_mw, room.power)
 
 
 def _power_reasons(

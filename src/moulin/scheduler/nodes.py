@@ -15,6 +15,7 @@ from moulin.domain.factory import ZoneState
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import NodeCapacity
 from moulin.scheduler.declared import Declared
+from moulin.scheduler.demand import Shape
 from moulin.scheduler.rows import TaskRow
 
 Columns = npt.NDArray[np.int64]
@@ -24,7 +25,8 @@ class Column(IntEnum):
     """Rows of the array. CPU in milli-CPUs, memory in bytes, power in milliwatts.
 
     ZONE, SITE and DOMAIN are indices into the names of `Declared`, -1 while undeclared;
-    ACCELERATOR_CLASS is an index into `NodeTable.classes`, 0 for none.
+    ACCELERATOR_CLASS is an index into `NodeTable.classes`, 0 for none. The LASTING columns are what
+    tasks without a time limit hold: nobody can wait for it.
     """
 
     CPU_FREE = 0
@@ -42,6 +44,10 @@ class Column(IntEnum):
     ACCELERATOR_CLASS = 12
     IS_PRESENT = 13
     IS_PLACEABLE = 14
+    CPU_LASTING = 15
+    MEMORY_LASTING = 16
+    DEVICES_LASTING = 17
+    TASKS_LASTING = 18
 
 
 _FIRST_ROOM: Final = 16
@@ -162,6 +168,11 @@ class NodeTable:
         column[Column.MEMORY_FREE] += sign * task.memory_bytes
         column[Column.DEVICES_FREE] += sign * len(task.devices)
         column[Column.TASKS] -= sign
+        if task.is_lasting:
+            column[Column.CPU_LASTING] -= sign * task.cpu_milli
+            column[Column.MEMORY_LASTING] -= sign * task.memory_bytes
+            column[Column.DEVICES_LASTING] -= sign * len(task.devices)
+            column[Column.TASKS_LASTING] -= sign
 
     def _recount(self, row: NodeRow) -> None:
         """Set totals from the capacity and free amounts from the tasks.
@@ -179,6 +190,11 @@ class NodeTable:
         column[Column.MEMORY_FREE] = capacity.memory_bytes - sum(t.memory_bytes for t in tasks)
         column[Column.DEVICES_FREE] = row.devices_free.bit_count()
         column[Column.TASKS] = len(row.tasks)
+        lasting = [task for task in tasks if task.is_lasting]
+        column[Column.CPU_LASTING] = sum(task.cpu_milli for task in lasting)
+        column[Column.MEMORY_LASTING] = sum(task.memory_bytes for task in lasting)
+        column[Column.DEVICES_LASTING] = sum(len(task.devices) for task in lasting)
+        column[Column.TASKS_LASTING] = len(lasting)
         column[Column.IDLE_MW] = capacity.idle_mw
         column[Column.PEAK_MW] = max(capacity.peak_mw, capacity.idle_mw)
         column[Column.ACCELERATOR_CLASS] = self.classes[capacity.accelerator_class]
@@ -220,6 +236,36 @@ def node_draw_mw(columns: Columns) -> Columns:
     devices = _share(span, columns[Column.DEVICES_FREE], columns[Column.DEVICES_TOTAL])
     draw: Columns = columns[Column.IDLE_MW] + np.maximum(cpu, devices)
     return draw
+
+
+def when_limits_end(columns: Columns) -> Columns:
+    """Return the columns as they will be when every time limit has ended what it limits."""
+    later = columns.copy()
+    later[Column.CPU_FREE] = columns[Column.CPU_TOTAL] - columns[Column.CPU_LASTING]
+    later[Column.MEMORY_FREE] = columns[Column.MEMORY_TOTAL] - columns[Column.MEMORY_LASTING]
+    later[Column.DEVICES_FREE] = columns[Column.DEVICES_TOTAL] - columns[Column.DEVICES_LASTING]
+    later[Column.TASKS] = columns[Column.TASKS_LASTING]
+    return later
+
+
+def when_empty(columns: Columns) -> Columns:
+    """Return the columns as if nothing ran."""
+    later = columns.copy()
+    later[: Column.CPU_TOTAL] = columns[Column.CPU_TOTAL : Column.TASKS]
+    later[Column.TASKS] = 0
+    return later
+
+
+def added_draw_mw(columns: Columns, shape: Shape) -> Columns:
+    """Return what one more task of a shape would add to each node's draw: [nodes]."""
+    after = columns.copy()
+    if shape.is_whole_node:
+        after[[Column.CPU_FREE, Column.DEVICES_FREE]] = 0
+    else:
+        after[Column.CPU_FREE] -= shape.cpu_milli
+        after[Column.DEVICES_FREE] -= shape.accelerators
+    added: Columns = node_draw_mw(after) - node_draw_mw(columns)
+    return added
 
 
 def draw_mw(span_mw: int, cpu: tuple[int, int], devices: tuple[int, int]) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from moulin.scheduler.demand import Demand, Shape
 from moulin.scheduler.fleet import Flags, Fleet, Indices
-from moulin.scheduler.nodes import Column, draw_mw
+from moulin.scheduler.nodes import Column, added_draw_mw, draw_mw, when_limits_end
 from moulin.scheduler.power import SitePower, power_by_site
 from moulin.scheduler.state import State
 
@@ -20,6 +20,7 @@ _INDEX_BITS: Final = 20
 _MEMORY_BITS: Final = 16
 _CPU_BITS: Final = 18
 _DEVICE_BITS: Final = 8
+_FITS_SHIFT: Final = _INDEX_BITS + _MEMORY_BITS + _CPU_BITS + _DEVICE_BITS
 _FAILED_MAX: Final = 64
 
 
@@ -117,33 +118,52 @@ class Room(Fleet):
     def reserve(self, demand: Demand, zones: tuple[str, ...]) -> None:
         """Keep nodes free for a gang that waits for capacity.
 
-        They are the nodes of one domain that fit a task now, then those with the most free; nobody
-        later in the order gets them in this decision. Free amounts there can only grow from cycle
-        to cycle, so the gang's nodes drain and it starts.
+        They are the nodes of one domain that fit a task now, then those with the most free, of all
+        that will fit one when the time limits there have ended; nobody later in the order gets them
+        in this decision. Free amounts there can only grow from cycle to cycle, so the gang's nodes
+        drain and it starts. What no limit will ever free is not waited for: nothing is kept.
         """
-        able = self.able(demand.shape, zones)
-        able = able[(self.columns[Column.IS_PLACEABLE][able] > 0) & ~self.reserved[able]]
-        fits = np.isin(able, self.fitting(demand.shape, zones), assume_unique=True)
-        domains = self.columns[Column.DOMAIN][able]
-        best, best_fits = -1, -1
-        for domain in np.unique(domains).tolist():
-            here = domains == domain
-            if int(here.sum()) >= demand.tasks and int(fits[here].sum()) > best_fits:
-                best, best_fits = domain, int(fits[here].sum())
-        if best < 0:
-            return
-        here = domains == best
-        keys = self._keys(able[here]) + (fits[here].astype(np.int64) << np.int64(62))
-        kept = able[here][np.argsort(keys)[-demand.tasks :]]
+        coming = self._coming(demand, zones)
+        fits = np.isin(coming, self.fitting(demand.shape, zones), assume_unique=True)
+        best = coming[:0]
+        best_fits = np.zeros(0, dtype=np.bool_)
+        for here in self._by_domain(coming):
+            is_better = int(fits[here].sum()) > int(best_fits.sum()) or not best.size
+            if int(here.sum()) >= demand.tasks and is_better:
+                best, best_fits = coming[here], fits[here]
+        keys = self._keys(best) + (best_fits.astype(np.int64) << np.int64(_FITS_SHIFT))
+        kept = best[np.argsort(keys)[-demand.tasks :]]
         self.reserved[kept] = True
         for node in kept.tolist():
             self.is_reserved[node] = True
 
     def freeze_power(self, demand: Demand, zones: tuple[str, ...]) -> None:
-        """Keep the power of the sites where a gang waits for it."""
-        for domain in self._domains(demand.shape, zones):
-            if domain.site in self.power and len(domain.nodes) >= demand.tasks:
-                self.power[domain.site].is_frozen = True
+        """Keep the power of the sites where a gang waits for it and time limits will free enough."""
+        if all(power.is_frozen for power in self.power.values()):
+            return
+        later = when_limits_end(self.columns)
+        power_later = power_by_site(self.state.declared, later)
+        added_mw = added_draw_mw(later, demand.shape)
+        coming = self._coming(demand, zones)
+        for here in self._by_domain(coming):
+            nodes = coming[here]
+            site = self.site[int(nodes[0])]
+            if nodes.size >= demand.tasks and site in self.power:
+                least_mw = int(np.sort(added_mw[nodes])[: demand.tasks].sum())
+                self.power[site].is_frozen |= power_later[site].carries(least_mw)
+
+    def _coming(self, demand: Demand, zones: tuple[str, ...]) -> Indices:
+        """Return the unreserved nodes that will fit a task when the time limits there have ended."""
+        later = Fleet(self.state, when_limits_end(self.columns))
+        fits = later.suited(demand.shape, zones, Column.CPU_FREE) & ~self.reserved
+        fits &= later.columns[Column.IS_PLACEABLE] > 0
+        if demand.shape.is_whole_node:
+            fits &= later.columns[Column.TASKS] == 0
+        return np.flatnonzero(fits)
+
+    def _by_domain(self, nodes: Indices) -> list[Flags]:
+        domains = self.columns[Column.DOMAIN][nodes]
+        return [domains == domain for domain in np.unique(domains).tolist()]
 
     def added_mw(self, shape: Shape, node: int) -> int:
         """Return what one more task would add to a node's committed draw."""

@@ -24,7 +24,8 @@ class TaskRow:
     """One task and what it holds on its node until its end is proved.
 
     `phase` is None until an engine was seen to have the task. `is_seen` says that it was once
-    starting or running, so that ABSENT means lost and not "not started yet".
+    starting or running, so that ABSENT means lost and not "not started yet". `is_lasting` says that
+    no time limit will end it, so that nobody may count on what it holds.
     """
 
     step: StepId
@@ -34,6 +35,7 @@ class TaskRow:
     devices: tuple[int, ...]
     cpu_milli: int
     memory_bytes: int
+    is_lasting: bool = False
     phase: TaskPhase | None = None
     is_seen: bool = False
     is_ended: bool = False

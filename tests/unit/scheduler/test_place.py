@@ -237,10 +237,14 @@ def test_less_power_hungry_nodes_are_taken_where_the_best_fit_would_exceed_the_e
 
 
 def test_power_a_gang_waits_for_is_not_given_to_those_after_it():
-    here = powered(500)
-    here.submit("gang", job(4, nodes=2, priority=60))
+    here = powered(850)
+    here.submit("first", job(1))
+    here.cycle()
+    here.submit("gang", job(3, nodes=2, priority=60))
     here.submit("late", job(1))
     assert here.placed() == []
+    here.exit("first.u0.g1.t0")
+    assert here.placed() == ["gang"]
 
 
 def test_a_blocked_gang_keeps_nodes_so_that_small_work_cannot_starve_it():
@@ -261,6 +265,24 @@ def test_other_nodes_stay_open_while_a_gang_waits():
     here.submit("gang", job(4, nodes=2))
     here.submit("small", job(1))
     assert nodes_of(here, "small") == ["n3"]
+
+
+def test_nobody_waits_for_what_no_time_limit_will_free():
+    here = world(node("n1"))
+    here.submit("forever", endpoint(cpus=1))
+    here.cycle()
+    here.submit("large", job(4))
+    here.submit("small", job(1))
+    assert here.placed() == ["small"]
+
+
+def test_no_power_is_kept_that_no_time_limit_will_free():
+    here = powered(450)
+    here.submit("forever", endpoint(cpus=1))
+    here.cycle()
+    here.submit("large", job(3))
+    here.submit("small", job(1))
+    assert here.placed() == ["small"]
 
 
 def test_without_reservations_small_work_goes_first():

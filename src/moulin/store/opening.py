@@ -31,7 +31,7 @@ def open_store(place: str | Path) -> SqlStore:
         _bring_up_to_date(backend)
     except BaseException as error:
         backend.engine.dispose()
-        if isinstance(error, SQLAlchemyError):
+        if isinstance(error, (SQLAlchemyError, backend.driver_error)):
             cause = getattr(error, "orig", None) or error
             raise backend.translate(cause, "open the store") from error
         raise

@@ -27,6 +27,7 @@ from moulin.store.rows import RESTORE_HINT
 from moulin.store.statements import compiled
 
 CONNECT_TIMEOUT_S: Final = 5
+MIGRATION_WAIT_S: Final = 30
 READERS: Final = 4
 READERS_MORE: Final = 12  # servers allow 100 sessions by default
 
@@ -94,15 +95,20 @@ class PostgresBackend:
 
     @contextmanager
     def migrating(self) -> Iterator[None]:
-        """Hold the schema's migration lock, waiting for another process that has it."""
+        """Hold the schema's migration lock, waiting for another process that has it.
+
+        A process that does not end in time is told as the server's error 55P03.
+        """
         connection = self.engine.raw_connection()
         try:
             cursor = connection.cursor()
+            cursor.execute(f"SET lock_timeout = '{MIGRATION_WAIT_S}s'")
             cursor.execute(f"SELECT pg_advisory_lock({_MIGRATION_KEY})")
             try:
                 yield
             finally:
                 cursor.execute(f"SELECT pg_advisory_unlock({_MIGRATION_KEY})")
+                cursor.execute("RESET lock_timeout")
         finally:
             connection.close()
 

@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event
 
 from moulin.domain.errors import InvalidRequest, StoreUnavailable
-from moulin.store import schema
+from moulin.store import opening, schema
 from moulin.store.migrate import migration_config
 from moulin.store.opening import open_store
 
@@ -150,6 +150,20 @@ def test_two_processes_may_make_the_schema_at_once(url):
     processes = [run_python(program, url) for _ in range(3)]
     assert [process.communicate()[0] for process in processes] == ["0\n"] * 3
     assert [process.returncode for process in processes] == [0] * 3
+
+
+@pytest.mark.parametrize("place", DATABASES)
+def test_a_schema_change_that_never_ends_is_told(place, request, tmp_path, monkeypatch):
+    monkeypatch.setattr("moulin.store.sqlite.MIGRATION_WAIT_S", 0)
+    monkeypatch.setattr("moulin.store.postgres.MIGRATION_WAIT_S", 1)
+    url = str(tmp_path / "log.db")
+    if place == "postgresql":
+        url = request.getfixturevalue("postgres_server").new_schema_url()
+    other = opening._backend(url)
+    with other.migrating(), pytest.raises(StoreUnavailable) as caught:
+        open_store(url)
+    other.engine.dispose()
+    assert caught.value.hint
 
 
 def test_a_migration_that_fails_leaves_nothing(url):

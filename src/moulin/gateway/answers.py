@@ -71,13 +71,13 @@ def failure(
     error: MoulinError,
     *,
     status: int = 0,
-    request: str = "",
+    request: bytes = b"",
     reason: Reason | None = None,
     is_last: bool = False,
 ) -> bytes:
     """Return a complete error answer; `status` 0 means the error's own."""
     status = status or error.http_status
-    headers = b"x-request-id: req_%s\r\n" % request.encode() if request else b""
+    headers = b"x-request-id: req_%s\r\n" % request if request else b""
     retry_after_s = error.details.get("retry_after_s")
     if retry_after_s is not None:
         headers += b"retry-after: %d\r\n" % int(str(retry_after_s))

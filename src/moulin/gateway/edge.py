@@ -74,7 +74,7 @@ class ClientConnection(asyncio.Protocol):
         self._body_bytes = 0
         self.on_message_begin()
         self._is_in_message = False
-        self.deadline_s = service.loop.time() + service.limits.head_timeout_s
+        self.deadline_s = service.now_s + service.limits.head_timeout_s
 
     # -- asyncio.Protocol ---------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not read: stop reading from the replica, but not for ever."""
         self._is_paused = True
-        self.deadline_s = self._service.loop.time() + self._service.limits.write_stall_s
+        self.deadline_s = self._service.now_s + self._service.limits.write_stall_s
         if self.exchange is not None:
             self.exchange.pause()
 
@@ -155,7 +155,7 @@ class ClientConnection(asyncio.Protocol):
         self.problem = ""
         self._caller: Caller | None = None
         if not self.is_busy:
-            self.deadline_s = self._service.loop.time() + self._service.limits.head_timeout_s
+            self.deadline_s = self._service.now_s + self._service.limits.head_timeout_s
 
     def on_url(self, url: bytes) -> None:
         """Collect the target; it may come in pieces."""
@@ -165,7 +165,7 @@ class ClientConnection(asyncio.Protocol):
         """Keep what matters."""
         self._headers += 1
         self._head_bytes += len(name) + len(value)
-        keep = _HEADERS.get(name.lower())
+        keep = _HEADERS.get(name) or _HEADERS.get(name.lower())
         if keep is not None:
             keep(self, value)
 
@@ -192,7 +192,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(error)
             return
         if not self.is_busy:
-            self.deadline_s = self._service.loop.time() + self._service.limits.body_idle_s
+            self.deadline_s = self._service.now_s + self._service.limits.body_idle_s
         if self.wants_continue:
             self._transport.write(answers.CONTINUE)
 
@@ -211,7 +211,7 @@ class ClientConnection(asyncio.Protocol):
                 Unavailable("hold this body: too many are being sent", details={"retry_after_s": 1})
             )
         elif not self.is_busy:
-            self.deadline_s = service.loop.time() + service.limits.body_idle_s
+            self.deadline_s = service.now_s + service.limits.body_idle_s
 
     def on_message_complete(self) -> None:
         """Serve the request, or keep it behind the one being served."""
@@ -326,7 +326,7 @@ class ClientConnection(asyncio.Protocol):
             self._serve(inbound)
 
     def _idle_deadline(self) -> float:
-        return self._service.loop.time() + self._service.limits.keep_alive_s
+        return self._service.now_s + self._service.limits.keep_alive_s
 
     def _close(self) -> None:
         self._is_deaf = self._is_closing = True
@@ -356,7 +356,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport.write(self._last_words)
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self.deadline_s = self._service.loop.time() + self._service.limits.linger_s
+        self.deadline_s = self._service.now_s + self._service.limits.linger_s
 
     def _head_refusal(self) -> tuple[MoulinError, int] | None:
         limits = self._service.limits

@@ -19,17 +19,17 @@ from moulin.gateway.records import begin_line, end_line
 from moulin.gateway.sse import DONE, EventFilter, EventTooLong
 from moulin.gateway.upstream import Replica, UpstreamConnection
 from moulin.gateway.usage import BYTES_PER_TOKEN, NOTHING, Bounds, Used, usage_of, used
-from moulin.routing.figures import provisional
+from moulin.routing.figures import COMMENT, HEADERS, provisional
 from moulin.routing.replicas import choose
 from moulin.routing.requests import Ask
 
 if TYPE_CHECKING:
     from moulin.gateway.service import Service
 
-COMPLETED: Final = "completed"
-CLIENT_DISCONNECTED: Final = "client_disconnected"
-UPSTREAM_FAILED: Final = "upstream_failed"
-CUT: Final = "cut"
+COMPLETED: Final = b"completed"
+CLIENT_DISCONNECTED: Final = b"client_disconnected"
+UPSTREAM_FAILED: Final = b"upstream_failed"
+CUT: Final = b"cut"
 RETRIED_STATUSES: Final = frozenset({502, 503, 504})
 _ERROR_BYTES_MAX: Final = 64 * 1024
 
@@ -60,7 +60,7 @@ class Exchange:
     __slots__ = (
         "_ask", "_body", "_bounds", "_client", "_connection", "_filter", "_has_begin", "_id",
         "_is_held", "_is_journaled", "_model", "_path", "_replica", "_route", "_service", "_tried",
-        "deadline_s", "held_neur", "is_over",
+        "asks_stream", "deadline_s", "held_neur", "is_over",
     )  # fmt: skip
 
     def __init__(
@@ -73,7 +73,7 @@ class Exchange:
         path: str,
         body: bytes,
         bounds: Bounds,
-        identifier: str,
+        identifier: bytes,
     ) -> None:
         self._service = service
         self._client = client
@@ -81,6 +81,7 @@ class Exchange:
         # The route may change with a snapshot while the request waits; the price it was promised not.
         self._model = route.model
         self._ask = ask
+        self.asks_stream = ask.is_stream
         self._path = path
         self._body = body
         self._bounds = bounds
@@ -121,7 +122,7 @@ class Exchange:
         except MoulinError as error:
             self._give_up(error)
             return True
-        replica = choose(self._route.replicas, self._service.loop.time(), self._tried)
+        replica = choose(self._route.replicas, self._service.now_s, self._tried)
         if replica is not None:
             self._take(replica)
         return replica is not None
@@ -136,7 +137,7 @@ class Exchange:
             )
             self._give_up(EngineUnavailable(message, details={"retry_after_s": 2}))
         elif self._service.enqueue(self, self._model.endpoint):
-            now_s = self._service.loop.time()
+            now_s = self._service.now_s
             self.deadline_s = now_s + self._service.limits.queue_wait_s
         else:
             waiting = self._service.limits.queue_max
@@ -147,7 +148,7 @@ class Exchange:
         replica.outstanding += 1
         replica.served += 1
         self._replica = replica
-        self.deadline_s = service.loop.time() + service.limits.first_byte_timeout_s
+        self.deadline_s = service.now_s + service.limits.first_byte_timeout_s
         if self._is_journaled:
             replica.send(self)
             return
@@ -208,7 +209,7 @@ class Exchange:
         self._tried = (*self._tried, replica)
         self._place()
 
-    def answered(self, status: int, body: bytes, content_type: bytes) -> None:
+    def answered(self, status: int, body: bytes) -> None:
         """Settle by the answer's usage and pass it on."""
         self._connection = None
         replica = self._replica
@@ -220,26 +221,21 @@ class Exchange:
         else:
             amount = used(usage_of(body), self._bounds, len(body) // BYTES_PER_TOKEN)
             cost_neur = self._end(COMPLETED, amount)
-            cost_eur, energy_j, carbon_g = provisional(
-                replica.view, amount[0], amount[1], cost_neur
-            )
-            more = (
-                f"x-moulin-figures: provisional\r\nx-moulin-cost-eur: {cost_eur}\r\n"
-                f"x-moulin-energy-j: {energy_j}\r\nx-moulin-co2e-g: {carbon_g}\r\n"
-            )
-            self._client.finish(answers.whole(200, body, headers=self._headers(replica, more)))
+            figures = provisional(HEADERS, replica.view, amount[:2], cost_neur)
+            headers = self._headers(replica) + figures
+            self._client.finish(answers.whole(200, body, headers=headers))
 
     def stream_began(self) -> None:
         """Send the head of the stream; from here on another replica is no longer possible."""
         assert self._replica is not None
         self._body = b""
         self._filter = EventFilter(shows_usage=self._ask.wants_usage)
-        self._client.begin_stream(self._headers(self._replica, ""))
+        self._client.begin_stream(self._headers(self._replica))
 
     def streamed(self, data: bytes) -> None:
         """Pass on what is for the client."""
         assert self._filter is not None
-        self.deadline_s = self._service.loop.time() + self._service.limits.stream_idle_s
+        self.deadline_s = self._service.now_s + self._service.limits.stream_idle_s
         try:
             passed = self._filter.pass_on(data)
         except EventTooLong:
@@ -258,12 +254,8 @@ class Exchange:
             return
         amount = used(events.usage, self._bounds, events.events)
         cost_neur = self._end(COMPLETED, amount)
-        cost_eur, energy_j, carbon_g = provisional(replica.view, amount[0], amount[1], cost_neur)
-        comment = (
-            f": moulin figures=provisional cost-eur={cost_eur} energy-j={energy_j} "
-            f"co2e-g={carbon_g}\n\n"
-        )
-        self._client.end_stream(comment.encode() + DONE, is_whole=True)
+        comment = provisional(COMMENT, replica.view, amount[:2], cost_neur)
+        self._client.end_stream(comment + DONE, is_whole=True)
 
     def broken(self, why: str) -> None:
         """Settle what was delivered and say in the stream that it is cut."""
@@ -317,7 +309,7 @@ class Exchange:
         self._end(UPSTREAM_FAILED, NOTHING)
         self._client.finish(answers.failure(error, request=self._id, reason=reason))
 
-    def _end_with_error(self, outcome: str, error: MoulinError) -> None:
+    def _end_with_error(self, outcome: bytes, error: MoulinError) -> None:
         self._drop_connection()
         self._end(outcome, self._delivered())
         if self._filter is not None:
@@ -331,7 +323,7 @@ class Exchange:
             return NOTHING
         return used(self._filter.usage, self._bounds, self._filter.events)
 
-    def _end(self, outcome: str, amount: Used) -> int:
+    def _end(self, outcome: bytes, amount: Used) -> int:
         """Settle, journal END, free the replica; return the charge in n€."""
         service, replica = self._service, self._replica
         cost_neur = self._model.cost_neur(amount.tokens_input, amount.tokens_output)
@@ -373,7 +365,7 @@ class Exchange:
         """Pass the replica's refusal on; it cost nothing, and a broken replica's words stay here."""
         self._end(COMPLETED if status < 500 else UPSTREAM_FAILED, NOTHING)
         if 400 <= status < 500 and len(body) <= _ERROR_BYTES_MAX and body[:1] == b"{":
-            headers = b"x-request-id: req_%b\r\n" % self._id.encode()
+            headers = b"x-request-id: req_%b\r\n" % self._id
             self._client.finish(answers.whole(status, body, headers=headers))
         else:
             error = EngineUnavailable(
@@ -381,14 +373,15 @@ class Exchange:
             )
             self._client.finish(answers.failure(error, request=self._id))
 
-    def _headers(self, replica: Replica, more: str) -> bytes:
-        ignored = self._ask.ignored
-        if ignored:
-            more = f"{more}x-moulin-ignored: {', '.join(ignored)}\r\n"
-        return (
-            f"x-request-id: req_{self._id}\r\nx-moulin-receipt: rct_{self._id}\r\n"
-            f"x-moulin-zone: {replica.view.zone}\r\n{more}"
-        ).encode()
+    def _headers(self, replica: Replica) -> bytes:
+        headers = b"x-request-id: req_%b\r\nx-moulin-receipt: rct_%b\r\n%b" % (
+            self._id,
+            self._id,
+            replica.zone_header,
+        )
+        if self._ask.ignored:
+            headers += b"x-moulin-ignored: %b\r\n" % ", ".join(self._ask.ignored).encode()
+        return headers
 
 
 _NO_REPLICA: Final = b'"replica":""'

@@ -8,8 +8,6 @@ from typing import Final
 
 from moulin.domain.ids import make_id
 
-REQUEST_PREFIX: Final = "req"
-RECEIPT_PREFIX: Final = "rct"
 _BATCH: Final = 512
 _ENTROPY_CHARACTERS: Final = 16
 _CROCKFORD: Final = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -23,21 +21,21 @@ class RequestIds:
     __slots__ = ("_millisecond", "_pool", "_time")
 
     def __init__(self) -> None:
-        self._pool: list[str] = []
+        self._pool: list[bytes] = []
         self._millisecond = -1
-        self._time = ""
+        self._time = b""
 
-    def draw(self, at_ns: int) -> str:
+    def draw(self, at_ns: int) -> bytes:
         """Return 26 characters: 48 bits of milliseconds, 80 bits of entropy."""
         millisecond = at_ns // 1_000_000
         if millisecond != self._millisecond:
             self._millisecond = millisecond
-            self._time = make_id("", at_ns, 0)[1:-_ENTROPY_CHARACTERS]
+            self._time = make_id("", at_ns, 0)[1:-_ENTROPY_CHARACTERS].encode()
         if not self._pool:
             self._pool = _entropy_texts()
         return self._time + self._pool.pop()
 
 
-def _entropy_texts() -> list[str]:
-    text = os.urandom(_BATCH * _ENTROPY_CHARACTERS).translate(_CHARACTER_BY_BYTE).decode()
+def _entropy_texts() -> list[bytes]:
+    text = os.urandom(_BATCH * _ENTROPY_CHARACTERS).translate(_CHARACTER_BY_BYTE)
     return [text[i : i + _ENTROPY_CHARACTERS] for i in range(0, len(text), _ENTROPY_CHARACTERS)]

@@ -18,13 +18,13 @@ class Counts:
     __slots__ = ("above_bound", "by_outcome", "refused", "retried", "tokens")
 
     def __init__(self) -> None:
-        self.by_outcome: dict[tuple[str, str], int] = {}
+        self.by_outcome: dict[tuple[str, bytes], int] = {}
         self.tokens: dict[str, list[int]] = {}
         self.retried = 0
         self.refused = 0
         self.above_bound = 0
 
-    def ended(self, model: str, outcome: str, amount: Used) -> None:
+    def ended(self, model: str, outcome: bytes, amount: Used) -> None:
         """Count a settled request."""
         key = (model, outcome)
         self.by_outcome[key] = self.by_outcome.get(key, 0) + 1
@@ -48,7 +48,7 @@ def _lines(service: "Service") -> Iterator[str]:
     yield "# TYPE moulin_gateway_requests_total counter"
     for (model, outcome), count in sorted(counts.by_outcome.items()):
         yield (
-            f'moulin_gateway_requests_total{{model="{_label(model)}",outcome="{outcome}"}} {count}'
+            f'moulin_gateway_requests_total{{model="{_label(model)}",outcome="{outcome.decode()}"}} {count}'
         )
     yield "# HELP moulin_gateway_tokens_total Tokens charged."
     yield "# TYPE moulin_gateway_tokens_total counter"

@@ -7,7 +7,7 @@ from the snapshot, already as JSON, or is made of fixed words and digits.
 
 def begin_line(
     *,
-    request: str,
+    request: bytes,
     at_ns: int,
     route: bytes,
     replica: bytes,
@@ -19,20 +19,20 @@ def begin_line(
     return (
         b'"kind":"begin","request":"req_%b","at_ns":"%d",%b,%b,"tokens_input":%d,'
         b'"tokens_output":%d,"amount_neur":"%d"}'
-        % (request.encode(), at_ns, route, replica, tokens_input, tokens_output, amount_neur)
+        % (request, at_ns, route, replica, tokens_input, tokens_output, amount_neur)
     )
 
 
 def end_line(
     *,
-    request: str,
+    request: bytes,
     at_ns: int,
     route: bytes,
     replica: bytes,
     tokens_input: int,
     tokens_output: int,
     amount_neur: int,
-    outcome: str,
+    outcome: bytes,
     is_estimated: bool,
 ) -> bytes:
     """Return the END of a request; the amounts are what it used."""
@@ -40,14 +40,14 @@ def end_line(
         b'"kind":"end","request":"req_%b","at_ns":"%d",%b,%b,"tokens_input":%d,"tokens_output":%d,'
         b'"amount_neur":"%d","outcome":"%b","is_estimated":%b}'
         % (
-            request.encode(),
+            request,
             at_ns,
             route,
             replica,
             tokens_input,
             tokens_output,
             amount_neur,
-            outcome.encode(),
+            outcome,
             b"true" if is_estimated else b"false",
         )
     )

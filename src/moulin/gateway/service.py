@@ -54,6 +54,8 @@ class Service:
         self.exchanges: set[Exchange] = set()
         self.accounts: dict[str, Account] = {}
         self.buffered_bytes = 0
+        self.now_s = loop.time()
+        """Monotonic seconds as of the last sweep: exact enough for deadlines, free to read."""
         self.is_draining = False
         self.wake_control: Callable[[], None] = _nobody_to_wake
         self._pepper = pepper
@@ -168,7 +170,7 @@ class Service:
 
     def serve(self, client: ClientConnection, inbound: Inbound) -> None:
         """Answer a complete request, at once or through an exchange."""
-        identifier = ""
+        identifier = b""
         try:
             dialect = _COMPLETIONS.get(inbound.path)
             if dialect is not None and inbound.method == b"POST" and inbound.caller is not None:
@@ -186,7 +188,7 @@ class Service:
         client: ClientConnection,
         inbound: Inbound,
         dialect: Dialect,
-        identifier: str,
+        identifier: bytes,
     ) -> Exchange:
         try:
             body = orjson.loads(inbound.body)
@@ -293,7 +295,7 @@ class Service:
     def sweep(self) -> None:
         """End what took too long; called about once a second."""
         self._judge_freshness()
-        now_s = self.loop.time()
+        now_s = self.now_s = self.loop.time()
         for connection in [c for c in self.connections if c.deadline_s < now_s]:
             connection.expire()
         for exchange in [e for e in self.exchanges if e.deadline_s < now_s]:

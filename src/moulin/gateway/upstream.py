@@ -5,23 +5,21 @@ byte). It never retries and never decides what a failure costs.
 """
 
 import asyncio
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
 import httptools
 
 from moulin.domain.snapshot import ReplicaView
 from moulin.gateway.limits import Limits
 
-EVENT_STREAM: Final = b"text/event-stream"
-
 
 class Caller(Protocol):
     """Who is told what a replica answers; exactly one of the endings is called, once."""
 
-    @property
-    def is_over(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-        ...
+    is_over: bool
+    """Whether nobody waits for the answer any more."""
+    asks_stream: bool
+    """Whether a good answer is a stream."""
 
     def upstream_request(self, replica: "Replica") -> bytes:
         """Return the whole request, head and body."""
@@ -43,7 +41,7 @@ class Caller(Protocol):
         """Ending: the stream is complete."""
         ...
 
-    def answered(self, status: int, body: bytes, content_type: bytes) -> None:
+    def answered(self, status: int, body: bytes) -> None:
         """Ending: a complete answer arrived."""
         ...
 
@@ -61,7 +59,7 @@ class Replica:
 
     __slots__ = (
         "_connecting", "_host", "_limits", "_loop", "_port", "fragment", "heads", "idle", "is_gone",
-        "outstanding", "parallel_requests", "served", "suspect_until_s", "view",
+        "outstanding", "parallel_requests", "served", "suspect_until_s", "view", "zone_header",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +67,7 @@ class Replica:
     ) -> None:
         self.view = view
         self.fragment = fragment
+        self.zone_header = f"x-moulin-zone: {view.zone}\r\n".encode()
         self.parallel_requests = view.parallel_requests
         self.outstanding = 0
         self.served = 0
@@ -138,7 +137,7 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection to a replica."""
 
     __slots__ = (
-        "_caller", "_content_type", "_has_begun", "_is_complete", "_is_reused", "_is_stream", "_keeps_alive",
+        "_caller", "_has_begun", "_is_complete", "_is_reused", "_is_stream", "_keeps_alive",
         "_limits", "_parser", "_parts", "_replica", "_size_bytes", "_status", "_transport",
         "is_closed",
     )  # fmt: skip
@@ -209,19 +208,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     # -- httptools ----------------------------------------------------------------------------
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep the one header that matters."""
-        if len(name) == 12 and name.lower() == b"content-type":
-            self._content_type = value
-
     def on_headers_complete(self) -> None:
-        """Tell a stream from an answer."""
+        """Tell a stream, which was asked for, from an answer; no header is needed for it."""
         self._has_begun = True
         self._status = self._parser.get_status_code()
-        if self._status == 200 and self._content_type.startswith(EVENT_STREAM):
+        caller = self._caller
+        if caller is not None and caller.asks_stream and self._status == 200:
             self._is_stream = True
-            if self._caller is not None:
-                self._caller.stream_began()
+            caller.stream_began()
 
     def on_body(self, body: bytes) -> None:
         """Collect; `data_received` hands on."""
@@ -244,7 +238,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._parts.clear()
         self._size_bytes = 0
         self._status = 0
-        self._content_type = b""
         self._is_stream = False
         self._has_begun = False
         self._is_complete = False
@@ -254,7 +247,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _finish(self) -> None:
         caller, self._caller = self._caller, None
         assert caller is not None
-        is_stream, status, content_type = self._is_stream, self._status, self._content_type
+        is_stream, status = self._is_stream, self._status
         body = b"" if is_stream else b"".join(self._parts)
         if self._keeps_alive:
             self._reset()
@@ -264,7 +257,7 @@ class UpstreamConnection(asyncio.Protocol):
         if is_stream:
             caller.stream_ended()
         else:
-            caller.answered(status, body, content_type)
+            caller.answered(status, body)
 
     def _fail(self, why: str) -> None:
         caller, self._caller = self._caller, None

@@ -71,7 +71,12 @@ def control(pool: Pool, *, metering_interval_s: float = 15.0) -> Iterator[Runnin
         key = _prepare(data_dir, objects(pool), metering_interval_s)
         port = json.loads((data_dir / "settings.json").read_text())["control_port"]
         process = subprocess.Popen(
-            [sys.executable, "-m", "moulin.app.control", "--data", str(data_dir)]
+            [
+                sys.executable,
+                *os.environ.get("MOULIN_BENCH_CONTROL", "-m moulin.app.control").split(),
+                "--data",
+                str(data_dir),
+            ]
         )
         try:
             url = f"http://127.0.0.1:{port}"

@@ -1,13 +1,14 @@
 """Load generator of `control_path`: one HTTP request per job, over kept connections, timed.
 
-Run in its own process: `python -m benchmarks._submit URL KEY PREFIX JOBS RATE CONNECTIONS`; RATE 0
-means as fast as answers come. Prints one JSON object: send and answer times by job name.
+Run in its own process: `python -m benchmarks._submit OUT URL KEY PREFIX JOBS RATE CONNECTIONS`; RATE
+0 means as fast as answers come. Writes one JSON object to OUT: send and answer times by job name.
 """
 
 import asyncio
 import json
 import sys
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvloop
@@ -80,11 +81,11 @@ async def drive(url: str, key: str, prefix: str, jobs: int, rate: float, connect
 
 
 def main() -> None:
-    """Drive and print."""
-    url, key, prefix, jobs, rate, connections = sys.argv[1:7]
+    """Drive and write."""
+    out, url, key, prefix, jobs, rate, connections = sys.argv[1:8]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result = runner.run(drive(url, key, prefix, int(jobs), float(rate), int(connections)))
-    print(json.dumps(result))
+    Path(out).write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -60,13 +60,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def drive(running: RunningControl, prefix: str, jobs: int, rate: float, connections: int) -> dict[str, Any]:
+def drive(
+    running: RunningControl, prefix: str, jobs: int, rate: float, connections: int
+) -> dict[str, Any]:
     """Submit jobs from another process and join its times with the durable rows."""
-    command = [sys.executable, "-m", "benchmarks._submit", running.url, running.key, prefix]
-    output = subprocess.run(
-        [*command, str(jobs), str(rate), str(connections)], check=True, capture_output=True
-    )
-    times = json.loads(output.stdout)
+    out = running.data_dir / f"{prefix}.json"
+    command = [sys.executable, "-m", "benchmarks._submit", str(out), running.url, running.key]
+    subprocess.run([*command, prefix, str(jobs), str(rate), str(connections)], check=True)
+    times = json.loads(out.read_text())
     started = wait_started(running, prefix, jobs)
     waits_ms = sorted((started[n] - times["sent"][n]) / 1e6 for n in times["sent"] if n in started)
     acks_ms = sorted((times["answered"][n] - times["sent"][n]) / 1e6 for n in times["sent"])

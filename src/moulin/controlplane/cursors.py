@@ -42,6 +42,8 @@ ENDED: Final = frozenset({TaskPhase.EXITED, TaskPhase.GONE, TaskPhase.ABSENT})
 RULES: Final = MeteringRules(
     share=share_requests, share_method=SHARE_METHOD, carbon=carbon, deadline_ns=600 * 10**9
 )
+# Ended tasks after which a node's interval is closed early, so that no cycle meters a thousand.
+CROWDED: Final = 25
 SiteOf = Callable[[str], Site | None]
 
 
@@ -49,7 +51,7 @@ SiteOf = Callable[[str], Site | None]
 class NodeCursor:
     """A node is metered until `until_ns`, when its own counter stood at `cpu_ns`.
 
-    `is_based` is False until a first counter was read.
+    `is_based` is False until a first counter was read. `ended` counts tasks that ended since.
     """
 
     until_ns: int
@@ -58,6 +60,7 @@ class NodeCursor:
     cpu_ns: int = 0
     is_based: bool = False
     steps: set[StepId] = field(default_factory=set)
+    ended: int = 0
 
 
 @dataclass(slots=True)
@@ -83,13 +86,14 @@ class Admission:
 
 @dataclass(slots=True)
 class Cursors:
-    """Everything that metering continues from."""
+    """Everything that metering continues from; `crowded` nodes are metered before their time."""
 
     nodes: dict[NodeId, NodeCursor] = field(default_factory=dict)
     steps: dict[StepId, StepCursor] = field(default_factory=dict)
     zone_by_attempt: dict[AttemptId, str] = field(default_factory=dict)
     workload_by_attempt: dict[AttemptId, str] = field(default_factory=dict)
     admissions: dict[str, Admission] = field(default_factory=dict)
+    crowded: dict[NodeId, None] = field(default_factory=dict)
     begun: dict[str, JournalRecord] = field(default_factory=dict)
     open: OpenMetering = field(default_factory=OpenMetering)
 
@@ -148,6 +152,7 @@ def fold_cursors(cursors: Cursors, event: Event, schedule: State, site_of: SiteO
             _join(cursors, payload, event.at_ns, schedule)
         case NodeLeft():
             cursors.nodes.pop(payload.node, None)
+            cursors.crowded.pop(payload.node, None)
         case _:
             pass
 
@@ -273,6 +278,11 @@ def _observe(cursors: Cursors, seen: TaskObserved) -> None:
     if seen.phase in ENDED and not cursor.ended_ns:
         cursor.ended_ns = max(seen.ended_at_ns or seen.observed_at_ns, cursor.started_ns)
         cursor.cpu_ns_final = seen.cpu_ns
+        node = cursors.nodes.get(cursor.node)
+        if node is not None:
+            node.ended += 1
+            if node.ended >= CROWDED:
+                cursors.crowded[cursor.node] = None
 
 
 def _advance(cursors: Cursors, metered: IntervalMetered) -> None:
@@ -292,6 +302,8 @@ def _advance(cursors: Cursors, metered: IntervalMetered) -> None:
     node.until_ns = metered.end_ns
     node.cpu_ns = metered.node_cpu_ns
     node.is_based = True
+    node.ended = 0
+    cursors.crowded.pop(metered.node, None)
 
 
 def _journal(cursors: Cursors, recorded: JournalRecorded) -> None:

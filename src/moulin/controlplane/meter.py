@@ -32,12 +32,24 @@ NS_PER_S: Final = 1_000_000_000
 
 
 def meter(plane: Plane, draft: Draft) -> tuple[Usage, ...]:
-    """Close the intervals that are due and return every usage that became final."""
+    """Close the intervals that are due and return every usage that became final.
+
+    A cycle meters only so many tasks, so that no command waits for a large factory's metering;
+    the nodes left over are next.
+    """
     usages: list[Usage] = []
     if plane.is_due("meter", SCAN_PERIOD_S, draft.now_ns):
-        for node in _due_nodes(plane, draft):
-            usages.extend(_meter_node(plane, draft, node))
+        plane.unmetered.update(dict.fromkeys(_due_nodes(plane, draft)))
         usages.extend(_settle(plane, draft))
+    plane.unmetered.update(draft.books.cursors.crowded)
+    tasks_left = plane.settings.metering_tasks_max
+    while plane.unmetered and tasks_left > 0:
+        node = next(iter(plane.unmetered))
+        del plane.unmetered[node]
+        cursor = draft.books.cursors.nodes.get(node)
+        if cursor is not None:
+            tasks_left -= 1 + len(cursor.steps)
+            usages.extend(_meter_node(plane, draft, node))
     return tuple(usages)
 
 
@@ -50,7 +62,7 @@ def _due_nodes(plane: Plane, draft: Draft) -> Sequence[NodeId]:
         if not cursor.is_based
         or draft.now_ns - cursor.until_ns >= (busy_ns if cursor.steps else idle_ns)
     ]
-    return sorted(due)[: plane.settings.metering_nodes_max]
+    return sorted(due)
 
 
 def _meter_node(plane: Plane, draft: Draft, node: NodeId) -> Sequence[Usage]:

@@ -39,7 +39,7 @@ class PlaneSettings:
     sweep_period_s: float = 30.0
     capacity_period_s: float = 5.0
     metering_interval_s: float = 10.0
-    metering_nodes_max: int = 64
+    metering_tasks_max: int = 50
     charge_period_s: float = 600.0
     snapshot_staleness_s: int = 60
     grant_requests: int = 20
@@ -64,7 +64,8 @@ class Plane:
 
     `unstarted` are steps whose placement is durable and whose start is not yet on record,
     `unstopped` (node, grace) of those whose stop did not reach the engine;
-    `reports` are observations made while acting, taken by the next cycle. `journal_until_ns` is
+    `reports` are observations made while acting, taken by the next cycle. `unmetered`
+    are nodes whose interval is due. `journal_until_ns` is
     the time up to which a gateway epoch has told all it did. `provisional_uj` maps an endpoint to
     its last measured energy per input and output token, for headers only.
     """
@@ -80,6 +81,7 @@ class Plane:
     unstarted: set[StepId] = field(default_factory=set)
     unstopped: dict[StepId, tuple[NodeId, int]] = field(default_factory=dict)
     reports: list[Observation] = field(default_factory=list)
+    unmetered: dict[NodeId, None] = field(default_factory=dict)
     due_ns: dict[str, int] = field(default_factory=dict)
     journal_until_ns: dict[tuple[str, int], int] = field(default_factory=dict)
     snapshot: GatewaySnapshot | None = None

@@ -53,4 +53,5 @@ def read_again(plane: Plane) -> None:
     plane.snapshot = None
     plane.due_ns.clear()
     plane.unstarted.clear()
+    plane.unmetered.clear()
     resume(plane)

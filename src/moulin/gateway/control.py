@@ -18,12 +18,14 @@ from moulin.domain.errors import MoulinError
 from moulin.domain.snapshot import SyncReply, Want
 from moulin.domain.wire import decode, encode
 from moulin.gateway.http_client import HttpClient, NotSent, Unreachable
-from moulin.gateway.journal import JournalReader
+from moulin.gateway.journal import JournalReader, Shipment
 from moulin.gateway.limits import Limits
 from moulin.gateway.service import Service
 
 SYNC_PATH: Final = "/api/v1/gateway/sync"
 SHIP_EVERY_S: Final = 0.25
+TELL_EVERY_S: Final = 2.0
+"""Without anything to ship, the leader hears this often that there was nothing: intervals close."""
 _CALL_TIMEOUT_S: Final = 10.0
 _LOG: Final = logging.getLogger(__name__)
 _BACKOFF_S: Final = (0.1, 0.2, 0.5, 1.0)
@@ -70,6 +72,7 @@ class ControlLink:
         self._client = HttpClient(url, key)
         self._wake = asyncio.Event()
         self._returns: dict[str, int] = {}
+        self._told_at_s = 0.0
         self._was_away = False
         service.wake_control = self._wake.set
 
@@ -103,7 +106,8 @@ class ControlLink:
             snapshot = self._service.snapshot
             fresh_s = 0 if snapshot is None else max(1, snapshot.staleness_max_s // 3)
             wait_s = min(self._limits.sync_wait_s, fresh_s)
-            body = self._request(self._epoch, (), {"wait_s": wait_s})
+            # Naming our own epoch while a predecessor's journal waits would declare that one lost.
+            body = self._request(self._readers[0].epoch, (), {"wait_s": wait_s})
             try:
                 await self._call(self._poll_client, body, wait_s + _CALL_TIMEOUT_S)
             except (Unreachable, MoulinError) as cause:
@@ -139,15 +143,17 @@ class ControlLink:
         reader = self._readers[0]
         shipment = reader.next_shipment()
         is_complete = reader.is_finished and shipment.is_end
+        until_ns = self._journal_until_ns(reader, shipment)
         wants = self._wants()
         returns, self._returns = self._returns, {}
-        if not (shipment.lines or is_complete or wants or returns):
+        if not (shipment.lines or is_complete or wants or returns or self._is_tale_due(until_ns)):
             return False
         body = self._request(
             reader.epoch,
             shipment.lines,
             {
                 "is_epoch_complete": is_complete,
+                "journal_until_ns": str(until_ns),
                 "wants": [encode(want) for want in wants],
                 "returns": encode(returns),
             },
@@ -157,12 +163,27 @@ class ControlLink:
         except (NotSent, Unreachable, MoulinError) as cause:
             self._after_failure(cause, wants, returns)
             raise
+        if until_ns:
+            self._told_at_s = self._service.loop.time()
         reader.acknowledge(shipment, reply.acknowledged_sequence)
         if is_complete and reader.acknowledged == shipment.last:
             reader.path.unlink(missing_ok=True)
             self._readers.pop(0)
             return bool(self._readers)
         return bool(shipment.lines) and not shipment.is_end
+
+    def _journal_until_ns(self, reader: JournalReader, shipment: Shipment) -> int:
+        """Return until when this shipment tells all that requests of this process did, 0 if not all.
+
+        A line's time is taken when it is handed to the journal and nothing else runs between the
+        reading of the file and here, so only lines that wait to be written are missing from it.
+        """
+        is_whole = shipment.is_end and reader.epoch == self._epoch
+        is_written = not self._service.journal.is_behind
+        return self._service.now_ns() if is_whole and is_written else 0
+
+    def _is_tale_due(self, until_ns: int) -> bool:
+        return until_ns > 0 and self._service.loop.time() - self._told_at_s >= TELL_EVERY_S
 
     def _after_failure(
         self, cause: Exception, wants: list[Want], returns: Mapping[str, int]

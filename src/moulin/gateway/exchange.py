@@ -58,9 +58,27 @@ class Exchange:
     """See the module. The underscored flags say which step was reached."""
 
     __slots__ = (
-        "_ask", "_body", "_bounds", "_client", "_connection", "_filter", "_has_begin", "_id",
-        "_is_held", "_is_journaled", "_model", "_path", "_replica", "_route", "_service", "_tried",
-        "asks_stream", "deadline_s", "held_neur", "is_over",
+        "_ask",
+        "_body",
+        "_bounds",
+        "_client",
+        "_connection",
+        "_filter",
+        "_has_begin",
+        "_id",
+        "_is_held",
+        "_is_journaled",
+        "_last",
+        "_model",
+        "_path",
+        "_replica",
+        "_route",
+        "_service",
+        "_tried",
+        "asks_stream",
+        "deadline_s",
+        "held_neur",
+        "is_over",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +113,7 @@ class Exchange:
         self._is_journaled = False
         self.held_neur = route.model.cost_neur(bounds.tokens_input, bounds.tokens_output)
         self.deadline_s = float("inf")
+        self._last = b""
         self.is_over = False
 
     def start(self) -> None:
@@ -153,8 +172,7 @@ class Exchange:
             replica.send(self)
             return
         self._has_begin = True
-        service.journal.begin(
-            self,
+        service.journal.append(
             begin_line(
                 request=self._id,
                 at_ns=service.now_ns(),
@@ -164,27 +182,32 @@ class Exchange:
                 tokens_output=self._bounds.tokens_output,
                 amount_neur=self.held_neur,
             ),
+            self,
         )
 
     # -- journal ------------------------------------------------------------------------------
 
-    def begun(self) -> None:
-        """Send the request: its BEGIN is on record."""
-        self._is_journaled = True
-        if self._replica is not None:
+    def written(self) -> None:
+        """Send the request when its BEGIN is on record, the end of the answer when its END is."""
+        if self.is_over:
+            self._deliver()
+        elif self._replica is not None:
+            self._is_journaled = True
             self._replica.send(self)
 
-    def not_begun(self, cause: OSError) -> None:
-        """Refuse the request: what is not on record cannot be charged."""
+    def not_written(self, cause: OSError) -> None:
+        """Refuse a request that is not on record: it could not be charged."""
+        if self.is_over:
+            self._deliver()
+            return
         self._has_begin = False
-        if not self.is_over:
-            self._give_up(
-                DiskFull(
-                    f"write the usage journal: {cause.strerror}",
-                    hint="the operator must free disk space",
-                    details={"retry_after_s": 10},
-                )
+        self._give_up(
+            DiskFull(
+                f"write the usage journal: {cause.strerror}",
+                hint="the operator must free disk space",
+                details={"retry_after_s": 10},
             )
+        )
 
     # -- replica ------------------------------------------------------------------------------
 
@@ -220,10 +243,10 @@ class Exchange:
             self._answer_failed(status, body)
         else:
             amount = used(usage_of(body), self._bounds, len(body) // BYTES_PER_TOKEN)
-            cost_neur = self._end(COMPLETED, amount)
+            cost_neur = self._model.cost_neur(amount.tokens_input, amount.tokens_output)
             figures = provisional(HEADERS, replica.view, amount[:2], cost_neur)
-            headers = self._headers(replica) + figures
-            self._client.finish(answers.whole(200, body, headers=headers))
+            self._last = answers.whole(200, body, headers=self._headers(replica) + figures)
+            self._end(COMPLETED, amount, cost_neur)
 
     def stream_began(self) -> None:
         """Send the head of the stream; from here on another replica is no longer possible."""
@@ -253,9 +276,9 @@ class Exchange:
             self.broken("the stream ended early")
             return
         amount = used(events.usage, self._bounds, events.events)
-        cost_neur = self._end(COMPLETED, amount)
-        comment = provisional(COMMENT, replica.view, amount[:2], cost_neur)
-        self._client.end_stream(comment + DONE, is_whole=True)
+        cost_neur = self._model.cost_neur(amount.tokens_input, amount.tokens_output)
+        self._last = provisional(COMMENT, replica.view, amount[:2], cost_neur) + DONE
+        self._end(COMPLETED, amount, cost_neur)
 
     def broken(self, why: str) -> None:
         """Settle what was delivered and say in the stream that it is cut."""
@@ -270,7 +293,7 @@ class Exchange:
         """Free the replica at once and charge what was delivered: the client went away."""
         if not self.is_over:
             self._drop_connection()
-            self._end(CLIENT_DISCONNECTED, self._delivered())
+            self._end_delivered(CLIENT_DISCONNECTED)
 
     def cut(self) -> None:
         """End a request that outlived the shutdown's grace."""
@@ -306,55 +329,66 @@ class Exchange:
 
     def _give_up(self, error: MoulinError, reason: Reason | None = None) -> None:
         """End before any answer: nothing is charged."""
-        self._end(UPSTREAM_FAILED, NOTHING)
-        self._client.finish(answers.failure(error, request=self._id, reason=reason))
+        self._last = answers.failure(error, request=self._id, reason=reason)
+        self._end(UPSTREAM_FAILED, NOTHING, 0)
 
     def _end_with_error(self, outcome: bytes, error: MoulinError) -> None:
         self._drop_connection()
-        self._end(outcome, self._delivered())
         if self._filter is not None:
-            event = b"data: " + answers.error_body(error) + b"\n\n"
-            self._client.end_stream(event, is_whole=False)
+            self._last = b"data: " + answers.error_body(error) + b"\n\n"
         else:
-            self._client.finish(answers.failure(error, request=self._id))
+            self._last = answers.failure(error, request=self._id)
+        self._end_delivered(outcome)
 
-    def _delivered(self) -> Used:
+    def _deliver(self) -> None:
+        """Send the last bytes to the client; there are none for a client that left."""
+        last, self._last = self._last, b""
+        if not last:
+            return
         if self._filter is None:
-            return NOTHING
-        return used(self._filter.usage, self._bounds, self._filter.events)
+            self._client.finish(last)
+        else:
+            self._client.end_stream(last, is_whole=last.endswith(DONE))
 
-    def _end(self, outcome: bytes, amount: Used) -> int:
-        """Settle, journal END, free the replica; return the charge in n€."""
+    def _end_delivered(self, outcome: bytes) -> None:
+        """Charge what the client got of a stream, and nothing where no answer had begun."""
+        events = self._filter
+        amount = used(events.usage, self._bounds, events.events) if events is not None else NOTHING
+        self._end(outcome, amount, self._model.cost_neur(amount.tokens_input, amount.tokens_output))
+
+    def _end(self, outcome: bytes, amount: Used, cost_neur: int) -> None:
+        """Settle, free the replica, journal END, and then let the client have `_last`."""
         service, replica = self._service, self._replica
-        cost_neur = self._model.cost_neur(amount.tokens_input, amount.tokens_output)
-        if self._has_begin:
-            service.journal.end(
-                end_line(
-                    request=self._id,
-                    at_ns=service.now_ns(),
-                    route=self._route.fragment,
-                    replica=replica.fragment if replica else _NO_REPLICA,
-                    tokens_input=amount.tokens_input,
-                    tokens_output=amount.tokens_output,
-                    amount_neur=cost_neur,
-                    outcome=outcome,
-                    is_estimated=amount.is_estimated,
-                )
-            )
         self.is_over = True
         self._body = b""
+        self._replica = None
         service.exchanges.discard(self)
+        service.counts.ended(self._model.name, outcome, amount)
         if self._is_held:
             self._route.account.escrow.settle(self.held_neur, cost_neur)
         else:
             self._route.account.forget(self)
-        service.counts.ended(self._model.name, outcome, amount)
-        self._replica = None
         if replica is not None:
             service.release(replica, self._model.endpoint)
         else:
             service.leave_queue(self, self._model.endpoint)
-        return cost_neur
+        if not self._has_begin:
+            self._deliver()
+            return
+        service.journal.append(
+            end_line(
+                request=self._id,
+                at_ns=service.now_ns(),
+                route=self._route.fragment,
+                replica=replica.fragment if replica is not None else _NO_REPLICA,
+                tokens_input=amount.tokens_input,
+                tokens_output=amount.tokens_output,
+                amount_neur=cost_neur,
+                outcome=outcome,
+                is_estimated=amount.is_estimated,
+            ),
+            self if self._last else None,
+        )
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -363,18 +397,18 @@ class Exchange:
 
     def _answer_failed(self, status: int, body: bytes) -> None:
         """Pass the replica's refusal on; it cost nothing, and a broken replica's words stay here."""
-        self._end(COMPLETED if status < 500 else UPSTREAM_FAILED, NOTHING)
         if 400 <= status < 500 and len(body) <= _ERROR_BYTES_MAX and body[:1] == b"{":
             headers = b"x-request-id: req_%b\r\n" % self._id
-            self._client.finish(answers.whole(status, body, headers=headers))
+            self._last = answers.whole(status, body, headers=headers)
         else:
             error = EngineUnavailable(
                 f"serve this request: the replica failed with status {status}"
             )
-            self._client.finish(answers.failure(error, request=self._id))
+            self._last = answers.failure(error, request=self._id)
+        self._end(COMPLETED if status < 500 else UPSTREAM_FAILED, NOTHING, 0)
 
     def _headers(self, replica: Replica) -> bytes:
-        headers = b"x-request-id: req_%b\r\nx-moulin-receipt: rct_%b\r\n%b" % (
+        headers = b"x-request-id: req_%b\r\nx-moulin-receipt: rcp_req_%b\r\n%b" % (
             self._id,
             self._id,
             replica.zone_header,

@@ -1,7 +1,8 @@
 """The gateway's own memory of what it began and ended: an append-only file per epoch.
 
-It decides when a request may go upstream: after its BEGIN line is with the kernel, which keeps it
-through a SIGKILL of this process. Lines of one event-loop tick share one write. It never calls
+It decides when a request may go upstream and when its answer may reach the client: after its BEGIN
+and its END are with the kernel, which keeps them through a SIGKILL of this process. Lines of one
+event-loop tick share one write. It never calls
 fsync (a lost machine is charged from what the leader knows) and never holds lines in memory: what
 is shipped to the control plane is read back from the file.
 """
@@ -18,18 +19,19 @@ import orjson
 from moulin.domain.errors import DataDirectoryBusy
 
 SUFFIX: Final = ".journal"
+_END: Final = b'"kind":"end"'
 SHIPMENT_BYTES: Final = 512 * 1024
 
 
-class Beginner(Protocol):
-    """A request whose BEGIN line was asked for."""
+class Writer(Protocol):
+    """A request that goes on only when its line is safe."""
 
-    def begun(self) -> None:
-        """Go on: the line is safe."""
+    def written(self) -> None:
+        """Go on: the line is with the kernel."""
         ...
 
-    def not_begun(self, cause: OSError) -> None:
-        """Give up: the line could not be written."""
+    def not_written(self, cause: OSError) -> None:
+        """The line could not be written; an END will be tried again, a BEGIN will not."""
         ...
 
 
@@ -46,7 +48,7 @@ class Journal:
         self.sequence = 0
         self._loop = loop
         self._lines: list[bytes] = []
-        self._beginners: list[Beginner] = []
+        self._writers: list[Writer] = []
         self._is_due = False
         self._size_bytes = 0
         try:
@@ -62,14 +64,11 @@ class Journal:
         """Whether a line waits for a disk that refused it."""
         return bool(self._lines)
 
-    def begin(self, beginner: Beginner, line: bytes) -> None:
-        """Write a BEGIN line (its JSON after `"sequence":n,`) and then call the request back."""
-        self._beginners.append(beginner)
-        self.end(line)
-
-    def end(self, line: bytes) -> None:
-        """Write a line at the end of this event-loop tick."""
+    def append(self, line: bytes, writer: Writer | None) -> None:
+        """Write a line (its JSON after `"sequence":n,`) at the end of this event-loop tick."""
         self._lines.append(line)
+        if writer is not None:
+            self._writers.append(writer)
         if not self._is_due:
             self._is_due = True
             self._loop.call_soon(self.flush)
@@ -78,19 +77,19 @@ class Journal:
         """Write every waiting line now, then let the requests that wait for theirs go on."""
         self._is_due = False
         lines, self._lines = self._lines, []
-        beginners, self._beginners = self._beginners, []
+        writers, self._writers = self._writers, []
         first = self.sequence + 1
-        data = b"".join([b'{"sequence":%d,%s\n' % entry for entry in enumerate(lines, first)])
+        data = b"".join([b'{"sequence":%d,%b\n' % entry for entry in enumerate(lines, first)])
         try:
             self._write(data)
         except OSError as cause:
-            self._lines = [line for line in lines if line.startswith(b'"kind":"end"')]
-            for beginner in beginners:
-                beginner.not_begun(cause)
+            self._lines = [line for line in lines if line.startswith(_END)]
+            for writer in writers:
+                writer.not_written(cause)
             return
         self.sequence += len(lines)
-        for beginner in beginners:
-            beginner.begun()
+        for writer in writers:
+            writer.written()
 
     def close(self) -> None:
         """Write what waits and close the file."""

@@ -51,12 +51,12 @@ def sync_gateway(plane: Plane, draft: Draft, command: SyncGateway) -> Callable[[
     _take_returns(draft, request)
     grants = tuple(_grant(draft, request, want) for want in request.wants)
     key = (request.gateway, request.epoch)
-    told_ns = draft.now_ns if request.records_epoch == request.epoch else 0
     snapshot = current_snapshot(plane, draft)
 
     def finish() -> SyncReply:
-        if told_ns:
-            plane.journal_until_ns[key] = told_ns
+        # What the gateway said of its own clock: between its words and now it served others.
+        told_ns = max(plane.journal_until_ns.get(key, 0), request.journal_until_ns)
+        plane.journal_until_ns[key] = told_ns
         return SyncReply(
             acknowledged_sequence=acknowledged,
             now_ns=draft.now_ns,

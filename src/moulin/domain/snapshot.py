@@ -150,6 +150,8 @@ class SyncRequest:
     `epoch` is a number the gateway process draws once from its start time; a larger one from the
     same gateway ends the earlier. `records_epoch` says whose journal the records come from: a
     restarted gateway first ships what its predecessor left, with `is_epoch_complete` on the last.
+    `journal_until_ns` is the time of its own clock up to which the journal of `epoch` is told whole,
+    with this request; 0 says nothing about that.
     """
 
     gateway: str
@@ -157,6 +159,7 @@ class SyncRequest:
     records_epoch: int
     records: tuple[JournalRecord, ...] = ()
     is_epoch_complete: bool = False
+    journal_until_ns: int = 0
     wants: tuple[Want, ...] = ()
     returns: Mapping[str, int] = field(default_factory=dict)
     snapshot_version: int = 0

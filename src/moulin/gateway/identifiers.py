@@ -16,7 +16,7 @@ _CHARACTER_BY_BYTE: Final = bytes(_CROCKFORD[byte & 31] for byte in range(256))
 
 
 class RequestIds:
-    """Draws the 26 characters that a request id and its receipt id share."""
+    """Draws the 26 characters of request ids."""
 
     __slots__ = ("_millisecond", "_pool", "_time")
 

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from moulin.domain.snapshot import ProjectView
+from moulin.ledger import receipt_id
+from moulin.metering import request_usage_id
 from tests.integration.gateway.plant import (
     CHAT,
     KEY,
@@ -30,7 +32,7 @@ def test_a_chat_is_answered_priced_and_journaled(plant: Plant, replica: ReplicaF
     assert answer.headers["x-moulin-figures"] == "provisional"
     assert answer.headers["x-moulin-zone"] == "z1"
     request = answer.headers["x-request-id"]
-    assert answer.headers["x-moulin-receipt"] == "rct_" + request.removeprefix("req_")
+    assert answer.headers["x-moulin-receipt"] == receipt_id(request_usage_id(request))
     assert len(request) == 30
 
     (end,) = plant.ends(1)
@@ -72,7 +74,7 @@ def test_a_stream_keeps_its_order_and_shows_usage_only_when_asked(
     answer = plant.chat(stream=True, **options)
     events = [event for event in answer.body.decode().split("\n\n") if event]
     assert answer.headers["content-type"].startswith("text/event-stream")
-    assert answer.headers["x-moulin-receipt"].startswith("rct_")
+    assert answer.headers["x-moulin-receipt"].startswith("rcp_req_")
     chunks = [json.loads(event[6:]) for event in events if event.startswith("data: {")]
     words = [c["choices"][0]["delta"]["content"] for c in chunks if c["choices"]]
     assert words == ["w0 ", "w1 ", "w2 ", ""]

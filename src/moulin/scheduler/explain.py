@@ -90,7 +90,7 @@ def trial(
     if place is not None:
         return place
     found = tuple(_constraint_reasons(state, row))
-    return found or (_behind(_count_before(state, row, 0)),)
+    return found or (_behind(state, row, 0, now_ns),)
 
 
 def submitted_to_exhausted(row: WorkloadRow, policy: SchedulerPolicy) -> bool:
@@ -186,12 +186,11 @@ def _waiting_reasons(
         parameters = {"generation": str(unit.generation), "left_s": str(left_s)}
         yield Reason(code=ReasonCode.BACKING_OFF, parameters=parameters)
         return
-    before = _count_before(state, row, unit.unit)
-    if found or not before:
+    if found:
         return
     placing = _after_others(state, row, unit.unit, now_ns, policy)
     if placing.place_row(row, unit.unit) is None:
-        yield _behind(before)
+        yield _behind(state, row, unit.unit, now_ns)
 
 
 def _constraint_reasons(state: State, row: WorkloadRow) -> Iterator[Reason]:
@@ -289,22 +288,22 @@ def _after_others(
     return placing
 
 
-def _count_before(state: State, row: WorkloadRow, unit: int) -> int:
-    """Return how many waiting units come first by priority and time."""
+def _behind(state: State, row: WorkloadRow, unit: int, now_ns: int) -> Reason:
+    """Return how many units that may be placed now come first by priority and time."""
     ticket, priority = _ticket(row, unit), row.demand.priority
-    return sum(
+    count = sum(
         len(line) if demand.priority > priority else line.before(ticket)
         for demand, line in state.waiting.lines.items()
         if demand.priority >= priority
     )
+    for due in state.backing_off.until(now_ns):
+        other = state.workloads[WorkloadId(due.id)]
+        count += (-other.demand.priority, _ticket(other, due.unit)) < (-priority, ticket)
+    return Reason(code=ReasonCode.BEHIND_OTHERS, parameters={"count": str(count)})
 
 
 def _ticket(row: WorkloadRow, unit: int) -> Ticket:
     return Ticket(row.submission.submitted_at_ns, row.submission.id, unit)
-
-
-def _behind(count: int) -> Reason:
-    return Reason(code=ReasonCode.BEHIND_OTHERS, parameters={"count": str(count)})
 
 
 # -- words and numbers ----------------------------------------------------------------------------

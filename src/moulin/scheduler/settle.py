@@ -222,7 +222,7 @@ def _time_limits(state: State, now_ns: int) -> Iterator[Stop]:
 def _deadlines(state: State, now_ns: int) -> Iterator[Finish]:
     for due in state.deadlines.until(now_ns):
         row = state.workloads[WorkloadId(due.id)]
-        if row.attempts_live == 0 and all(unit.is_waiting for unit in row.units):
+        if all(unit.is_waiting for unit in row.units):
             parameters = {"late_s": str((now_ns - due.at_ns) // NS_PER_S)}
             reason = Reason(code=ReasonCode.DEADLINE_PASSED, parameters=parameters)
             yield _finish(row, WorkloadState.FAILED, reason)

@@ -240,6 +240,18 @@ def test_work_kept_out_only_by_what_comes_first_says_so():
     assert codes(trial(here.state, submission("new", job(1)), 0, here.policy)) == ["BehindOthers"]
 
 
+def test_a_retry_whose_time_has_come_counts_among_those_that_come_first():
+    here = world(node("n1"))
+    here.submit("a", job(4, retry=Retry(attempts_max=2, backoff_s=1)))
+    here.cycle()
+    here.exit("a.u0.g1.t0", 1)
+    here.cycle()
+    here.now_ns = SECOND
+    here.submit("b", job(1))
+    [reason] = explain(here.state, WorkloadId("b"), here.now_ns, here.policy)
+    assert (reason.code.value, reason.parameters) == ("BehindOthers", {"count": "1"})
+
+
 def test_nothing_keeps_a_workload_that_the_next_cycle_places():
     here = world(node("n1"))
     here.submit("a", job(1))

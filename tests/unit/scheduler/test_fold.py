@@ -96,6 +96,24 @@ def test_a_placement_that_takes_what_is_not_there_is_a_bug(tasks: tuple[TaskPlac
         )
 
 
+def test_a_placement_under_another_generation_than_the_units_is_not_taken():
+    here = world(node("n1"))
+    here.submit("x", job())
+    placed = TaskPlacement(rank=0, node=NodeId("n1"))
+    for generation in (0, 2):
+        here.add(
+            AttemptPlaced(
+                attempt=AttemptId(f"x.u0.g{generation}"),
+                workload=WorkloadId("x"),
+                unit=0,
+                generation=generation,
+                tasks=(placed,),
+            )
+        )
+    assert not here.state.steps
+    assert here.placed() == ["x"]
+
+
 def test_a_device_cannot_be_held_twice():
     here = world(node("n1", devices=4))
     for name in ("x", "y"):

@@ -92,6 +92,21 @@ def test_devices_are_named_lowest_free_first_and_given_back():
     assert place.tasks[0].devices == (0, 1, 3)
 
 
+def test_each_device_is_given_out_once():
+    here = world(node("n1", cpus=8, devices=2))
+    for name in "abc":
+        here.submit(name, job(1, devices=1))
+    assert [place.tasks[0].devices for place in here.cycle().places] == [(0,), (1,)]
+
+
+def test_equal_gangs_fill_the_same_nodes_in_the_same_order():
+    here = world(node("n1", cpus=4), node("n2", cpus=8), node("n3", cpus=16))
+    for name in "ab":
+        here.submit(name, job(1, nodes=2))
+    nodes = [[task.node for task in place.tasks] for place in here.cycle().places]
+    assert nodes == [["n1", "n2"], ["n1", "n2"]]
+
+
 def test_a_named_accelerator_class_is_the_only_one_taken():
     here = world(node("n1", devices=2, accelerator_class="a100"), node("n2", devices=8))
     wanted = job(1, devices=1)
@@ -256,6 +271,25 @@ def test_a_blocked_gang_keeps_nodes_so_that_small_work_cannot_starve_it():
     assert here.placed() == []
     here.exit("first.u0.g1.t0")
     assert here.placed() == ["gang"]
+
+
+def test_kept_nodes_are_closed_to_shapes_that_were_placed_before_the_gang_too():
+    here = world(node("n1"), node("n2"))
+    here.submit("high", job(1, priority=90))
+    here.submit("gang", job(4, nodes=2, priority=60))
+    here.submit("low", job(1))
+    assert here.placed() == ["high"]
+
+
+def test_a_gang_does_not_wait_for_nodes_out_of_reach():
+    here = world(node("n1"), node("n2"), node("n3"))
+    here.add(NodeReachabilityChanged(node=NodeId("n1"), is_reachable=False))
+    for name in "ab":
+        here.submit(name, job(3))
+    here.cycle()
+    here.submit("gang", job(4, nodes=2))
+    here.submit("small", job(1))
+    assert here.placed() == []
 
 
 def test_other_nodes_stay_open_while_a_gang_waits():

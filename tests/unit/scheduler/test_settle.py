@@ -196,6 +196,13 @@ def test_a_deadline_that_passes_while_waiting_fails_the_workload():
     assert here.state.workloads[WorkloadId("x")].reasons[0].parameters == {"late_s": "3"}
 
 
+def test_a_deadline_is_forgotten_with_its_workload():
+    here = running(job(when=When(deadline_s=10)))
+    here.exit("x.u0.g1.t0")
+    here.cycle()
+    assert next_due_ns(here.state) is None
+
+
 def test_a_deadline_does_not_stop_what_runs():
     here = running(job(when=When(deadline_s=10)))
     here.now_ns = 60 * SECOND

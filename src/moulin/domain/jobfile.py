@@ -63,7 +63,7 @@ _ACCELERATORS: Final = re.compile(
     r"(?:([A-Za-z][A-Za-z0-9._-]{0,62})(?::([0-9]{1,9}))?|([0-9]{1,9}))"
 )
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+_LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def _keys(*known: str) -> Keys:

@@ -1,0 +1,328 @@
+"""Commands about money and proof: usage, keys, receipts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moulin.cli.screen import answer, carbon, energy, euros, moment, say, table, write
+from moulin.cli.session import Data, IsJson, Project, connect, find_workload
+from moulin.domain.errors import InvalidRequest, LocalError, NotFound
+
+if TYPE_CHECKING:
+    from moulin.domain.control import KeyInfo
+    from moulin.domain.views import ReceiptView
+
+app = typer.Typer(rich_markup_mode=None)
+keys = typer.Typer(
+    help="List, create and revoke API keys.", no_args_is_help=True, rich_markup_mode=None
+)
+receipt = typer.Typer(
+    help="List, show, save and verify receipts.", no_args_is_help=True, rich_markup_mode=None
+)
+KeyFile = Annotated[
+    Path,
+    typer.Option("--key", metavar="FILE", help="The factory's public key, from `receipt key`."),
+]
+
+
+@app.command()
+def usage(data: Data = None, project: Project = "", is_json: IsJson = False) -> None:
+    """Show what was used: quantities, energy, carbon and money for each workload."""
+    with connect(data, project) as client:
+        report = client.usage(project)
+        names = {view.id: view.name for view in client.workloads.every(project=project, limit=500)}
+
+    def show() -> None:
+        table(
+            ("workload", "project", "receipts>", "used", "energy>", "carbon>", "charge>"),
+            (
+                (
+                    names.get(each.workload, each.workload),
+                    each.project,
+                    str(each.receipts),
+                    _quantities(each.quantities),
+                    energy(each.energy_mj),
+                    carbon(each.carbon_location_ng),
+                    euros(each.amount_neur),
+                )
+                for each in report.items
+            ),
+            empty="nothing was used yet; receipts appear when a metering interval closes",
+        )
+        for each in report.balances:
+            budget = "no budget" if each.budget_neur < 0 else f"budget {euros(each.budget_neur)}"
+            held = euros(each.reserved_neur + each.granted_neur)
+            write(f"{each.project}: spent {euros(each.spent_neur)}, reserved {held}, {budget}")
+
+    answer(report, is_json=is_json, show=show)
+
+
+@keys.command("list")
+def keys_list(data: Data = None, project: Project = "", is_json: IsJson = False) -> None:
+    """List a project's keys, revoked ones too; secrets are not kept and cannot be shown."""
+    with connect(data, project, is_operator=True) as client:
+        page = client.keys.list()
+
+    def show() -> None:
+        table(
+            ("id", "name", "role", "project", "models", "created", "state"),
+            (
+                (
+                    *(key.id, key.name, key.role.value, key.project),
+                    ", ".join(key.models) or "all",
+                    moment(key.created_at_ns),
+                    _key_state(key),
+                )
+                for key in page.items
+            ),
+            empty="no keys",
+        )
+
+    answer(page, is_json=is_json, show=show)
+
+
+@keys.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    *,
+    role: Annotated[
+        str, typer.Option("--role", help="admin, member, viewer, or inference (models only).")
+    ] = "member",
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="Only this model; may be repeated.")
+    ] = None,
+    country: Annotated[
+        list[str] | None, typer.Option("--country", help="Only served there; may be repeated.")
+    ] = None,
+    expires_in: Annotated[
+        str, typer.Option("--expires-in", help="Stops working after this long: 12h, 90d.")
+    ] = "",
+    data: Data = None,
+    project: Project = "",
+    is_json: IsJson = False,
+) -> None:
+    """Create a key and print it. It is shown this once and kept nowhere.
+
+    \b
+    Examples:
+      moulin keys create laptop
+      moulin keys create chatbot --role inference --model smollm2-135m-instruct --expires-in 90d
+    """
+    import time
+
+    from moulin.domain.control import KeyWanted
+    from moulin.domain.principal import Role
+    from moulin.domain.section import check_country, nearest
+    from moulin.domain.units import NS_PER_S, parse_duration_s
+
+    if role not in list(Role):
+        raise InvalidRequest(
+            f"create a key with role {role!r}", hint=nearest(role, [r.value for r in Role])
+        )
+    expiry_ns = time.time_ns() + parse_duration_s(expires_in) * NS_PER_S if expires_in else 0
+    wanted = KeyWanted(
+        name=name,
+        role=Role(role),
+        models=tuple(model or ()),
+        countries=tuple(check_country("the flags", "--country", c) for c in country or ()),
+        expires_at_ns=expiry_ns,
+    )
+    with connect(data, project) as client:
+        issued = client.keys.create(wanted)
+
+    def show() -> None:
+        say(f"key {issued.key.id} for project {issued.key.project}; it is shown this once:")
+        write(issued.secret)
+
+    answer(issued, is_json=is_json, show=show)
+
+
+@keys.command("revoke")
+def keys_revoke(
+    id: Annotated[str, typer.Argument(metavar="ID", help="Its id, its beginning, or its name.")],
+    data: Data = None,
+    project: Project = "",
+    is_json: IsJson = False,
+) -> None:
+    """Stop a key from working, at once and for good."""
+    with connect(data, project, is_operator=True) as client:
+        known = [key for key in client.keys.list().items if key.revoked_at_ns == 0]
+        found = [k for k in known if k.id == id] or [
+            k for k in known if k.name == id or k.id.startswith(id)
+        ]
+        if len(found) != 1:
+            what = "no such key" if not found else f"{len(found)} keys"
+            hint = "`moulin keys list` shows them"
+            error = NotFound if not found else InvalidRequest
+            raise error(f"revoke {id!r}: that means {what}", hint=hint)
+        key = client.keys.revoke(found[0].id)
+    answer(key, is_json=is_json, show=lambda: write(f"{key.id} {key.name} is revoked"))
+
+
+@receipt.command("list")
+def receipt_list(
+    workload: Annotated[str, typer.Option("--workload", help="Only of this workload.")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many.")] = 100,
+    data: Data = None,
+    project: Project = "",
+    is_json: IsJson = False,
+) -> None:
+    """List receipts in order of issue, with each figure's class and uncertainty."""
+    with connect(data, project) as client:
+        wanted = find_workload(client, workload).id if workload else ""
+        page = client.receipts.page(workload=wanted, project=project, limit=limit)
+
+    def show() -> None:
+        heads = ("receipt", "used", "energy>", "carbon>", "charge>", "zone", "country, as known")
+        table(heads, map(_receipt_row, page.items), empty="no receipts yet")
+        if page.next:
+            say(f"there are more than {limit}; --limit shows up to 1000")
+
+    answer(page, is_json=is_json, show=show)
+
+
+@receipt.command("show")
+def receipt_show(
+    id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
+    data: Data = None,
+    is_json: IsJson = False,
+) -> None:
+    """Show one receipt with its charge, line by line."""
+    with connect(data) as client:
+        view = client.receipts.get(id)
+
+    def show() -> None:
+        used = view.usage
+        source = used.carbon_source or "no source stated"
+        facts = (
+            ("receipt", view.id),
+            ("project", f"{used.project} of {used.organisation}"),
+            ("workload", used.workload),
+            ("from", moment(used.start_ns)),
+            ("to", moment(used.end_ns)),
+            ("used", _quantities(used.quantities)),
+            ("energy", f"{_energy_with_doubt(view)}: {used.energy_method or 'no method stated'}"),
+            ("of it overhead", energy(used.overhead_mj)),
+            ("carbon, location", f"{carbon(used.carbon_location_ng)} ({source})"),
+            ("carbon, market", carbon(used.carbon_market_ng)),
+            ("place", f"zone {used.zone}, site {used.site}"),
+            ("country", f"{used.country or '?'}, {used.country_basis}"),
+            ("policy", used.policy_decision),
+            ("charge", euros(view.charge.amount_neur)),
+            ("price book", view.charge.price_book or "none"),
+            ("evidence", f"leaf {view.leaf_index} of {view.origin}"),
+        )
+        for name, value in facts:
+            write(f"{name:<17} {value}")
+        heads = ("line", "quantity>", "price>", "per>", "amount>")
+        table(
+            heads,
+            (
+                (each.sku, str(each.quantity), euros(each.unit_price_neur), str(each.per), euros(each.amount_neur))
+                for each in view.charge.lines
+            ),
+            empty="no charge",
+        )  # fmt: skip
+
+    answer(view, is_json=is_json, show=show)
+
+
+@receipt.command("save")
+def receipt_save(
+    id: Annotated[str, typer.Argument(metavar="ID", help="Its id.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],
+    data: Data = None,
+    is_json: IsJson = False,
+) -> None:
+    """Save a receipt as the file that `moulin receipt verify` proves, offline and anywhere."""
+    with connect(data) as client:
+        _write_file(file, client.receipts.file(id))
+    facts = {"receipt": id, "file": str(file)}
+    answer(facts, is_json=is_json, show=lambda: write(f"saved {id} in {file}"))
+
+
+@receipt.command("key")
+def receipt_key(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],
+    data: Data = None,
+    is_json: IsJson = False,
+) -> None:
+    """Save the public key that this factory's receipts are verified with."""
+    with connect(data) as client:
+        _write_file(file, client.receipts.public_key())
+    answer({"file": str(file)}, is_json=is_json, show=lambda: write(f"saved the key in {file}"))
+
+
+@receipt.command("verify")
+def receipt_verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A saved receipt.")],
+    key: KeyFile,
+    is_json: IsJson = False,
+) -> None:
+    """Verify a saved receipt offline, with the public key alone.
+
+    Prints OK and exits with 0 only when every byte is as the factory signed it.
+    """
+    from moulin.app.verify import verify_file
+
+    for path in (file, key):
+        if not path.is_file():
+            raise NotFound(f"verify {file}: there is no {path}", hint="check the path")
+    verdict = verify_file(file, key)
+    answer(verdict, is_json=is_json, show=lambda: write(verdict.statement))
+    raise typer.Exit(0 if verdict.ok else 1)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as cause:
+        raise LocalError(f"write {path}: {cause.strerror}", hint="choose another file") from cause
+
+
+def _receipt_row(view: "ReceiptView") -> tuple[str, ...]:
+    used = view.usage
+    return (
+        view.id,
+        _quantities(used.quantities),
+        _energy_with_doubt(view),
+        carbon(used.carbon_location_ng),
+        euros(view.charge.amount_neur),
+        used.zone,
+        f"{used.country or '?'}, {used.country_basis}",
+    )
+
+
+def _energy_with_doubt(view: "ReceiptView") -> str:
+    used = view.usage
+    doubt = f"± {used.energy_uncertainty_ppm / 10_000:g} %"
+    return f"{energy(used.energy_mj)} {doubt}, class {used.energy_quality.value}"
+
+
+def _quantities(quantities: "dict[str, int] | object") -> str:
+    """Return quantities in words: tokens as they are, held time in hours."""
+    assert isinstance(quantities, dict)
+    words = {
+        "tokens_input": ("input tokens", 1),
+        "tokens_output": ("output tokens", 1),
+        "cpu_milli_ms": ("CPU s", 10**6),
+        "memory_mb_ms": ("GB s", 10**6),
+        "accelerator_ms": ("accelerator s", 10**3),
+    }
+    shown = []
+    for meter, amount in sorted(quantities.items()):
+        word, scale = words.get(meter, (meter, 1))
+        shown.append(f"{amount / scale:.4g} {word}" if scale > 1 else f"{amount} {word}")
+    return ", ".join(shown)
+
+
+def _key_state(key: "KeyInfo") -> str:
+    import time
+
+    if key.revoked_at_ns:
+        return "revoked"
+    if key.expires_at_ns:
+        is_over = key.expires_at_ns <= time.time_ns()
+        return f"{'expired' if is_over else 'until'} {moment(key.expires_at_ns)}"
+    return "valid"

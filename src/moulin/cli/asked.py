@@ -1,0 +1,150 @@
+"""What `moulin run` was asked for: a job file, a command after `--`, and flags that change either.
+
+It decides how flags and file combine; every value goes through the job file's own rules, so a flag
+is refused for the same reasons and in the same words as a key.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from moulin.domain.errors import InvalidRequest
+from moulin.domain.jobfile import parse_job
+from moulin.domain.workload import Resources, Retry, TaskTemplate, Where, WorkloadSpec
+
+COMMAND_LINE = "the command line"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """Flags of `moulin run` as typed; None and empty mean not given."""
+
+    name: str | None = None
+    cpus: str | None = None
+    memory: str | None = None
+    accelerators: str | None = None
+    nodes: int | None = None
+    countries: Sequence[str] = ()
+    zones: Sequence[str] = ()
+    time_limit: str | None = None
+    priority: int | None = None
+    env: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    workdir: Path | None = None
+    retry: int | None = None
+    deadline: str | None = None
+
+
+def wanted(words: Sequence[str], command: Sequence[str] | None, flags: Flags) -> WorkloadSpec:
+    """Return the workload that a file or a command, with flags, asks for.
+
+    `command` is what followed `--`, None without one. Raises `InvalidRequest` when neither or both
+    are given, `NotFound` and `InvalidSpec` as the file and the flags deserve.
+    """
+    if command is not None and words:
+        raise InvalidRequest(
+            f"run {' '.join(words)!r} and a command: only one of them is possible",
+            hint="give a job file, or a command after --",
+        )
+    if command is not None:
+        name = Path(command[0]).name if command else ""
+        return _changed(_parse({"command": list(command)}, _safe_name(name)), flags)
+    if len(words) == 1 and Path(words[0]).suffix in (".yaml", ".yml"):
+        from moulin.app.files import read_job_file
+
+        return _changed(read_job_file(Path(words[0])), flags)
+    if words:
+        raise InvalidRequest(
+            f"run {' '.join(words)!r}: that is neither a .yaml file nor a command after --",
+            hint=f"write `moulin run -- {' '.join(words)}`",
+        )
+    raise InvalidRequest("run nothing", hint="write `moulin run -- COMMAND`, or name a job file")
+
+
+def _changed(spec: WorkloadSpec, flags: Flags) -> WorkloadSpec:
+    """Return the spec with what was given by flags; lists of a flag replace, mappings add."""
+    given = _parse({"command": ["true"], **_body(flags)}, spec.name)
+    fields: dict[str, object] = {
+        "name": given.name if flags.name else spec.name,
+        "nodes": given.nodes if flags.nodes is not None else spec.nodes,
+        "resources": _resources(spec.resources, given.resources, flags),
+        "where": Where(
+            countries=given.where.countries or spec.where.countries,
+            zones=given.where.zones or spec.where.zones,
+        ),
+        "time_limit_s": given.time_limit_s or spec.time_limit_s,
+        "priority": given.priority if flags.priority is not None else spec.priority,
+        "labels": {**spec.labels, **given.labels},
+        "when": given.when if flags.deadline else spec.when,
+        "retry": _retry(spec.retry, given.retry, flags),
+        "task": _task(spec.task, given, flags),
+    }
+    return replace(spec, **fields)  # type: ignore[arg-type] # one mapping for fields of many types
+
+
+def _resources(spec: Resources, given: Resources, flags: Flags) -> Resources:
+    changed = replace(
+        spec,
+        cpu_milli=given.cpu_milli if flags.cpus else spec.cpu_milli,
+        memory_bytes=given.memory_bytes if flags.memory else spec.memory_bytes,
+    )
+    if not flags.accelerators:
+        return changed
+    return replace(
+        changed, accelerator_class=given.accelerator_class, accelerators=given.accelerators
+    )
+
+
+def _retry(spec: Retry, given: Retry, flags: Flags) -> Retry:
+    return replace(spec, attempts_max=given.attempts_max) if flags.retry is not None else spec
+
+
+def _task(task: TaskTemplate | None, given: WorkloadSpec, flags: Flags) -> TaskTemplate | None:
+    if task is None or given.task is None:
+        return task
+    workdir = str(flags.workdir.expanduser().resolve()) if flags.workdir else task.workdir
+    return replace(task, env={**task.env, **given.task.env}, workdir=workdir)
+
+
+def _body(flags: Flags) -> dict[str, object]:
+    """Return the flags as the keys of a job file."""
+    body = {
+        "name": flags.name,
+        "num_nodes": flags.nodes,
+        "time_limit": flags.time_limit,
+        "priority": flags.priority,
+        "envs": _pairs("--env", flags.env),
+        "labels": _pairs("--label", flags.labels),
+        "resources": _given(
+            {"cpus": flags.cpus, "memory": flags.memory, "accelerators": flags.accelerators}
+        ),
+        "where": _given({"countries": list(flags.countries), "zones": list(flags.zones)}),
+        "retry": _given({"attempts": flags.retry}),
+        "when": _given({"deadline": flags.deadline}),
+    }
+    return _given(body)
+
+
+def _given(body: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in body.items() if value not in (None, [], {})}
+
+
+def _pairs(flag: str, words: Sequence[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise InvalidRequest(
+                f"read {flag} {word!r}: it has no =", hint=f"write {flag} NAME=VALUE"
+            )
+        pairs[name] = value
+    return pairs
+
+
+def _parse(body: dict[str, object], name: str) -> WorkloadSpec:
+    return parse_job(body, origin=COMMAND_LINE, default_name=name)
+
+
+def _safe_name(word: str) -> str:
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in word)
+    return kept.strip("._-")[:63] or "job"

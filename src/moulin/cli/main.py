@@ -1,0 +1,65 @@
+"""`moulin`: the commands in the order in which a new user meets them, and how an error is told.
+
+It decides exit statuses: 0 when what was asked for happened, 1 when not, 2 for words that make no
+command, 130 after Ctrl-C. Heavy libraries are imported by the command that needs them.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+from moulin.cli import accounts, local, operate, serve, work
+from moulin.cli.screen import say, say_error
+from moulin.domain.errors import MoulinError
+
+app = typer.Typer(
+    name="moulin",
+    help="""Turn machines, sites and open models into metered services.
+
+    Start with `moulin up`; then, in another shell, `moulin run -- echo hello`.
+    """,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for part in (local.app, operate.app, work.app, serve.app, accounts.app):
+    app.add_typer(part)
+app.add_typer(local.config, name="config")
+app.add_typer(accounts.keys, name="keys")
+app.add_typer(accounts.receipt, name="receipt")
+
+
+def main() -> None:
+    """Run the command line and leave with its exit status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; return its exit status."""
+    words = list(arguments)
+    own_words = words[: words.index("--")] if "--" in words else words
+    try:
+        status = app(args=words, prog_name="moulin", standalone_mode=False)
+    except MoulinError as error:
+        say_error(error, is_json="--json" in own_words)
+        return 1
+    except typer.Abort:
+        say("nothing was done")
+        return 1
+    except TyperException as error:
+        say(f"error: {error.format_message()}\n")
+        path = getattr(getattr(error, "ctx", None), "command_path", "moulin")
+        say(f"hint: see `{path} --help`")
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader has left; nothing may be written at the interpreter's end either.
+        sys.stdout = None
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+if __name__ == "__main__":
+    main()

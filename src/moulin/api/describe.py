@@ -14,6 +14,12 @@ from moulin.api.problems import MEDIA_TYPE, PROBLEM_SCHEMA
 from moulin.api.schema import REFERENCE, Schemas
 
 PREFIX: Final = "/api/v1"
+EVENT_STREAM: Final = "text/event-stream"
+_FRAME: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "description": "One server-sent event; `data` is an event of the log as JSON text.",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+}
 _BODY: Final = "x-moulin-body"
 _ANSWER: Final = "x-moulin-answer"
 # Types by the name a route mentions; entered by `described` while the route modules are imported.
@@ -77,7 +83,7 @@ def _complete(operation: dict[str, Any], schemas: Schemas, *, is_open: bool) -> 
 def _content(answer: str, schemas: Schemas) -> Mapping[str, Any]:
     kind = _TYPES.get(answer)
     if kind is None:
-        return {answer: {"schema": {"type": "string"}}}
+        return {answer: {"schema": _FRAME if answer == EVENT_STREAM else {"type": "string"}}}
     if kind is dict:
         return {"application/json": {"schema": {"type": "object"}}}
     return {"application/json": {"schema": schemas.reference(kind)}}

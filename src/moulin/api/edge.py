@@ -3,6 +3,8 @@
 It never reads a body and never logs one; what it logs of a failure is where, not what.
 """
 
+import asyncio
+import contextlib
 import logging
 import re
 import traceback
@@ -19,6 +21,10 @@ from moulin.domain.ids import make_id
 from moulin.ports.clock import Clock, IdSource
 
 LOG: Final = logging.getLogger("moulin.api")
+# Marks a request whose body was not read to its end: its connection cannot be used again.
+UNREAD: Final = "moulin.is_body_unread"
+DRAIN_S_MAX: Final = 2.0
+DRAIN_BYTES_MAX: Final = 16_000_000
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -43,7 +49,7 @@ class Edge:
         headers = dict(scope["headers"])
         request_id = self._request_id(headers.get(b"x-request-id", b""))
         scope["moulin.request_id"] = request_id
-        sent = _Sent(send, request_id)
+        sent = _Sent(scope, receive, send)
         begun_ns = perf_counter_ns()
         self._metrics.in_flight += 1
         try:
@@ -70,7 +76,7 @@ class Edge:
             f"read the body: it is larger than {self._body_bytes_max} bytes",
             hint="send less at once; nothing of it was read",
         )
-        # Closing is what spares reading it: the rest of the body stays with the client.
+        scope[UNREAD] = True
         await self._problem(error, scope, receive, sent)
 
     async def _answer_bug(
@@ -102,27 +108,46 @@ class Edge:
             language=choose_language(accept),
             instance=scope["path"],
             request_id=sent.request_id,
-            headers={"connection": "close"},
         )
         await response(scope, receive, sent)
 
 
 class _Sent:
-    """A `send` that adds the request id and remembers the status."""
+    """A `send` that adds the request id and remembers the status.
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    An answer given before the body was read ends the connection, but not at once: closing with
+    bytes unread makes the kernel reset the connection, and the client would never see the answer.
+    So a little is read and thrown away first, until the client has noticed.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        self._receive = receive
         self._send = send
-        self.request_id = request_id
+        self.request_id: str = scope["moulin.request_id"]
         self.status = 0
 
     async def __call__(self, message: Message) -> None:
+        is_unread = UNREAD in self._scope
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [
-                *message.get("headers", ()),
-                (b"x-request-id", self.request_id.encode()),
-            ]
+            headers = [*message.get("headers", ()), (b"x-request-id", self.request_id.encode())]
+            message["headers"] = [*headers, (b"connection", b"close")] if is_unread else headers
+        elif is_unread and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._drain()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self._send(message)
+
+    async def _drain(self) -> None:
+        size_bytes = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S_MAX):
+                while size_bytes < DRAIN_BYTES_MAX:
+                    message = await self._receive()
+                    size_bytes += len(message.get("body", b""))
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        return
 
 
 def _is_too_large(content_length: bytes, maximum: int) -> bool:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from moulin.api.access import Allow, own_project
-from moulin.api.describe import described
+from moulin.api.describe import EVENT_STREAM, described
 from moulin.api.exchange import in_thread
 from moulin.api.parameters import ProjectQuery, SequenceQuery
 from moulin.api.state import ApiState, state_of
@@ -28,11 +28,10 @@ from moulin.identity import Action
 router = APIRouter(tags=["events"])
 Reader = Annotated[Principal, Depends(Allow(Action.EVENTS_READ))]
 PAGE: Final = 500
-STREAM: Final = "text/event-stream"
 BEAT: Final = b": beat\n\n"
 
 
-@router.get("/events", **described(STREAM))
+@router.get("/events", **described(EVENT_STREAM))
 async def stream_events(
     request: Request,
     principal: Reader,
@@ -53,7 +52,7 @@ async def stream_events(
     start = max(after, int(last_event_id or 0))
     return StreamingResponse(
         _stream(state, start, own, follow=follow),
-        media_type=STREAM,
+        media_type=EVENT_STREAM,
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},
     )
 

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from moulin.api.bounds import check_bounds
+from moulin.api.edge import UNREAD
 from moulin.api.state import state_of
 from moulin.domain.errors import BodyTooLarge, InvalidRequest
 from moulin.domain.wire import decode, encode_public
@@ -29,6 +30,7 @@ async def read_bytes(request: Request) -> bytes:
     """
     limits = state_of(request).services.limits
     body = b""
+    request.scope[UNREAD] = True
     try:
         async with asyncio.timeout(limits.body_wait_s):
             while True:
@@ -43,6 +45,7 @@ async def read_bytes(request: Request) -> bytes:
                         hint="send less at once",
                     )
                 if not message.get("more_body", False):
+                    del request.scope[UNREAD]
                     return body
     except TimeoutError:
         raise InvalidRequest(

@@ -89,6 +89,7 @@ class StandIn:
     actors: list[str] = field(default_factory=list)
     snapshot_version: int = 1
     is_stopping: bool = False
+    writing: Any = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.epoch = self.store.open_epoch()
@@ -99,18 +100,19 @@ class StandIn:
                 self._answer(call)
 
     def record(self, payload: Payload, project: str = "", actor: str = "test", **rows: Any) -> None:
-        event = Event(
-            sequence=self.store.last_sequence() + 1,
-            epoch=self.epoch,
-            at_ns=START_NS + self.store.last_sequence(),
-            actor=actor,
-            payload=payload,
-            project=project,
-            organisation=ORGANISATION.get(project, ""),
-        )
-        self.store.commit(Batch(epoch=self.epoch, events=(event,), **rows))
-        fold_keyring(self.keyring, event)
-        self.actors.append(actor)
+        with self.writing:
+            event = Event(
+                sequence=self.store.last_sequence() + 1,
+                epoch=self.epoch,
+                at_ns=START_NS + self.store.last_sequence(),
+                actor=actor,
+                payload=payload,
+                project=project,
+                organisation=ORGANISATION.get(project, ""),
+            )
+            self.store.commit(Batch(epoch=self.epoch, events=(event,), **rows))
+            fold_keyring(self.keyring, event)
+            self.actors.append(actor)
 
     def _answer(self, call: Call) -> None:
         if not call.future.set_running_or_notify_cancel():

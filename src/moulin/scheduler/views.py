@@ -9,7 +9,7 @@ from moulin.domain.plan import StartStep
 from moulin.domain.views import NodeView, TaskView, UnitView, WorkloadView
 from moulin.domain.workload import Resources, TaskTemplate
 from moulin.scheduler.nodes import Column
-from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow
+from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import State
 
 WAITING = "waiting"
@@ -38,7 +38,7 @@ def workload_view(state: State, workload: WorkloadId) -> WorkloadView:
         started_at_ns=row.started_at_ns,
         ended_at_ns=row.ended_at_ns,
         reasons=row.reasons,
-        units=tuple(_unit_view(state, unit) for unit in row.units if not unit.is_retired),
+        units=tuple(_unit_view(state, row, unit) for unit in row.units if not unit.is_retired),
         reserved_neur=row.reserved_neur,
         spent_neur=row.spent_neur,
         sequence=row.sequence,
@@ -102,10 +102,11 @@ def _rendezvous(state: State, attempt: AttemptRow) -> dict[str, str]:
     return {"MASTER_ADDR": master.capacity.address, "MASTER_PORT": str(attempt.port)}
 
 
-def _unit_view(state: State, unit: UnitRow) -> UnitView:
+def _unit_view(state: State, row: WorkloadRow, unit: UnitRow) -> UnitView:
     attempt = state.latest_attempt(unit)
     if attempt is None:
-        return UnitView(unit=unit.unit, generation=unit.generation, state=WAITING)
+        shown = row.state.value if row.is_final else WAITING
+        return UnitView(unit=unit.unit, generation=unit.generation, state=shown)
     return UnitView(
         unit=unit.unit,
         generation=unit.generation,

@@ -14,7 +14,7 @@ from moulin.domain.observation import Claim, TaskPhase
 from moulin.domain.plan import StopCause
 from moulin.domain.reasons import ReasonCode
 from moulin.domain.workload import AttemptState, Retry, When, WorkloadKind, WorkloadState
-from moulin.scheduler import SchedulerPolicy, next_due_ns
+from moulin.scheduler import SchedulerPolicy, next_due_ns, workload_view
 from tests.unit.scheduler.world import SECOND, World, endpoint, job, node, world
 
 
@@ -132,6 +132,7 @@ def test_a_waiting_workload_that_is_stopped_ends_at_once():
     here.join(node("n1"))
     plan = here.cycle()
     assert (plan.places, len(plan.finishes)) == ((), 1)
+    assert workload_view(here.state, WorkloadId("x")).units[0].state == "cancelled"
     assert state_of(here) == ("cancelled", "CancelledBy")
 
 

@@ -50,11 +50,37 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body", "_body_bytes", "_caller", "_head_bytes", "_headers", "_is_chunked_answer",
-        "_is_closing", "_is_deaf", "_is_head_done", "_is_in_message", "_is_paused", "_keeps_alive",
-        "_last_words", "_parser", "_pipeline", "_pipeline_bytes", "_service", "_transport", "_url",
-        "authorization", "deadline_s", "exchange", "hosts", "is_busy", "is_mistral", "length",
-        "problem", "transfer_encodings", "wants_continue",
+        "_body",
+        "_body_bytes",
+        "_caller",
+        "_discarded_bytes",
+        "_head_bytes",
+        "_headers",
+        "_is_chunked_answer",
+        "_is_closing",
+        "_is_deaf",
+        "_is_head_done",
+        "_is_head_long",
+        "_is_in_message",
+        "_is_paused",
+        "_keeps_alive",
+        "_last_words",
+        "_parser",
+        "_pipeline",
+        "_pipeline_bytes",
+        "_service",
+        "_transport",
+        "_url",
+        "authorization",
+        "deadline_s",
+        "exchange",
+        "hosts",
+        "is_busy",
+        "is_mistral",
+        "length",
+        "problem",
+        "transfer_encodings",
+        "wants_continue",
     )  # fmt: skip
 
     def __init__(self, service: "Service") -> None:
@@ -72,6 +98,8 @@ class ClientConnection(asyncio.Protocol):
         self.is_busy = False
         self._body: list[bytes] = []
         self._body_bytes = 0
+        self._is_head_long = False
+        self._discarded_bytes = 0
         self.on_message_begin()
         self._is_in_message = False
         self.deadline_s = service.now_s + service.limits.head_timeout_s
@@ -103,7 +131,10 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse; the callbacks below do the work."""
         if self._is_deaf:
+            self._discard(data)
             return
+        # Counting field by field is worth its time only where the head may be too long.
+        self._is_head_long = len(data) + self._head_bytes > self._service.limits.head_bytes_max
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -164,8 +195,12 @@ class ClientConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep what matters."""
         self._headers += 1
-        self._head_bytes += len(name) + len(value)
-        keep = _HEADERS.get(name) or _HEADERS.get(name.lower())
+        if self._is_head_long:
+            self._head_bytes += len(name) + len(value)
+        try:
+            keep = _KEEP_BY_SPELLING[name]
+        except KeyError:
+            keep = _learn_spelling(name)
         if keep is not None:
             keep(self, value)
 
@@ -177,6 +212,7 @@ class ClientConnection(asyncio.Protocol):
         if (
             self.hosts != 1
             or self.problem
+            or not self._url.startswith(b"/")
             or self.transfer_encodings
             or self._headers > self._service.limits.headers_max
             or self._head_bytes > self._service.limits.head_bytes_max
@@ -358,12 +394,20 @@ class ClientConnection(asyncio.Protocol):
             self._transport.write_eof()
         self.deadline_s = self._service.now_s + self._service.limits.linger_s
 
+    def _discard(self, data: bytes) -> None:
+        """Drop what a refused client still sends, but not for the rest of a gigabyte."""
+        self._discarded_bytes += len(data)
+        if self._discarded_bytes > self._service.limits.linger_bytes_max:
+            self._transport.abort()
+
     def _head_refusal(self) -> tuple[MoulinError, int] | None:
         limits = self._service.limits
         if self._headers > limits.headers_max or self._head_bytes > limits.head_bytes_max:
             return self._head_too_large()
         if self.problem:
             return InvalidRequest(f"read this request: {self.problem}"), 400
+        if not self._url.startswith(b"/"):
+            return InvalidRequest("read this request: its target must be a path"), 400
         version = self._parser.get_http_version()
         if version not in {"1.0", "1.1"}:
             return InvalidRequest("read this request: HTTP/1.1 or 1.0 is spoken here"), 505
@@ -415,19 +459,36 @@ def _keep_expect(client: ClientConnection, value: bytes) -> None:
     client.wants_continue = value.lower() == b"100-continue"
 
 
+def _keep_upgrade(client: ClientConnection, value: bytes) -> None:
+    client.problem = "this gateway does not switch protocols"
+
+
 def _keep_user_agent(client: ClientConnection, value: bytes) -> None:
     client.is_mistral = value.startswith(b"mistral-client")
 
 
-# One look-up per header line; most lines need nothing else.
-_HEADERS: Final[dict[bytes, Callable[[ClientConnection, bytes], None]]] = {
+_Keep = Callable[[ClientConnection, bytes], None]
+_KEEP_BY_NAME: Final[dict[bytes, _Keep]] = {
     b"authorization": _keep_authorization,
     b"content-length": _keep_length,
     b"host": _keep_host,
     b"transfer-encoding": _keep_transfer_encoding,
     b"expect": _keep_expect,
+    b"upgrade": _keep_upgrade,
     b"user-agent": _keep_user_agent,
 }
+
+
+# Spellings met so far, so that a header line costs one look-up; bounded, because clients choose them.
+_KEEP_BY_SPELLING: Final[dict[bytes, _Keep | None]] = {}
+_SPELLINGS_MAX: Final = 1000
+
+
+def _learn_spelling(name: bytes) -> _Keep | None:
+    keep = _KEEP_BY_NAME.get(name.lower())
+    if len(_KEEP_BY_SPELLING) < _SPELLINGS_MAX and len(name) < 64:
+        _KEEP_BY_SPELLING[name] = keep
+    return keep
 
 
 def _too_many(limit: int) -> bytes:

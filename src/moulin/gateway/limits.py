@@ -14,7 +14,8 @@ class Limits:
     `headers_max` fields within `head_timeout_s`; a body of `body_bytes_max` whose bytes never pause
     longer than `body_idle_s`; all bodies together `buffered_bytes_max`; an idle connection is
     closed after `keep_alive_s`, one that does not read its answer after `write_stall_s`;
-    `pipelined_max` requests may be sent ahead.
+    `pipelined_max` requests may be sent ahead. A refused client has `linger_s` to read why; of what
+    it still sends, `linger_bytes_max` are thrown away before the connection is reset.
 
     Replicas: `connect_timeout_s` to connect, `first_byte_timeout_s` until an answer begins,
     `stream_idle_s` between its bytes, `answer_bytes_max` for an answer that is not a stream.
@@ -39,6 +40,7 @@ class Limits:
     write_buffer_bytes: int = 256 * 1024
     pipelined_max: int = 16
     linger_s: float = 2.0
+    linger_bytes_max: int = 16 * 1024 * 1024
     connect_timeout_s: float = 2.0
     first_byte_timeout_s: float = 600.0
     stream_idle_s: float = 120.0

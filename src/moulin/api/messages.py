@@ -34,6 +34,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "store_error": "The store failed",
     "store_unavailable": "The store cannot record this now",
     "store_corrupt": "The log cannot be read",
+    "unavailable": "This part cannot serve just now",
     "deadline_exceeded": "It took too long",
     "local_error": "This machine cannot do it",
     "port_in_use": "The port is taken",

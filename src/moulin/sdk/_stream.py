@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from moulin.domain.errors import InvalidSpec, StoreCorrupt
 from moulin.domain.event_wire import decode_event
 from moulin.domain.events import Event
 from moulin.domain.units import parse_time
@@ -34,6 +35,12 @@ class EventReader:
 
 
 def event_of(data: dict[str, Any]) -> Event:
-    """Return the event of one message; raises `StoreCorrupt` for a kind this version lacks."""
+    """Return the event of one message; raises `InvalidSpec` for what this version cannot read."""
     envelope = {name: value for name, value in data.items() if name != "at"}
-    return decode_event({**envelope, "at_ns": str(parse_time(data["at"]))})
+    try:
+        return decode_event({**envelope, "at_ns": str(parse_time(data["at"]))})
+    except (StoreCorrupt, KeyError) as error:
+        raise InvalidSpec(
+            f"read event {data.get('sequence')} of kind {data.get('kind')!r} from the stream",
+            hint="the server may be newer: update this client",
+        ) from error

@@ -16,7 +16,7 @@ from moulin.domain.errors import (
     InvalidRequest,
     InvalidSpec,
     NotFound,
-    StoreUnavailable,
+    Unavailable,
     Unauthenticated,
     UnknownName,
 )
@@ -117,7 +117,7 @@ def test_errors_are_the_servers_classes(world):
 def test_an_address_where_nobody_listens():
     with (
         Moulin(control_url="http://127.0.0.1:9", api_key="mk_x") as moulin,
-        pytest.raises(StoreUnavailable, match="ConnectError"),
+        pytest.raises(Unavailable, match="ConnectError"),
     ):
         moulin.status()
 

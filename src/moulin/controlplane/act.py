@@ -99,7 +99,6 @@ def _refused(plane: Plane, step: StepId, error: MoulinError) -> Observation:
         phase=TaskPhase.EXITED,
         at_ns=now_ns,
         exit_code=EXIT_CANNOT_START,
-        started_at_ns=now_ns,
         ended_at_ns=now_ns,
         evidence=f"not started: {error.message}",
     )

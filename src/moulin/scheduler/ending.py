@@ -117,6 +117,11 @@ def _end_attempt(state: State, row: WorkloadRow, attempt: AttemptRow, at_ns: int
         row.attempts_running -= 1
         if row.time_limit_s:
             state.time_limits.remove(_limit_of(row, attempt))
+    elif attempt.state is AttemptState.PLACED:
+        # A short program can be over before anybody saw it run.
+        started = [task.started_at_ns for task in attempt.tasks if task.started_at_ns]
+        attempt.started_at_ns = min(started, default=0)
+        row.started_at_ns = row.started_at_ns or attempt.started_at_ns
     attempt.state = next_attempt_state(attempt.state, _trigger(attempt))
     attempt.ended_at_ns = at_ns
     if state.ports_held.get(attempt.port) == attempt.id:

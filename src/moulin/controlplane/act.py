@@ -21,8 +21,6 @@ from moulin.domain.plan import Plan, StartStep
 from moulin.ports.engine import Engine
 from moulin.scheduler import live_steps, start_step
 
-EXIT_CANNOT_START = 126
-
 
 def act(plane: Plane, plan: Plan) -> None:
     """Start and stop what the plan says, and what earlier calls could not reach."""
@@ -98,7 +96,6 @@ def _refused(plane: Plane, step: StepId, error: MoulinError) -> Observation:
         step=step,
         phase=TaskPhase.EXITED,
         at_ns=now_ns,
-        exit_code=EXIT_CANNOT_START,
         ended_at_ns=now_ns,
         evidence=f"not started: {error.message}",
     )

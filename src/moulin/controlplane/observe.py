@@ -10,6 +10,7 @@ from moulin.controlplane.draft import Draft
 from moulin.controlplane.lookup import (
     is_news,
     is_reachable,
+    is_stopping,
     nodes_of_pool,
     project_of_step,
     steps_of_pool,
@@ -53,7 +54,9 @@ def draft_observations(draft: Draft, observations: Iterable[Observation]) -> Non
     schedule = draft.books.schedule
     for seen in observations:
         task = task_of(schedule, seen.step)
-        if task is None or seen.phase in UNKNOWN_PHASES or not is_news(task, seen):
+        if task is None or seen.phase in UNKNOWN_PHASES:
+            continue
+        if not is_news(task, seen, is_stopped=is_stopping(schedule, seen.step)):
             continue
         draft.append(
             TaskObserved(

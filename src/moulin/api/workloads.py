@@ -38,7 +38,7 @@ from moulin.identity import Action
 from moulin.ports.store import WorkloadFilter
 
 router = APIRouter(tags=["workloads"])
-Submitter = Annotated[Principal, Depends(Allow(Action.WORKLOAD_SUBMIT))]
+Sender = Annotated[Principal, Depends(Allow(Action.WORKLOAD_SUBMIT))]
 Trier = Annotated[Principal, Depends(Allow(Action.WORKLOAD_TRY))]
 Reader = Annotated[Principal, Depends(Allow(Action.WORKLOAD_READ))]
 Stopper = Annotated[Principal, Depends(Allow(Action.WORKLOAD_STOP))]
@@ -63,7 +63,7 @@ LABEL_PATTERN: Final = r"^(?:[A-Za-z0-9][A-Za-z0-9._-]{0,62}=[^\x00-\x1f]{0,200}
 async def submit_workload(
     request: Request,
     project: ProjectPath,
-    principal: Submitter,
+    principal: Sender,
     idempotency_key: IdempotencyKey = "",
 ) -> Response:
     """Admit a workload to wait for its placement; durable when answered."""

@@ -12,6 +12,7 @@ from moulin.domain.errors import DiskFull, StaleGeneration, StoreCorrupt, StoreE
 log = logging.getLogger(__name__)
 BACKOFF_S_FIRST: Final = 0.1
 BACKOFF_S_MAX: Final = 5.0
+SETTLE_CYCLES_MAX: Final = 50
 
 
 def run(plane: Plane, is_stopping: Callable[[], bool], sleep: Callable[[float], None]) -> None:
@@ -33,6 +34,26 @@ def run(plane: Plane, is_stopping: Callable[[], bool], sleep: Callable[[float], 
             sleep(backoff_s)
             backoff_s = min(BACKOFF_S_MAX, backoff_s * 2)
             _read_again(plane)
+    settle(plane)
+
+
+def settle(plane: Plane) -> None:
+    """Meter what ended since the last interval, so that a stopped factory owes no receipt.
+
+    A store that fails now loses nothing: the next control plane meters the same from the log.
+    """
+    try:
+        for _ in range(SETTLE_CYCLES_MAX):
+            cursors = plane.books.cursors
+            plane.unmetered.update(
+                dict.fromkeys(node for node, cursor in cursors.nodes.items() if cursor.ended)
+            )
+            if not plane.unmetered:
+                return
+            plane.due_ns.pop("meter", None)
+            cycle(plane, 0.0)
+    except (StoreError, DiskFull) as error:
+        log.warning("%s; the last interval is metered at the next start", error.message)
 
 
 def _read_again(plane: Plane) -> None:

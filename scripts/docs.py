@@ -102,6 +102,18 @@ def _parameter_row(parameter: Any) -> tuple[str, ...]:
     return names, f"`{default}`" if is_said else "", _cell(parameter.help or "")
 
 
+def _help_text(command: Any) -> str:
+    """Return a command's help as Markdown: a part whose lines must stay apart becomes code."""
+    parts = []
+    for part in inspect.cleandoc(command.help or "").replace("\f", "").split("\n\n"):
+        head, _, lines = part.removeprefix("\b\n").partition("\n")
+        is_code = part.startswith("\b\n")
+        parts.append(
+            f"{head}\n\n```sh\n{inspect.cleandoc(lines)}\n```" if is_code else part.strip()
+        )
+    return "\n\n".join(parts)
+
+
 def commands_page() -> str:
     """Every command with its arguments and options."""
     root = command_tree()
@@ -114,17 +126,38 @@ def commands_page() -> str:
             for p in command.params
             if not getattr(p, "hidden", False) and p.name != "help"
         ]
-        text = inspect.cleandoc(command.help or "").replace("\f", "").replace("\b", "").rstrip()
-        parts.append(f"## moulin {' '.join(path)}\n\n{text}\n")
+        parts.append(f"## moulin {' '.join(path)}\n\n{_help_text(command)}\n")
         if rows:
             parts.append(_table("argument or option", "default", "meaning", rows=rows) + "\n")
     return "# Commands\n\nThe same text as `moulin COMMAND --help`.\n\n" + "\n".join(parts)
+
+
+def settings_page() -> str:
+    """Every setting with its default, variable and meaning."""
+    if importlib.util.find_spec("moulin.app.settings") is None:
+        return ""
+    from moulin.app.settings import FILE_NAME, FILE_VARIABLE, table
+
+    rows = [
+        (f"`{name}`", f"`{default}`" if default else "empty", f"`{variable}`", _cell(meaning))
+        for name, default, variable, meaning in table()
+    ]
+    return f"""# Settings
+
+Defaults give way to a TOML file, the file to the environment, the environment to flags. The file is
+the one `{FILE_VARIABLE}` names, else `{FILE_NAME}` in the current directory, else
+`moulin/{FILE_NAME}` in the user's configuration directory. `moulin config show` prints what applies
+and where it comes from.
+
+{_table("setting", "default", "variable", "meaning", rows=rows)}
+"""
 
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "errors.md": errors_page,
     "reasons.md": reasons_page,
     "commands.md": commands_page,
+    "settings.md": settings_page,
 }
 
 

@@ -179,6 +179,7 @@ def _hub() -> Check:
 
 def _index() -> Check:
     def ask() -> None:
+        """Raise `OSError` when pip finds no index."""
         command = [sys.executable, "-m", "pip", "index", "versions", "pip"]
         flags = ["--disable-pip-version-check", "--retries", "0", "--timeout", "5"]
         done = subprocess.run(

@@ -176,6 +176,7 @@ def start(wanted: Wanted, children: list[Child], signals: Signals) -> None:
     lock(wanted.data, os.getpid())
     for leftover in read_run(wanted.data).children:
         end(leftover, GRACE_S)  # its supervisor was killed; what it serves is taken over
+    record(wanted.data, children)
     ports = {
         "control": choose_port(wanted.control_port, name="control API", flag="--control-port"),
         "gateway": choose_port(wanted.gateway_port, name="gateway", flag="--gateway-port"),
@@ -249,7 +250,8 @@ def stop(data: Path, children: Sequence[Child], signals: Signals) -> None:
         if child.end_status() is None:
             child.process.kill()
         child.process.wait()
-    if children:
+    own = mark_of(os.getpid())
+    if read_run(data).supervisor == own:
         (data / RUN).unlink(missing_ok=True)
 
 
@@ -275,7 +277,9 @@ def _first_start(wanted: Wanted) -> None:
     if wanted.factory is not None:
         command += ["--factory", str(wanted.factory)]
     command += ["--country", wanted.country, "--nodes", str(wanted.nodes)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, start_new_session=True
+    )
     if done.returncode != 0:
         message, hint = _split_words(done.stderr, "prepare the data directory")
         raise LocalError(message, hint=hint)

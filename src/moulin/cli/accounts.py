@@ -28,7 +28,7 @@ KeyFile = Annotated[
 
 @app.command()
 def usage(data: Data = None, project: Project = "", is_json: IsJson = False) -> None:
-    """Show what was used: quantities, energy, carbon and money for each workload."""
+    """Show what each workload used, and what it costs."""
     with connect(data, project) as client:
         report = client.usage(project)
         names = {view.id: view.name for view in client.workloads.every(project=project, limit=500)}

@@ -135,9 +135,9 @@ def doctor(
     ] = False,
     is_json: IsJson = False,
 ) -> None:
-    """Check what Moulin needs on this machine, with a hint for whatever is missing.
+    """Check what Moulin needs on this machine.
 
-    Exits with 1 when something would keep Moulin from working; warnings do not.
+    Each line says ok, warn or fail, with a hint for whatever is missing. Exits with 1 when something would keep Moulin from working; warnings do not.
     """
     from moulin.app.doctor import State, examine
     from moulin.app.settings import resolve

@@ -39,9 +39,9 @@ def apply(
     data: Data = None,
     is_json: IsJson = False,
 ) -> None:
-    """Make the factory equal to an operator file: the difference first, then all of it or nothing.
+    """Make the factory equal to an operator file.
 
-    Objects that the file declared earlier and no longer names are removed, unless something uses
+    The difference is shown first; then all of it is applied, or nothing. Objects that the file declared earlier and no longer names are removed, unless something uses
     them. Objects of other files are left alone. Applying a file twice changes nothing.
 
     \b

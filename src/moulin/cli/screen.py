@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from moulin.domain.errors import MoulinError
+    from moulin.domain.reasons import Reason
+    from moulin.domain.views import WorkloadView
 
 PIPE_COLUMNS: Final = 400
 MICRO_NEUR: Final = 1_000
+DETACHED_STATUS: Final = 130
 
 
 def console(*, is_error: bool = False) -> "Console":
@@ -66,6 +69,13 @@ def say_error(error: "MoulinError", *, is_json: bool) -> None:
     if is_json:
         problem = {"code": error.code, "message": error.message, "hint": error.hint}
         write_json({"error": {**problem, "details": dict(error.details)}})
+
+
+def write_bytes(piece: bytes, *, is_error: bool = False) -> None:
+    """Write what a task wrote, untouched, on stdout (or stderr) at once."""
+    stream = sys.stderr if is_error else sys.stdout
+    stream.buffer.write(piece)
+    stream.flush()
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str = "nothing") -> None:
@@ -155,6 +165,22 @@ def moment(at_ns: int) -> str:
     from moulin.domain.units import format_time
 
     return f"{format_time(at_ns)[:19].replace('T', ' ')}Z" if at_ns else "-"
+
+
+def sentences(reasons: "Sequence[Reason]") -> list[str]:
+    """Return reasons in words."""
+    from moulin.domain.reasons import sentence
+
+    return [sentence(reason) for reason in reasons]
+
+
+def ran(view: "WorkloadView") -> str:
+    """Return how long a workload has run, a dash before it does."""
+    if not view.started_at_ns:
+        return "-"
+    import time
+
+    return duration((view.ended_at_ns or time.time_ns()) - view.started_at_ns)
 
 
 def _public(value: object) -> Any:

@@ -74,7 +74,9 @@ def deploy(
     project: Project = "",
     is_json: IsJson = False,
 ) -> None:
-    """Fetch a model and serve it behind the gateway; returns when it answers.
+    """Fetch a model and serve it behind the gateway.
+
+    Returns when it answers.
 
     \b
     Examples:
@@ -130,9 +132,9 @@ def chat(
     data: Data = None,
     is_json: IsJson = False,
 ) -> None:
-    """Talk to a model that is served; Ctrl-D or an empty line ends it.
+    """Talk to a model that is served.
 
-    After each answer a line on stderr says what it took: tokens, money and energy, provisional
+    Ctrl-D or an empty line ends the conversation. After each answer a line on stderr says what it took: tokens, money and energy, provisional
     until the receipt is issued. Nothing of what is said is stored.
 
     \b
@@ -159,7 +161,7 @@ def _converse(model: str, ask: "object") -> None:
     say(f"talking to {model}; an empty line ends it")
     while True:
         try:
-            text = input("> ").strip()
+            text = input("> " if sys.stdin.isatty() else "").strip()
         except (EOFError, KeyboardInterrupt):
             text = ""
         if not text:

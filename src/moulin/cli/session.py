@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from moulin.domain.errors import InvalidRequest, NotFound
+from moulin.domain.errors import InvalidRequest, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from moulin.domain.views import WorkloadView
@@ -34,6 +34,8 @@ Word = Annotated[
 ]
 SEARCHED_MAX: Final = 1_000
 _ID_CHARACTERS: Final = 30
+_LOOPBACK: Final = "127.0.0.1"
+_RESTART_S: Final = 20.0
 
 
 def connect(data: Path | None, project: str = "", *, is_operator: bool = False) -> "Moulin":
@@ -57,6 +59,7 @@ def connect(data: Path | None, project: str = "", *, is_operator: bool = False) 
             hint="start one with `moulin up`, name its directory with --data, or set "
             "MOULIN_URL and MOULIN_API_KEY",
         )
+    _await_control(file.parent, found.control_url)
     return Moulin(credentials=found)
 
 
@@ -98,6 +101,33 @@ def _credentials_file(data: Path | None) -> Path:
     if os.environ.get("MOULIN_URL") or os.environ.get("MOULIN_API_KEY"):
         return Path(os.devnull) / "none"
     return Path(os.environ.get("MOULIN_CREDENTIALS") or ".moulin/credentials.json")
+
+
+def _await_control(data: Path, control_url: str) -> None:
+    """Wait for a control process that its supervisor is starting; say at once that none runs.
+
+    Only where the address is the one that this directory's supervisor serves.
+    """
+    import time
+
+    from moulin.app.datadir import read_run
+    from moulin.app.listening import is_well
+    from moulin.app.processes import is_alive
+
+    host, _, port = control_url.rpartition(":")
+    if host != f"http://{_LOOPBACK}" or not port.isdigit() or not data.is_dir():
+        return
+    run = read_run(data)
+    if run.supervisor is None or not is_alive(run.supervisor):
+        if is_well(int(port)):
+            return
+        raise Unavailable(
+            f"reach the control plane at {control_url}: Moulin does not run on {data}",
+            hint="start it with `moulin up`, or name another directory with --data",
+        )
+    deadline_s = time.monotonic() + _RESTART_S
+    while not is_well(int(port)) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
 
 
 def _operator_key(file: Path) -> str:

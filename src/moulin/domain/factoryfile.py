@@ -146,6 +146,7 @@ def exactly(scale: int, maximum: int, what: str, example: str) -> Callable[[Any]
     """
 
     def parse(written: object) -> int:
+        """Return the scaled number; raises `InvalidSpec`."""
         try:
             value = Decimal(str(written).strip().removesuffix("€").strip())
             scaled = value * scale

@@ -1,0 +1,231 @@
+"""`moulin run`: one workload from a command or a file, submitted, tried out or followed to its end."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from typer.core import TyperCommand
+
+from moulin.cli.screen import (
+    DETACHED_STATUS,
+    answer,
+    duration,
+    energy,
+    euros,
+    ran,
+    say,
+    sentences,
+    write,
+    write_bytes,
+    write_json,
+)
+from moulin.cli.session import Data, IsJson, Project, connect
+
+if TYPE_CHECKING:
+    from moulin.domain.control import Trial
+    from moulin.domain.views import WorkloadView
+    from moulin.domain.workload import WorkloadSpec
+    from moulin.sdk import Moulin
+
+app = typer.Typer(rich_markup_mode=None)
+COMMAND: Final = "moulin.command"
+NEWS_PERIOD_S: Final = 2.0
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="FILE | -- COMMAND", help="Job file (.yaml), or a command."),
+]
+IsFollowing = Annotated[
+    bool, typer.Option("--follow", "-f", help="Show the output and exit with the job's status.")
+]
+IsDryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say where, when and for how much; start nothing.")
+]
+NameFlag = Annotated[str | None, typer.Option("--name", help="Name of the job.")]
+CpusFlag = Annotated[str | None, typer.Option("--cpus", help="CPUs of each task: 2 or 0.5.")]
+MemoryFlag = Annotated[
+    str | None, typer.Option("--memory", help="Memory of each task: 512MB, 64GB.")
+]
+AcceleratorsFlag = Annotated[
+    str | None, typer.Option("--accelerators", help="Accelerators of each task: B300:8, or 2.")
+]
+NodesFlag = Annotated[
+    int | None, typer.Option("--nodes", help="Nodes that start together, one task each.")
+]
+CountryFlag = Annotated[
+    list[str] | None, typer.Option("--country", help="Only in this country; may be repeated.")
+]
+ZoneFlag = Annotated[
+    list[str] | None, typer.Option("--zone", help="Only in this zone; may be repeated.")
+]
+TimeLimitFlag = Annotated[
+    str | None, typer.Option("--time-limit", help="End it after this long: 30m, 6h.")
+]
+PriorityFlag = Annotated[
+    int | None, typer.Option("--priority", help="0 to 100, higher first (50).")
+]
+EnvFlag = Annotated[
+    list[str] | None, typer.Option("--env", "-e", metavar="NAME=VALUE", help="A variable.")
+]
+LabelFlag = Annotated[
+    list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="A label.")
+]
+WorkdirFlag = Annotated[
+    Path | None,
+    typer.Option("--workdir", help="Folder to run in; without it, an empty one of its own."),
+]
+RetryFlag = Annotated[
+    int | None, typer.Option("--retry", help="How often to try, the first time included.")
+]
+DeadlineFlag = Annotated[
+    str | None, typer.Option("--deadline", help="Give up when not done by then: 6h.")
+]
+
+
+class TakesCommand(TyperCommand):
+    """A command whose words after `--` are a program with its arguments, untouched."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the words after `--` aside and read the rest as usual."""
+        if "--" in args:
+            index = args.index("--")
+            ctx.meta[COMMAND] = tuple(args[index + 1 :])
+            args = args[:index]
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=TakesCommand)
+def run(
+    context: typer.Context,
+    words: Words = None,
+    *,
+    is_following: IsFollowing = False,
+    is_dry_run: IsDryRun = False,
+    name: NameFlag = None,
+    cpus: CpusFlag = None,
+    memory: MemoryFlag = None,
+    accelerators: AcceleratorsFlag = None,
+    nodes: NodesFlag = None,
+    country: CountryFlag = None,
+    zone: ZoneFlag = None,
+    time_limit: TimeLimitFlag = None,
+    priority: PriorityFlag = None,
+    env: EnvFlag = None,
+    label: LabelFlag = None,
+    workdir: WorkdirFlag = None,
+    retry: RetryFlag = None,
+    deadline: DeadlineFlag = None,
+    data: Data = None,
+    project: Project = "",
+    is_json: IsJson = False,
+) -> None:
+    """Run a command, or what a job file asks for.
+
+    Flags change what the file says. The job goes on when this command ends; --follow stays with
+    it, and Ctrl-C then only stops following.
+
+    \b
+    Examples:
+      moulin run -- python3 -c 'print(2 + 2)'
+      moulin run --follow --cpus 2 --time-limit 10m -- make test
+      moulin run job.yaml --dry-run
+    """
+    from moulin.cli.asked import Flags, wanted
+
+    spec = wanted(
+        words or (),
+        context.meta.get(COMMAND),
+        Flags(
+            name=name,
+            cpus=cpus,
+            memory=memory,
+            accelerators=accelerators,
+            nodes=nodes,
+            countries=country or (),
+            zones=zone or (),
+            time_limit=time_limit,
+            priority=priority,
+            env=env or (),
+            labels=label or (),
+            workdir=workdir,
+            retry=retry,
+            deadline=deadline,
+        ),
+    )
+    with connect(data, project) as client:
+        if is_dry_run:
+            _try_out(client, spec, is_json=is_json)
+        elif is_following:
+            _submit_and_follow(client, spec, is_json=is_json)
+        else:
+            view = client.workloads.submit(spec)
+            answer(view, is_json=is_json, show=lambda: write(view.id))
+            if not is_json:
+                say(f"{view.name} is {view.state}; `moulin logs -f {view.id}` shows its output")
+
+
+def _try_out(client: "Moulin", spec: "WorkloadSpec", *, is_json: bool) -> None:
+    trial = client.workloads.try_out(spec)
+    answer(trial, is_json=is_json, show=lambda: _show_trial(spec, trial))
+    if not trial.is_possible:
+        raise typer.Exit(1)
+
+
+def _show_trial(spec: "WorkloadSpec", trial: "Trial") -> None:
+    if not trial.is_possible:
+        write(f"{spec.name} can never run here:")
+    elif trial.nodes:
+        write(f"{spec.name} would start now on {', '.join(trial.nodes)}")
+        write(f"  zone         {', '.join(trial.zones)}")
+    else:
+        write(f"{spec.name} would wait:")
+    for line in sentences(trial.reasons):
+        write(f"  {line}")
+    if trial.is_possible:
+        limit = duration(trial.time_limit_s * 1_000_000_000) if trial.time_limit_s else "none"
+        write(f"  time limit   {limit}")
+        write(f"  price        at most {euros(trial.reserved_neur)}")
+        if trial.nodes:
+            write(f"  energy       at most about {energy(trial.energy_mj)} (an estimate)")
+
+
+def _submit_and_follow(client: "Moulin", spec: "WorkloadSpec", *, is_json: bool) -> None:
+    view = client.workloads.submit(spec)
+    say(f"{view.id} {view.name} is {view.state}")
+    try:
+        _say_why_it_waits(client, view.id)
+        for piece in client.workloads.follow(view.id):
+            write_bytes(piece, is_error=is_json)
+        view = client.workloads.wait(view.id)
+    except KeyboardInterrupt:
+        say(f"\nno longer following; {view.name} goes on. `moulin logs -f {view.id}` follows it")
+        say(f"again, `moulin stop {view.id}` stops it.")
+        raise typer.Exit(DETACHED_STATUS) from None
+    for line in sentences(view.reasons):
+        say(line)
+    say(f"{view.name} {view.state} after {ran(view)}")
+    if is_json:
+        write_json(view)
+    raise typer.Exit(_exit_status(view))
+
+
+def _say_why_it_waits(client: "Moulin", id: str) -> None:
+    """Say once why a job waits, when it still does after a moment."""
+    import time
+
+    deadline_s = time.monotonic() + NEWS_PERIOD_S
+    while time.monotonic() < deadline_s:
+        if client.workloads.get(id).state != "admitted":
+            return
+        time.sleep(0.05)
+    for line in sentences(client.workloads.why(id).reasons):
+        say(f"waiting: {line}")
+
+
+def _exit_status(view: "WorkloadView") -> int:
+    """Return the job's own status: that of its first task that failed, else 0 or 1."""
+    codes = [task.exit_code for unit in view.units for task in unit.tasks]
+    failed = [code for code in codes if code]
+    if view.state == "succeeded":
+        return 0
+    return failed[0] if failed and 0 < failed[0] < 256 else 1

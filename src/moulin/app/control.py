@@ -110,8 +110,10 @@ def read_settings(data_dir: Path) -> dict[str, Any]:
 
 def factory_settings(data_dir: Path, wanted: dict[str, Any]) -> FactorySettings:
     """Turn the supervisor's words into settings."""
+    models = str(wanted.get("models", ""))
     return FactorySettings(
         data_dir=data_dir,
+        models_dir=Path(models) if models else None,
         database=str(wanted.get("database", "")),
         factory_name=str(wanted.get("factory_name", "moulin")),
         site_name=str(wanted.get("site_name", "this-site")),

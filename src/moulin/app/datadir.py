@@ -56,6 +56,21 @@ def make_directory(data: Path) -> None:
         ) from cause
 
 
+def models_directory(data: Path) -> Path:
+    """Return, and make, the folder of model files that all factories of this user share.
+
+    That is `moulin/models` in the user's cache directory; without one that can be written, the
+    data directory itself.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        shared = cache.expanduser() / "moulin" / "models"
+        shared.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # the latter when nobody knows a home directory
+        return data
+    return shared if os.access(shared, os.W_OK) else data
+
+
 def lock(data: Path, pid: int) -> int:
     """Take the directory for this process until it ends; return the open descriptor.
 

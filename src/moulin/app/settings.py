@@ -36,6 +36,9 @@ class Settings:
     gateway_port: int = _setting(
         8701, "port of the inference gateway; 0 picks a free one", maximum=PORT_MAX
     )
+    models: str = _setting(
+        "", "folder of model files, shared by your factories; empty is your cache directory"
+    )
     nodes: int = _setting(
         1, "nodes to divide this machine into, each with CPUs of its own", maximum=4096
     )

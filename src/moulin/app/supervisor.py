@@ -29,6 +29,7 @@ from moulin.app.datadir import (
     SETTINGS,
     lock,
     make_directory,
+    models_directory,
     read_json,
     read_run,
     write_json,
@@ -66,6 +67,7 @@ class Wanted:
     factory: Path | None = None
     metering_interval_s: float = 15.0
     database: str = ""
+    models: Path | None = None
     start_wait_s: float = 60.0
     is_json: bool = False
 
@@ -215,6 +217,7 @@ def prepare(wanted: Wanted, ports: dict[str, int]) -> None:
             "gateway_port": ports["gateway"],
             "metering_interval_s": wanted.metering_interval_s,
             "database": wanted.database,
+            "models": str((wanted.models or models_directory(wanted.data)).absolute()),
         },
     )
     credentials = read_json(wanted.data / CREDENTIALS)
@@ -437,6 +440,7 @@ def _arguments(arguments: Sequence[str] | None) -> Wanted:
     parser.add_argument("--factory", type=Path, default=None)
     parser.add_argument("--metering-interval-s", type=float, default=15.0)
     parser.add_argument("--database", default="")
+    parser.add_argument("--models", type=Path, default=None)
     parser.add_argument("--start-wait-s", type=float, default=60.0)
     parser.add_argument("--json", action="store_true", dest="is_json")
     given = vars(parser.parse_args(arguments))

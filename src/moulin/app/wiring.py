@@ -41,9 +41,13 @@ STOP_GRACE_S: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactorySettings:
-    """What a control process is told: where its data is and how its factory is called."""
+    """What a control process is told: where its data is and how its factory is called.
+
+    Model files are in `models_dir`, or without one in the data directory.
+    """
 
     data_dir: Path
+    models_dir: Path | None = None
     database: str = ""
     factory_name: str = "moulin"
     site_name: str = "this-site"
@@ -152,7 +156,7 @@ def open_factory(settings: FactorySettings) -> Factory:
     pepper = (data / "pepper").read_bytes()
     store = open_store(settings.database or data / "moulin.sqlite")
     signer = open_signer(data / "signing.key", key_name(settings.factory_name))
-    library = ModelLibrary(data, data / "replica_keys", pepper)
+    library = ModelLibrary(settings.models_dir or data, data / "replica_keys", pepper)
     engines = EngineBook(data, clock)
     inbox = Inbox()
     plane = take_lead(

@@ -88,6 +88,7 @@ def up(
         "--country": settings.country,
         "--metering-interval-s": settings.metering_interval_s,
         "--database": settings.database,
+        "--models": settings.models,
         "--start-wait-s": settings.start_wait_s,
         "--factory": str(factory.resolve()) if factory is not None else "",
     }

@@ -464,7 +464,7 @@ def _keep_upgrade(client: ClientConnection, value: bytes) -> None:
 
 
 def _keep_user_agent(client: ClientConnection, value: bytes) -> None:
-    client.is_mistral = value.startswith(b"mistral-client")
+    client.is_mistral = b"mistral" in value
 
 
 _Keep = Callable[[ClientConnection, bytes], None]

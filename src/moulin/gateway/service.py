@@ -313,6 +313,7 @@ def _model_card(model: ModelView) -> dict[str, object]:
     return {
         "id": model.name,
         "object": "model",
+        "type": "base",
         "created": model.created_s,
         "owned_by": "factory" if model.is_public else model.project,
         "name": model.name,

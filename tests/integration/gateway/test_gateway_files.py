@@ -1,0 +1,152 @@
+"""The gateway's files: a journal that is gapless and survives damage, a cache that is never younger."""
+
+import asyncio
+import errno
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from moulin.domain.wire import encode
+from moulin.gateway.cache import CONFIRMED, SNAPSHOT, SnapshotCache
+from moulin.gateway.journal import Journal, JournalReader, predecessors
+from tests.integration.gateway.plant import snapshot
+
+
+class Request:
+    def __init__(self) -> None:
+        self.is_written = False
+        self.cause: OSError | None = None
+
+    def written(self) -> None:
+        self.is_written = True
+
+    def not_written(self, cause: OSError) -> None:
+        self.cause = cause
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    loop = asyncio.new_event_loop()
+    made = Journal(tmp_path, 5, loop)
+    yield made
+    made.close()
+    loop.close()
+
+
+def begin(journal: Journal, text: str = "") -> Request:
+    request = Request()
+    journal.append(b'"kind":"begin","x":"%b"}' % text.encode(), request)
+    return request
+
+
+def test_lines_of_a_tick_share_a_write_and_are_gapless(journal: Journal) -> None:
+    requests = [begin(journal) for _ in range(3)]
+    assert journal.path.read_bytes() == b""
+    journal.flush()
+    assert all(request.is_written for request in requests)
+    begin(journal)
+    journal.flush()
+    lines = [json.loads(line) for line in journal.path.read_bytes().splitlines()]
+    assert [line["sequence"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_a_full_disk_refuses_begins_keeps_ends_and_leaves_no_half_line(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(journal)
+    journal.flush()
+    whole = journal.path.read_bytes()
+    refused = begin(journal, "a" * 100)
+    journal.append(b'"kind":"end"}', None)
+
+    import os
+
+    real = os.write
+    room = [40]
+
+    def write(descriptor: int, data: bytes) -> int:
+        taken = min(room[0], len(data))
+        if not taken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room[0] -= taken
+        return real(descriptor, data[:taken])
+
+    monkeypatch.setattr(os, "write", write)
+    journal.flush()
+    assert refused.cause is not None
+    assert not refused.is_written
+    assert journal.path.read_bytes() == whole
+    assert journal.is_behind
+    room[0] = 10_000
+    journal.flush()
+    lines = [json.loads(line) for line in journal.path.read_bytes().splitlines()]
+    assert [(line["sequence"], line["kind"]) for line in lines] == [(1, "begin"), (2, "end")]
+
+
+def test_a_reader_sends_again_what_was_not_acknowledged(journal: Journal) -> None:
+    for _ in range(5):
+        begin(journal)
+    journal.flush()
+    reader = JournalReader(journal.path, is_finished=False)
+    shipment = reader.next_shipment()
+    assert (len(shipment.lines), shipment.last, shipment.is_end) == (5, 5, True)
+    reader.acknowledge(shipment, 3)
+    shipment = reader.next_shipment()
+    assert [json.loads(line)["sequence"] for line in shipment.lines] == [4, 5]
+    reader.acknowledge(shipment, 5)
+    assert reader.next_shipment().lines == ()
+    assert reader.acknowledged == 5
+
+
+def test_large_journals_come_in_parts(journal: Journal) -> None:
+    for _ in range(3000):
+        begin(journal, "a" * 500)
+    journal.flush()
+    reader = JournalReader(journal.path, is_finished=True)
+    sequences = []
+    while True:
+        shipment = reader.next_shipment()
+        sequences += [json.loads(line)["sequence"] for line in shipment.lines]
+        reader.acknowledge(shipment, shipment.last)
+        if shipment.is_end:
+            break
+    assert sequences == list(range(1, 3001))
+
+
+@pytest.mark.parametrize(
+    "damage", [b'{"sequence":3,"ki', b"\0" * 4096 + b"\n", b'{"sequence":"x"}\n', b"[]\n", b"\n"]
+)
+def test_a_damaged_end_is_the_end(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "10.journal").write_bytes(b'{"sequence":1}\n{"sequence":2}\n' + damage)
+    (tmp_path / "9.journal").write_bytes(b"")
+    (tmp_path / "other.journal").write_bytes(b"")
+    empty, damaged = predecessors(tmp_path)
+    assert (empty.epoch, damaged.epoch) == (9, 10)
+    assert empty.next_shipment().is_end
+    shipment = damaged.next_shipment()
+    assert (len(shipment.lines), shipment.last, shipment.is_end) == (2, 2, True)
+    damaged.acknowledge(shipment, 2)
+    shipment = damaged.next_shipment()
+    assert (shipment.lines, shipment.is_end) == ((), True)
+
+
+def test_the_cache_gives_back_what_it_was_given(tmp_path: Path) -> None:
+    cache = SnapshotCache(tmp_path)
+    assert cache.load() is None
+    value = snapshot()
+    cache.keep(encode(value), 123)
+    assert cache.load() == (value, 123)
+    cache.confirm(456)
+    assert cache.load() == (value, 456)
+    assert (tmp_path / SNAPSHOT).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("name", [SNAPSHOT, CONFIRMED])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"at_ns":null}', b'{"version":1}'])
+def test_a_damaged_cache_is_not_trusted(tmp_path: Path, name: str, content: bytes) -> None:
+    cache = SnapshotCache(tmp_path)
+    cache.keep(encode(snapshot()), 123)
+    (tmp_path / name).write_bytes(content)
+    assert cache.load() is None

@@ -1,0 +1,46 @@
+"""The fast journal lines are exactly the records of the contract; ids have the form of all ids."""
+
+import json
+import re
+
+from moulin.domain.snapshot import JournalKind, JournalRecord
+from moulin.domain.wire import decode, encode
+from moulin.gateway.identifiers import RequestIds
+from moulin.gateway.records import begin_line, end_line
+
+ROUTE = b'"organisation":"u","project":"p","key":"k","model":"m\\"\\u00e9","endpoint":"e"'
+REPLICA = b'"replica":"r","zone":"z"'
+
+
+def read(line: bytes) -> JournalRecord:
+    return decode(JournalRecord, json.loads(b'{"sequence":7,' + line))
+
+
+def test_lines_are_records() -> None:
+    begin = read(
+        begin_line(
+            request=b"ID", at_ns=2**62, route=ROUTE, replica=REPLICA,
+            tokens_input=1, tokens_output=2, amount_neur=2**70,
+        )
+    )  # fmt: skip
+    assert begin == JournalRecord(
+        sequence=7, kind=JournalKind.BEGIN, request="req_ID", at_ns=2**62, organisation="u",
+        project="p", key="k", model='m"é', endpoint="e", replica="r", zone="z", tokens_input=1,
+        tokens_output=2, amount_neur=2**70,
+    )  # fmt: skip
+    end = read(
+        end_line(
+            request=b"ID", at_ns=5, route=ROUTE, replica=REPLICA, tokens_input=1, tokens_output=2,
+            amount_neur=3, outcome=b"cut", is_estimated=True,
+        )
+    )  # fmt: skip
+    assert (end.kind, end.outcome, end.is_estimated) == (JournalKind.END, "cut", True)
+    assert set(encode(end)) == set(encode(begin))
+
+
+def test_ids_sort_by_time_and_do_not_repeat() -> None:
+    ids = RequestIds()
+    drawn = [ids.draw(ms * 1_000_000) for ms in range(1_700_000_000_000, 1_700_000_002_000)]
+    assert all(re.fullmatch(rb"[0-9A-HJKMNP-TV-Z]{26}", each) for each in drawn)
+    assert drawn == sorted(drawn)
+    assert len({each[10:] for each in drawn}) == len(drawn)

@@ -14,6 +14,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 from moulin.domain import factory
 from moulin.domain.control import ApplyWanted, FetchWanted, KeyWanted, ScaleWanted
 from moulin.domain.errors import InvalidSpec
+from moulin.domain.usage import Meter
 from moulin.domain.workload import (
     EndpointSpec,
     Resources,
@@ -34,9 +35,12 @@ FREE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._:/ @+-]{0,199}"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
-    """An integer, or each of a collection of integers, from `minimum` to `maximum`."""
+    """An integer, or each of a collection of integers, from `minimum` to `maximum`.
 
-    minimum: int = -(2**63)
+    -1 stands for "no limit" in several fields; nothing is less than that.
+    """
+
+    minimum: int = -1
     maximum: int = 2**63 - 1
 
 
@@ -57,6 +61,7 @@ class Text:
 
 Bound = Whole | Text
 
+_NATURAL = Whole(minimum=0)
 _NAME = Text(length_max=63, pattern=NAME)
 _FREE = Text(length_max=200, pattern=FREE_NAME)
 _OPTIONAL = Text(length_max=200, pattern=f"(?:{FREE_NAME})?")
@@ -107,9 +112,25 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
     },
     FetchWanted: {"variant": _OPTIONAL, "source": Text(length_max=8, pattern="hf|pypi|any")},
     ApplyWanted: {"managed_by": _FREE},
-    factory.MachineClass: {"name": _FREE},
+    factory.MachineClass: {
+        "name": _FREE,
+        "memory_bytes": _NATURAL,
+        "tera_flops": _NATURAL,
+        "idle_mw": _NATURAL,
+        "peak_mw": _NATURAL,
+        "devices_per_domain": _NATURAL,
+    },
     factory.Organisation: {"name": _FREE, "countries": _COUNTRIES},
-    factory.Site: {"name": _FREE, "country": Text(length_max=2, pattern=f"(?:{COUNTRY})?")},
+    factory.Site: {
+        "name": _FREE,
+        "country": Text(length_max=2, pattern=f"(?:{COUNTRY})?"),
+        "owners": Whole(minimum=0, maximum=10**6),
+        "power_envelope_w": _NATURAL,
+        "pue_ppm": Whole(minimum=10**6, maximum=10**8),
+        "carbon_location_ng_per_kwh": _NATURAL,
+        "carbon_market_ng_per_kwh": _NATURAL,
+        "energy_price_neur_per_kwh": _NATURAL,
+    },
     factory.Zone: {"name": _FREE, "site": _FREE},
     factory.Pool: {"name": _FREE, "zone": _FREE, "engine": _FREE, "machine_class": _FREE},
     factory.Project: {
@@ -122,7 +143,12 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
         "name": _FREE,
         "effective_from_ns": Whole(minimum=0, maximum=253_402_300_799 * 10**9),
     },
-    factory.Price: {"per": Whole(minimum=1), "unit_price_neur": Whole(minimum=0)},
+    factory.Price: {
+        "sku": _FREE,
+        "meter": Text(length_max=40, pattern="|".join(Meter)),
+        "per": Whole(minimum=1),
+        "unit_price_neur": _NATURAL,
+    },
 }
 ANY_WHOLE: Final = Whole()
 ANY_TEXT: Final = Text(length_max=4096)

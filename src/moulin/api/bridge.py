@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from moulin.controlplane.commands import Answer, Command
-from moulin.domain.errors import DeadlineExceeded
+from moulin.domain.errors import DeadlineExceeded, Unavailable
 
 T = TypeVar("T")
 
@@ -31,6 +31,7 @@ class Bridge:
         self._wait_s = wait_s
         self._arrived: deque[tuple[_Waiting, Future[Answer]]] = deque()
         self._is_waking = False
+        self._waiting: set[asyncio.Future[Any]] = set()
 
     async def ask(self, command: Command, answer: type[T]) -> T:
         """Return the control plane's answer, which is of type `answer`.
@@ -43,10 +44,23 @@ class Bridge:
         timer = loop.call_later(self._wait_s, _expire, found, self._wait_s)
         waiting = _Waiting(found, timer)
         self._call(command).add_done_callback(lambda done: self._arrive(loop, waiting, done))
+        self._waiting.add(found)
         try:
             return cast("T", await found)
         finally:
+            self._waiting.discard(found)
             timer.cancel()
+
+    def close(self) -> None:
+        """Tell everybody who waits that no answer will come; called on the event loop."""
+        for found in tuple(self._waiting):
+            if not found.done():
+                found.set_exception(
+                    Unavailable(
+                        "wait for the control plane: it is stopping",
+                        hint="it may still be carried out; repeat it with the same Idempotency-Key",
+                    )
+                )
 
     def _arrive(
         self, loop: asyncio.AbstractEventLoop, waiting: _Waiting, done: "Future[Answer]"

@@ -129,5 +129,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         app: Any = self.config.app
-        cast("ApiState", app.state.moulin).news.close()
+        state = cast("ApiState", app.state.moulin)
+        state.news.close()
+        state.bridge.close()
         await super().shutdown(sockets)

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import threading
 import time
 
 import httpx
@@ -233,6 +234,16 @@ def test_a_control_plane_that_does_not_answer_is_a_timeout_that_may_be_repeated(
         with world.client() as client:
             answer = client.get("/api/v1/status")
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+    assert answer.json()["retryable"] is True
+
+
+def test_callers_are_told_when_the_control_plane_ends_before_it_answers():
+    with running_world() as world, world.client() as client:
+        world.standin.is_stopping = True
+        time.sleep(0.2)
+        threading.Timer(0.3, world.server.stop).start()
+        answer = client.get("/api/v1/status")
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert answer.json()["retryable"] is True
 
 

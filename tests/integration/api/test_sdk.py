@@ -16,8 +16,8 @@ from moulin.domain.errors import (
     InvalidRequest,
     InvalidSpec,
     NotFound,
-    Unavailable,
     Unauthenticated,
+    Unavailable,
     UnknownName,
 )
 from moulin.domain.events import WorkloadStopRequested

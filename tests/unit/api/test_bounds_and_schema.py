@@ -32,6 +32,27 @@ def test_no_bound_refuses_its_own_fields_default():
     assert seen > 10
 
 
+@pytest.mark.parametrize(
+    "declared",
+    [
+        factory.Site(name="s", country="FR", pue_ppm=999_999),
+        factory.Site(name="s", country="FR", owners={"acme": -1}),
+        factory.Site(name="s", country="France"),
+        factory.MachineClass(name="m", title="t", peak_mw=-1),
+        factory.Project(name="p", organisation="o", quota=factory.Quota(cpu_milli=-2)),
+        factory.Project(name="p q", organisation="o"),
+        factory.PriceBook(
+            name="b",
+            effective_from_ns=0,
+            prices=(factory.Price(sku="s", meter="smiles", unit_price_neur=1, per=1),),
+        ),
+    ],
+)
+def test_what_no_operator_can_mean(declared):
+    with pytest.raises(InvalidSpec):
+        check_bounds(declared)
+
+
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
 def test_no_number_passes_that_no_column_holds(number):
     with pytest.raises(InvalidSpec):

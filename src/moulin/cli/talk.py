@@ -25,7 +25,7 @@ from moulin.sdk import Credentials
 
 TIMEOUT: Final = httpx.Timeout(300.0, connect=5.0)
 _FIGURES: Final = re.compile(
-    r": moulin figures=provisional cost-eur=(\S+) energy-j=(\S+) co2e-g=(\S+)"
+    r": moulin figures=provisional cost-eur=(\S+)(?: energy-j=(\S+) co2e-g=(\S+))?"
 )
 
 

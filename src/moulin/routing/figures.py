@@ -10,21 +10,27 @@ from moulin.domain.snapshot import ReplicaView
 
 _GIGA: Final = 10**9
 _MEGA: Final = 10**6
-HEADERS: Final = (
-    b"x-moulin-figures: provisional\r\n"
-    b"x-moulin-cost-eur: %d.%09d\r\nx-moulin-energy-j: %d.%06d\r\nx-moulin-co2e-g: %d.%09d\r\n"
+# Cost, then energy and carbon: these two are left out while nothing is known of a replica's energy.
+Form = tuple[bytes, bytes, bytes]
+HEADERS: Final[Form] = (
+    b"x-moulin-figures: provisional\r\nx-moulin-cost-eur: %d.%09d\r\n",
+    b"x-moulin-energy-j: %d.%06d\r\nx-moulin-co2e-g: %d.%09d\r\n",
+    b"",
 )
-COMMENT: Final = (
-    b": moulin figures=provisional cost-eur=%d.%09d energy-j=%d.%06d co2e-g=%d.%09d\n\n"
+COMMENT: Final[Form] = (
+    b": moulin figures=provisional cost-eur=%d.%09d",
+    b" energy-j=%d.%06d co2e-g=%d.%09d",
+    b"\n\n",
 )
 
 
 def provisional(
-    form: bytes, replica: ReplicaView, tokens: tuple[int, int], amount_neur: int
+    form: Form, replica: ReplicaView, tokens: tuple[int, int], amount_neur: int
 ) -> bytes:
     """Return the figures of an answer of `tokens` (input, output) in one of the forms above.
 
-    n€ are written as euros, µJ as joules, ng CO2e as grams rounded down.
+    n€ are written as euros, µJ as joules, ng CO2e as grams rounded down. A replica whose energy
+    per token is not known yet has a cost only: unknown is not zero.
 
     >>> replica = ReplicaView(
     ...     attempt="a", address="h:1", key="", zone="z", country="FR", country_basis="attested",
@@ -36,12 +42,8 @@ def provisional(
         tokens[0] * replica.energy_uj_per_token_input
         + tokens[1] * replica.energy_uj_per_token_output
     )
+    cost = form[0] % divmod(amount_neur, _GIGA)
+    if not energy_uj:
+        return cost + form[2]
     carbon_ng = energy_uj * replica.carbon_ng_per_j // _MEGA
-    return form % (
-        amount_neur // _GIGA,
-        amount_neur % _GIGA,
-        energy_uj // _MEGA,
-        energy_uj % _MEGA,
-        carbon_ng // _GIGA,
-        carbon_ng % _GIGA,
-    )
+    return cost + form[1] % (*divmod(energy_uj, _MEGA), *divmod(carbon_ng, _GIGA)) + form[2]

@@ -1,0 +1,111 @@
+"""Who may be killed, and the killing: SIGKILL to one process at a time, each noted."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moulin.app.datadir import read_run
+from moulin.app.processes import ProcessMark, is_alive, mark_of
+from moulin.domain.errors import LocalError
+from moulin.engines.local.shim import read_spec
+from moulin.engines.local.spool import read_record
+
+CONTROL, GATEWAY, SHIM, REPLICA, REPLICA_SHIM = kinds = (
+    "control", "gateway", "shim", "replica", "replica_shim",
+)  # fmt: skip
+WEIGHTS = {CONTROL: 30, GATEWAY: 22, SHIM: 30, REPLICA: 9, REPLICA_SHIM: 9}
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A process with what it is, and for a shim or replica the step it belongs to."""
+
+    kind: str
+    mark: ProcessMark
+    step: str = ""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A kill that hit, at the machine's monotonic time."""
+
+    at_ns: int
+    kind: str
+    pid: int
+    step: str
+
+
+@dataclass
+class Killer:
+    """Kills at random points; the order follows from the seed, the moments from the machine."""
+
+    data: Path
+    dice: random.Random
+    report: Callable[[str], None]
+    kills: list[Kill] = field(default_factory=list)
+
+    def run(self, count: int, pause_s: tuple[float, float]) -> None:
+        """Kill so many processes, with pauses in between."""
+        while len(self.kills) < count:
+            time.sleep(self.dice.uniform(*pause_s))
+            victim = self._choose(tuple(victims(self.data)))
+            if victim is None or not is_alive(victim.mark):
+                continue
+            os.kill(victim.mark.pid, signal.SIGKILL)
+            at_ns = time.monotonic_ns()
+            self.kills.append(Kill(at_ns, victim.kind, victim.mark.pid, victim.step))
+            self.report(f"kill {len(self.kills)}/{count}: {victim.kind} {victim.step}")
+
+    def _choose(self, found: tuple[Victim, ...]) -> Victim | None:
+        present = sorted({victim.kind for victim in found})
+        if not present:
+            return None
+        (kind,) = self.dice.choices(present, [WEIGHTS[each] for each in present])
+        return self.dice.choice([victim for victim in found if victim.kind == kind])
+
+
+def victims(data: Path) -> Iterator[Victim]:
+    """Yield everything that lives now and may be killed."""
+    try:
+        run = read_run(data)
+    except LocalError:
+        return
+    for kind, mark in ((CONTROL, run.control), (GATEWAY, run.gateway)):
+        if mark is not None and is_alive(mark):
+            yield Victim(kind, mark)
+    for directory in sorted((data / "spool").glob("*/[0-9]*")):
+        shim = shim_of(directory)
+        if shim is None:
+            continue
+        step = f"{directory.parent.name}.t{directory.name}"
+        if read_spec((directory / "spec").read_bytes()).get(b"endpoint") != [b"1"]:
+            yield Victim(SHIM, shim, step)
+            continue
+        yield Victim(REPLICA_SHIM, shim, step)
+        for child in _children(shim.pid):
+            yield Victim(REPLICA, child, step)
+
+
+def shim_of(directory: Path) -> ProcessMark | None:
+    """Return the living shim of a step directory, None when there is none."""
+    record = read_record(str(directory / "started"))
+    if record is None or record.get("by") != "shim":
+        return None
+    mark = mark_of(int(record["pid"]))
+    same = mark is not None and mark.started_ticks == int(record["started_ticks"])
+    return mark if same else None
+
+
+def _children(pid: int) -> Iterator[ProcessMark]:
+    try:
+        words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return
+    for word in words:
+        mark = mark_of(int(word))
+        if mark is not None:
+            yield mark

@@ -17,7 +17,7 @@ from moulin.app.models import ModelLibrary
 from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.plane import Plane, PlaneSettings, Ports
 from moulin.controlplane.recover import take_lead
-from moulin.domain.errors import EngineRefused, NotFound
+from moulin.domain.errors import EngineRefused, InvalidSpec, NotFound
 from moulin.domain.factory import Pool
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import LogChunk, NodeCapacity
@@ -36,6 +36,7 @@ from moulin.sources.signing import open_signer
 from moulin.store.opening import open_store
 
 SIMULATED_NODES_MAX: Final = 200_000
+COUNT_DIGITS_MAX: Final = 18
 STOP_GRACE_S: Final = 5
 
 
@@ -92,31 +93,43 @@ class EngineBook:
         return self._engines[pool.name]
 
     def _local(self, pool: Pool) -> Engine:
-        return local_engine(
-            self._data_dir, self._clock, int(pool.settings.get("nodes", "1")), pool.name
-        )
+        return local_engine(self._data_dir, self._clock, _count(pool, "nodes", 1), pool.name)
 
     def _simulated(self, pool: Pool) -> Engine:
-        count = int(pool.settings.get("nodes", "1"))
+        count = _count(pool, "nodes", 1)
         if not 0 < count <= SIMULATED_NODES_MAX:
             raise EngineRefused(
                 f"simulate {count} nodes in pool {pool.name!r}",
                 hint=f"use 1 to {SIMULATED_NODES_MAX}",
             )
-        cpus = int(pool.settings.get("cpus", "64"))
+        cpus = _count(pool, "cpus", 64)
         nodes = [
             NodeCapacity(
                 node=NodeId(f"{pool.name}-{index:05d}"),
                 cpu_milli=cpus * 1000,
-                memory_bytes=int(pool.settings.get("memory_bytes", str(256 * 10**9))),
+                memory_bytes=_count(pool, "memory_bytes", 256 * 10**9),
                 machine_class=SIMULATED_CLASS,
-                accelerators=int(pool.settings.get("accelerators", "0")),
+                accelerators=_count(pool, "accelerators", 0),
                 accelerator_class=pool.settings.get("accelerator_class", ""),
                 boot_id=SIMULATED_CLASS,
             )
             for index in range(count)
         ]
         return SimulatedEngine(World(self._clock, nodes))
+
+
+def _count(pool: Pool, name: str, default: int) -> int:
+    """Read one of a pool's settings as a whole number.
+
+    Raises `InvalidSpec` for anything else.
+    """
+    text = pool.settings.get(name, str(default))
+    if not text.isascii() or not text.isdigit() or len(text) > COUNT_DIGITS_MAX:
+        raise InvalidSpec(
+            f"connect pool {pool.name!r}: setting {name} is {text!r}",
+            hint="write a whole number, not below zero",
+        )
+    return int(text)
 
 
 def local_engine(data_dir: Path, clock: SystemClock, nodes: int, prefix: str) -> LocalEngine:

@@ -190,7 +190,7 @@ def _pieces(lines: Iterator[str], heard: _Heard) -> Iterator[str]:
     for line in lines:
         figures = _FIGURES.match(line)
         if figures is not None:
-            heard.figures = (figures[1], figures[2], figures[3])
+            heard.figures = (figures[1], figures[2] or "", figures[3] or "")
         if not line.startswith("data:"):
             continue
         data = line[5:].strip()

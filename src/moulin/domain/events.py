@@ -87,11 +87,15 @@ class KeyRevoked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadSubmitted:
-    """A workload was admitted to wait; `reserved_neur` is held from its project's budget."""
+    """A workload was admitted to wait; `reserved_neur` is held from its project's budget.
+
+    `model_digest` names the weights an endpoint will serve.
+    """
 
     submission: Submission
     reserved_neur: int
     policy_decision: str
+    model_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +205,7 @@ class IntervalMetered:
     task_cpu_ns: Mapping[str, int]
     task_energy_mj: Mapping[str, int]
     task_overhead_mj: Mapping[str, int]
+    task_standing_mj: Mapping[str, int]
     energy_mj: int
     idle_mj: int
     unattributed_mj: int
@@ -211,8 +216,20 @@ class IntervalMetered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeteringClosed:
+    """Intervals and requests became final as of `now_ns`, with journals known to `journal_until_ns`."""
+
+    now_ns: int
+    journal_until_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChargedUsage:
-    """One usage charged: enough to keep balances; the usage itself is a row with its receipt."""
+    """One usage charged: enough to keep balances; the usage itself is a row with its receipt.
+
+    `workload` is the hold it is taken from: a workload's reservation, or with `is_from_grant` the
+    request whose settled escrow pays.
+    """
 
     usage: str
     receipt: str
@@ -299,6 +316,7 @@ Payload = (
     | WorkloadFinished
     | TaskObserved
     | IntervalMetered
+    | MeteringClosed
     | UsagesCharged
     | GatewayEpochOpened
     | GrantIssued
@@ -326,6 +344,7 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     WorkloadFinished: "workload.finished",
     TaskObserved: "task.observed",
     IntervalMetered: "interval.metered",
+    MeteringClosed: "metering.closed",
     UsagesCharged: "usages.charged",
     GatewayEpochOpened: "gateway.epoch_opened",
     GrantIssued: "grant.issued",

@@ -2,26 +2,37 @@
 
 The meter stage reads counters and drafts `IntervalMetered`; this fold turns the same events back
 into what is still open: counters to subtract next time, and replica intervals not yet final.
+What is metered to its end is forgotten, so that memory does not grow with the log.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from moulin.domain.events import (
     AttemptPlaced,
     Event,
+    FactoryApplied,
     IntervalMetered,
     JournalRecorded,
     MeteringClosed,
     NodeJoined,
     NodeLeft,
     TaskObserved,
+    WorkloadFinished,
     WorkloadSubmitted,
 )
 from moulin.domain.factory import Site
-from moulin.domain.ids import AttemptId, NodeId, OrganisationId, ProjectId, StepId, step_id
-from moulin.domain.observation import TaskPhase
+from moulin.domain.ids import (
+    AttemptId,
+    NodeId,
+    OrganisationId,
+    ProjectId,
+    StepId,
+    WorkloadId,
+    step_id,
+)
+from moulin.domain.observation import NodeCapacity, TaskPhase
 from moulin.domain.snapshot import JournalKind, JournalRecord
 from moulin.domain.usage import NodeAllocation, NodeReading, RequestUsage, TaskReading
 from moulin.domain.workload import Submission, WorkloadKind
@@ -38,96 +49,136 @@ from moulin.metering import (
 )
 from moulin.scheduler import State
 
-ENDED: Final = frozenset({TaskPhase.EXITED, TaskPhase.GONE, TaskPhase.ABSENT})
+SEEN: Final = frozenset({TaskPhase.STARTING, TaskPhase.RUNNING})
 RULES: Final = MeteringRules(
     share=share_requests, share_method=SHARE_METHOD, carbon=carbon, deadline_ns=600 * 10**9
 )
 # Ended tasks after which a node's interval is closed early, so that no cycle meters a thousand.
 CROWDED: Final = 25
+# Ended replicas whose facts are kept for requests that a gateway tells of late.
+RETIRED_KEPT: Final = 1000
 SiteOf = Callable[[str], Site | None]
+UNKNOWN_SITE: Final = Site(name="unknown", country="")
 
 
 @dataclass(slots=True)
 class NodeCursor:
     """A node is metered until `until_ns`, when its own counter stood at `cpu_ns`.
 
-    `is_based` is False until a first counter was read. `ended` counts tasks that ended since.
+    `is_based` is False until a first counter was read. A node that `has_left` stays until its
+    tasks are metered. `ended` counts tasks that ended since.
     """
 
+    capacity: NodeCapacity
     until_ns: int
     zone: str
-    cpu_milli: int
     cpu_ns: int = 0
     is_based: bool = False
+    has_left: bool = False
     steps: set[StepId] = field(default_factory=set)
     ended: int = 0
 
 
 @dataclass(slots=True)
 class StepCursor:
-    """A task with what of it is not metered yet; `ended_ns` 0 while it may still run."""
+    """A task with what it holds and how far it is metered; `ended_ns` 0 while it may still run.
+
+    `started_ns` is 0 until an engine was seen to have it.
+    """
 
     attempt: AttemptId
     node: NodeId
+    cpu_milli: int
+    memory_bytes: int
+    accelerators: int
     started_ns: int = 0
     ended_ns: int = 0
+    until_ns: int = 0
     cpu_ns: int = 0
     cpu_ns_final: int = 0
 
 
 @dataclass(slots=True)
+class AttemptCursor:
+    """Where an attempt runs and how many of its tasks are not metered to their end."""
+
+    workload: WorkloadId
+    zone: str
+    steps_open: int
+
+
+@dataclass(slots=True)
 class Admission:
-    """What metering keeps of an admitted workload."""
+    """What metering keeps of an admitted workload while it can still be metered."""
 
     submission: Submission
     policy_decision: str
     model_digest: str
+    attempts: int = 0
+    is_finished: bool = False
+
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether requests use its replicas."""
+        return self.submission.spec.kind is WorkloadKind.ENDPOINT
 
 
 @dataclass(slots=True)
 class Cursors:
-    """Everything that metering continues from; `crowded` nodes are metered before their time."""
+    """Everything that metering continues from; `crowded` nodes are metered before their time.
+
+    `retired` are replicas metered to their end, oldest first.
+    """
 
     nodes: dict[NodeId, NodeCursor] = field(default_factory=dict)
     steps: dict[StepId, StepCursor] = field(default_factory=dict)
-    zone_by_attempt: dict[AttemptId, str] = field(default_factory=dict)
-    workload_by_attempt: dict[AttemptId, str] = field(default_factory=dict)
-    admissions: dict[str, Admission] = field(default_factory=dict)
+    attempts: dict[AttemptId, AttemptCursor] = field(default_factory=dict)
+    admissions: dict[WorkloadId, Admission] = field(default_factory=dict)
+    retired: dict[AttemptId, None] = field(default_factory=dict)
     crowded: dict[NodeId, None] = field(default_factory=dict)
     begun: dict[str, JournalRecord] = field(default_factory=dict)
     open: OpenMetering = field(default_factory=OpenMetering)
 
+    def admission_of(self, attempt: AttemptId) -> Admission:
+        """Return the admission of an attempt that is not metered to its end."""
+        return self.admissions[self.attempts[attempt].workload]
+
 
 class Facts(Mapping[AttemptId, AttemptFacts]):
-    """The facts of attempts as the log has them, made on demand."""
+    """The facts of attempts as the log has them, made on demand.
+
+    An attempt that is forgotten, or that a request never reached, ran in no known place: whoever
+    used it is charged all the same.
+    """
 
     def __init__(self, cursors: Cursors, site_of: SiteOf) -> None:
         self._cursors = cursors
         self._site_of = site_of
 
     def __getitem__(self, attempt: AttemptId) -> AttemptFacts:
-        workload = self._cursors.workload_by_attempt[attempt]
-        admission = self._cursors.admissions[workload]
+        known = self._cursors.attempts.get(attempt)
+        if known is None:
+            return _unknown_place(attempt)
+        admission = self._cursors.admissions[known.workload]
         submission = admission.submission
-        zone = self._cursors.zone_by_attempt[attempt]
         endpoint = submission.spec.endpoint
         return AttemptFacts(
             attempt=attempt,
             workload=submission.id,
             organisation=submission.organisation,
             project=submission.project,
-            zone=zone,
-            site=self._site_of(zone) or Site(name="unknown", country=""),
+            zone=known.zone,
+            site=self._site_of(known.zone) or UNKNOWN_SITE,
             subject=endpoint.model if endpoint else submission.spec.resources.accelerator_class,
             model_digest=admission.model_digest,
             policy_decision=admission.policy_decision,
         )
 
     def __iter__(self) -> Iterator[AttemptId]:
-        return iter(self._cursors.workload_by_attempt)
+        return iter(self._cursors.attempts)
 
     def __len__(self) -> int:
-        return len(self._cursors.workload_by_attempt)
+        return len(self._cursors.attempts)
 
 
 def fold_cursors(cursors: Cursors, event: Event, schedule: State, site_of: SiteOf) -> None:
@@ -135,24 +186,34 @@ def fold_cursors(cursors: Cursors, event: Event, schedule: State, site_of: SiteO
     payload = event.payload
     match payload:
         case TaskObserved():
-            _observe(cursors, payload)
+            _observe(cursors, payload, schedule)
         case AttemptPlaced():
             _place(cursors, payload, schedule)
         case WorkloadSubmitted():
             cursors.admissions[payload.submission.id] = Admission(
                 payload.submission, payload.policy_decision, payload.model_digest
             )
+        case WorkloadFinished():
+            _finish(cursors, payload.workload)
         case IntervalMetered():
             _advance(cursors, payload)
         case JournalRecorded():
             _journal(cursors, payload)
         case MeteringClosed():
             close(cursors, payload, site_of)
-        case NodeJoined():
-            _join(cursors, payload, event.at_ns, schedule)
-        case NodeLeft():
-            cursors.nodes.pop(payload.node, None)
-            cursors.crowded.pop(payload.node, None)
+        case _:
+            _fold_nodes(cursors, event, schedule)
+
+
+def _fold_nodes(cursors: Cursors, event: Event, schedule: State) -> None:
+    match event.payload:
+        case NodeJoined() as joined:
+            _join(cursors, joined, event.at_ns, schedule)
+        case NodeLeft(node=node):
+            _leave(cursors, node)
+        case FactoryApplied():
+            for name, cursor in cursors.nodes.items():
+                cursor.zone = schedule.zone_of_node(name) or cursor.zone
         case _:
             pass
 
@@ -181,8 +242,8 @@ def task_readings(
     for name in sorted(metered.task_cpu_ns):
         step = StepId(name)
         cursor = cursors.steps[step]
-        admission = cursors.admissions[cursors.workload_by_attempt[cursor.attempt]]
-        if (admission.submission.spec.kind is WorkloadKind.ENDPOINT) is not is_replica:
+        admission = cursors.admission_of(cursor.attempt)
+        if admission.is_endpoint is not is_replica:
             continue
         reading = reading_of(
             step, cursor, admission, (metered.start_ns, metered.end_ns), metered.task_cpu_ns[name]
@@ -201,7 +262,6 @@ def reading_of(
     """Return one task's reading in a window, from its cumulative counter `cpu_ns` at the end."""
     submission = admission.submission
     start_ns, end_ns = held_window(cursor, window_ns)
-    resources = submission.spec.resources
     return TaskReading(
         step=step,
         attempt=cursor.attempt,
@@ -211,15 +271,19 @@ def reading_of(
         start_ns=start_ns,
         end_ns=end_ns,
         cpu_ns=max(0, cpu_ns - cursor.cpu_ns),
-        cpu_milli=resources.cpu_milli,
-        memory_bytes=resources.memory_bytes,
-        accelerators=resources.accelerators,
+        cpu_milli=cursor.cpu_milli,
+        memory_bytes=cursor.memory_bytes,
+        accelerators=cursor.accelerators,
     )
 
 
 def held_window(cursor: StepCursor, window_ns: tuple[int, int]) -> tuple[int, int]:
-    """Clip a task's life to a window; never an interval that ends before it starts."""
-    start_ns = min(max(window_ns[0], cursor.started_ns), window_ns[1])
+    """Return what of a task's life is metered with a window; never less than nothing.
+
+    A start that became known after its interval was closed is made up for: what a task held
+    is counted from where it was last metered.
+    """
+    start_ns = min(max(cursor.until_ns, cursor.started_ns), window_ns[1])
     end_ns = min(window_ns[1], cursor.ended_ns) if cursor.ended_ns else window_ns[1]
     return start_ns, max(start_ns, end_ns)
 
@@ -233,7 +297,7 @@ def allocation_of(metered: IntervalMetered, cursor: NodeCursor) -> NodeAllocatio
             start_ns=metered.start_ns,
             end_ns=metered.end_ns,
             cpu_ns=max(0, metered.node_cpu_ns - cursor.cpu_ns),
-            cpu_milli=cursor.cpu_milli,
+            cpu_milli=cursor.capacity.cpu_milli,
             energy_mj=metered.energy_mj,
             idle_mj=metered.idle_mj,
             method=metered.method,
@@ -249,40 +313,76 @@ def allocation_of(metered: IntervalMetered, cursor: NodeCursor) -> NodeAllocatio
     )
 
 
+def _unknown_place(attempt: AttemptId) -> AttemptFacts:
+    return AttemptFacts(
+        attempt=attempt,
+        workload=WorkloadId(attempt.partition(".")[0]),
+        organisation=OrganisationId(""),
+        project=ProjectId(""),
+        zone="",
+        site=UNKNOWN_SITE,
+    )
+
+
 def _join(cursors: Cursors, joined: NodeJoined, at_ns: int, schedule: State) -> None:
     capacity = joined.capacity
     known = cursors.nodes.get(capacity.node)
     zone = schedule.zone_of_node(capacity.node)
     if known is None:
-        cursors.nodes[capacity.node] = NodeCursor(at_ns, zone, capacity.cpu_milli)
+        cursors.nodes[capacity.node] = NodeCursor(capacity, at_ns, zone)
         return
-    known.zone = zone
-    known.cpu_milli = capacity.cpu_milli
+    known.capacity, known.zone, known.has_left = capacity, zone, False
+    for step in sorted(known.steps - schedule.steps.keys()):
+        _end(cursors, step, at_ns, 0)  # a changed boot id ended them, and no engine will say so
+
+
+def _leave(cursors: Cursors, node: NodeId) -> None:
+    cursor = cursors.nodes.get(node)
+    if cursor is None:
+        return
+    cursor.has_left = True
+    if not cursor.steps:
+        del cursors.nodes[node]
+        cursors.crowded.pop(node, None)
 
 
 def _place(cursors: Cursors, placed: AttemptPlaced, schedule: State) -> None:
-    cursors.workload_by_attempt[placed.attempt] = placed.workload
+    if placed.attempt not in schedule.attempts or placed.attempt in cursors.attempts:
+        return  # the schedule did not take it either
     for task in placed.tasks:
         step = step_id(placed.attempt, task.rank)
-        cursors.zone_by_attempt[placed.attempt] = schedule.zone_of_node(task.node)
-        cursors.steps[step] = StepCursor(placed.attempt, task.node)
+        held = schedule.steps[step]
+        cursors.steps[step] = StepCursor(
+            placed.attempt, task.node, held.cpu_milli, held.memory_bytes, len(held.devices)
+        )
         cursors.nodes[task.node].steps.add(step)
+    zone = schedule.zone_of_node(placed.tasks[0].node)  # a gang never spans two
+    cursors.attempts[placed.attempt] = AttemptCursor(placed.workload, zone, len(placed.tasks))
+    cursors.admissions[placed.workload].attempts += 1
 
 
-def _observe(cursors: Cursors, seen: TaskObserved) -> None:
+def _observe(cursors: Cursors, seen: TaskObserved, schedule: State) -> None:
     cursor = cursors.steps.get(seen.step)
     if cursor is None:
         return
-    if not cursor.started_ns:
+    if not cursor.started_ns and (seen.phase in SEEN or seen.started_at_ns):
         cursor.started_ns = seen.started_at_ns or seen.observed_at_ns
-    if seen.phase in ENDED and not cursor.ended_ns:
-        cursor.ended_ns = max(seen.ended_at_ns or seen.observed_at_ns, cursor.started_ns)
-        cursor.cpu_ns_final = seen.cpu_ns
-        node = cursors.nodes.get(cursor.node)
-        if node is not None:
-            node.ended += 1
-            if node.ended >= CROWDED:
-                cursors.crowded[cursor.node] = None
+    if seen.step not in schedule.steps:
+        _end(cursors, seen.step, seen.ended_at_ns or seen.observed_at_ns, seen.cpu_ns)
+
+
+def _end(cursors: Cursors, step: StepId, at_ns: int, cpu_ns: int) -> None:
+    """Take over the proved end of a task; one that never started held nothing."""
+    cursor = cursors.steps[step]
+    if cursor.ended_ns:
+        return
+    cursor.ended_ns = max(at_ns, cursor.started_ns)
+    cursor.started_ns = cursor.started_ns or cursor.ended_ns
+    cursor.cpu_ns_final = cpu_ns
+    node = cursors.nodes[cursor.node]
+    node.ended += 1
+    if node.ended >= CROWDED:
+        cursors.crowded[cursor.node] = None
 
 
 def _advance(cursors: Cursors, metered: IntervalMetered) -> None:
@@ -296,14 +396,56 @@ def _advance(cursors: Cursors, metered: IntervalMetered) -> None:
         step = StepId(name)
         cursor = cursors.steps[step]
         cursor.cpu_ns = max(cursor.cpu_ns, cpu_ns)
+        cursor.until_ns = metered.end_ns
         if cursor.ended_ns and cursor.ended_ns <= metered.end_ns:
             del cursors.steps[step]
             node.steps.discard(step)
+            _complete(cursors, cursor.attempt)
     node.until_ns = metered.end_ns
     node.cpu_ns = metered.node_cpu_ns
     node.is_based = True
     node.ended = 0
     cursors.crowded.pop(metered.node, None)
+    if node.has_left and not node.steps:
+        del cursors.nodes[metered.node]
+
+
+def _complete(cursors: Cursors, attempt: AttemptId) -> None:
+    """Forget an attempt with its last task; a replica's requests may still be told of."""
+    known = cursors.attempts[attempt]
+    known.steps_open -= 1
+    if known.steps_open:
+        return
+    if not cursors.admissions[known.workload].is_endpoint:
+        _forget(cursors, attempt)
+        return
+    cursors.retired[attempt] = None
+    if len(cursors.retired) > RETIRED_KEPT:
+        oldest = next(iter(cursors.retired))
+        if all(interval.replica != oldest for interval in cursors.open.intervals):
+            del cursors.retired[oldest]
+            _forget(cursors, oldest)
+
+
+def _forget(cursors: Cursors, attempt: AttemptId) -> None:
+    workload = cursors.attempts.pop(attempt).workload
+    closed = cursors.open.closed_until_ns
+    if any(replica == attempt for replica, _ in closed):
+        kept = {key: until_ns for key, until_ns in closed.items() if key[0] != attempt}
+        cursors.open = replace(cursors.open, closed_until_ns=kept)
+    admission = cursors.admissions[workload]
+    admission.attempts -= 1
+    if admission.is_finished and not admission.attempts:
+        del cursors.admissions[workload]
+
+
+def _finish(cursors: Cursors, workload: WorkloadId) -> None:
+    admission = cursors.admissions.get(workload)
+    if admission is None:
+        return
+    admission.is_finished = True
+    if not admission.attempts:
+        del cursors.admissions[workload]
 
 
 def _journal(cursors: Cursors, recorded: JournalRecorded) -> None:

@@ -5,29 +5,31 @@ is unattributed, never spread over them. An interval that cannot be read is clos
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from moulin.controlplane.cursors import (
     RULES,
+    UNKNOWN_SITE,
     Facts,
     NodeCursor,
     reading_of,
 )
 from moulin.controlplane.draft import Draft
-from moulin.controlplane.lookup import capacity_of, pool_of
+from moulin.controlplane.lookup import pool_of
 from moulin.controlplane.plane import Plane
 from moulin.domain.errors import EngineError, SourceError
 from moulin.domain.events import IntervalMetered, MeteringClosed
 from moulin.domain.factory import Site
 from moulin.domain.ids import NodeId, StepId
-from moulin.domain.usage import NodeAllocation, TaskReading, Usage
+from moulin.domain.usage import NodeAllocation, NodeReading, TaskReading, Usage
 from moulin.domain.views import NodeIntervalView
-from moulin.domain.workload import WorkloadKind
 from moulin.energy import allocate, carbon, node_energy, power_of
 from moulin.metering import close_intervals, job_usages
 
 IDLE_INTERVAL_S: Final = 600.0
 SCAN_PERIOD_S: Final = 0.25
+NO_NODE_COUNTER: Final = "the node's own counter was not continued: CPU time from its tasks alone"
 NS_PER_S: Final = 1_000_000_000
 
 
@@ -66,34 +68,69 @@ def _due_nodes(plane: Plane, draft: Draft) -> Sequence[NodeId]:
 
 
 def _meter_node(plane: Plane, draft: Draft, node: NodeId) -> Sequence[Usage]:
-    books = draft.books
-    capacity = capacity_of(books.schedule, node)
-    cursor = books.cursors.nodes[node]
+    """Draft a node's interval up to now; nothing while a counter that can come back is missing."""
+    cursor = draft.books.cursors.nodes[node]
+    window_ns = (min(cursor.until_ns, draft.now_ns), draft.now_ns)
+    is_empty = window_ns[0] == window_ns[1]
+    if is_empty and cursor.is_based:
+        return ()  # two intervals that start together would share their usages' names
     try:
-        task_cpu_ns = _task_counters(plane, draft, cursor)
-        counter = plane.ports.meter.read(capacity)
+        task_cpu_ns = {} if is_empty else _task_counters(plane, draft, cursor)
+        counter_ns = _node_counter(plane, draft, cursor)
     except (EngineError, SourceError):
         return ()
-    window_ns = (cursor.until_ns if cursor.is_based else draft.now_ns, draft.now_ns)
-    is_continued = cursor.is_based and counter.cpu_ns >= cursor.cpu_ns
     tasks = _readings(draft, window_ns, task_cpu_ns)
-    site = books.site_of(cursor.zone) or Site(name="unknown", country="")
+    reading = _reading(cursor, window_ns, counter_ns, tuple(tasks.values()))
+    site = draft.books.site_of(cursor.zone) or UNKNOWN_SITE
+    allocation = allocate(reading, tuple(tasks.values()), site.pue_ppm)
+    usages = job_usages(
+        allocation,
+        _of_jobs(draft, tasks),
+        Facts(draft.books.cursors, draft.books.site_of),
+        carbon,
+    )
+    node_cpu_ns = cursor.cpu_ns if counter_ns is None else counter_ns
+    draft.append(_event(allocation, node_cpu_ns, task_cpu_ns))
+    if not is_empty:
+        draft.intervals.append(_row(allocation, site))
+    return [usage for usage in usages if usage.quantities or usage.energy_mj]
+
+
+def _node_counter(plane: Plane, draft: Draft, cursor: NodeCursor) -> int | None:
+    """Return the node's own counter, None when the node has left and only its past is owed.
+
+    Raises `SourceUnavailable` when it may be readable later.
+    """
+    try:
+        return plane.ports.meter.read(cursor.capacity).cpu_ns
+    except SourceError:
+        steps = draft.books.cursors.steps
+        if cursor.has_left and all(steps[step].ended_ns for step in cursor.steps):
+            return None
+        raise
+
+
+def _reading(
+    cursor: NodeCursor,
+    window_ns: tuple[int, int],
+    counter_ns: int | None,
+    tasks: Sequence[TaskReading],
+) -> NodeReading:
+    """Model the node's energy; a counter without its past says nothing, then the tasks' must do."""
+    is_continued = cursor.is_based and counter_ns is not None and counter_ns >= cursor.cpu_ns
+    busy_ns = (counter_ns or 0) - cursor.cpu_ns if is_continued else sum(t.cpu_ns for t in tasks)
     reading = node_energy(
-        node=node,
+        node=cursor.capacity.node,
         zone=cursor.zone,
         start_ns=window_ns[0],
         end_ns=window_ns[1],
-        cpu_ns_busy=counter.cpu_ns - cursor.cpu_ns if is_continued else 0,
-        cpu_milli=cursor.cpu_milli,
-        power=power_of(capacity),
+        cpu_ns_busy=busy_ns,
+        cpu_milli=cursor.capacity.cpu_milli,
+        power=power_of(cursor.capacity),
     )
-    allocation = allocate(reading, tuple(tasks.values()), site.pue_ppm)
-    usages = job_usages(
-        allocation, _of_jobs(draft, tasks), Facts(books.cursors, books.site_of), carbon
-    )
-    draft.append(_event(allocation, counter.cpu_ns, task_cpu_ns))
-    draft.intervals.append(_row(allocation, site))
-    return usages
+    if is_continued or window_ns[0] == window_ns[1]:
+        return reading
+    return replace(reading, method=f"{reading.method}; {NO_NODE_COUNTER}")
 
 
 def _task_counters(plane: Plane, draft: Draft, node: NodeCursor) -> dict[str, int]:
@@ -120,18 +157,14 @@ def _readings(
     for name, cpu_ns in task_cpu_ns.items():
         step = StepId(name)
         cursor = cursors.steps[step]
-        admission = cursors.admissions[cursors.workload_by_attempt[cursor.attempt]]
+        admission = cursors.admission_of(cursor.attempt)
         readings[step] = reading_of(step, cursor, admission, window_ns, cpu_ns)
     return readings
 
 
 def _of_jobs(draft: Draft, tasks: Mapping[StepId, TaskReading]) -> tuple[TaskReading, ...]:
     admissions = draft.books.cursors.admissions
-    return tuple(
-        task
-        for task in tasks.values()
-        if admissions[task.workload].submission.spec.kind is not WorkloadKind.ENDPOINT
-    )
+    return tuple(task for task in tasks.values() if not admissions[task.workload].is_endpoint)
 
 
 def _settle(plane: Plane, draft: Draft) -> Sequence[Usage]:

@@ -91,7 +91,7 @@ def _engine(plane: Plane, node: NodeId) -> Engine:
 
 
 def _refused(plane: Plane, step: StepId, error: MoulinError) -> Observation:
-    now_ns = plane.ports.clock.now_ns()
+    now_ns = plane.now_ns()
     return Observation(
         step=step,
         phase=TaskPhase.EXITED,

@@ -61,7 +61,7 @@ class Repeats:
 
 @dataclass(slots=True)
 class Books:
-    """The folded log. `sequence` is the last event in it, `endpoints` those not finished."""
+    """The folded log. `sequence` and `at_ns` are its last event's, `endpoints` those not finished."""
 
     schedule: State = field(default_factory=empty_state)
     balances: Balances = field(default_factory=Balances)
@@ -72,6 +72,7 @@ class Books:
     endpoints: set[WorkloadId] = field(default_factory=set)
     repeats: Repeats = field(default_factory=Repeats)
     sequence: int = 0
+    at_ns: int = 0
 
     def project(self, name: str) -> Project | None:
         """Return a declared project."""
@@ -129,6 +130,7 @@ def fold_all(books: Books, event: Event) -> None:
         case _:
             pass
     books.sequence = event.sequence
+    books.at_ns = max(books.at_ns, event.at_ns)
 
 
 def read_books(log: Iterable[Event]) -> Books:

@@ -27,7 +27,7 @@ def cycle(plane: Plane, wait_s: float) -> int:
     """
     # 1 request: commands that arrived since the last cycle; the edge has identified their callers
     calls = plane.inbox.take(wait_s, plane.settings.calls_max)
-    draft = Draft(plane.books, plane.epoch, plane.ports.clock.now_ns())
+    draft = Draft(plane.books, plane.epoch, plane.now_ns())
 
     # 2 identity, 3 policy: each command becomes events, or an error for its caller
     answered = answer_calls(plane, draft, calls)
@@ -57,6 +57,7 @@ def commit(plane: Plane, draft: Draft, answered: Answered) -> None:
     try:
         plane.ports.store.commit(batch_of(plane, draft))
     except MoulinError as error:
+        plane.is_ahead = True
         answered.fail(error)
         raise
     for origin, frontier in draft.frontiers.items():

@@ -62,12 +62,13 @@ class Ports:
 class Plane:
     """One leading control plane.
 
-    `unstarted` are steps whose placement is durable and whose start is not yet on record,
-    `unstopped` (node, grace) of those whose stop did not reach the engine;
-    `reports` are observations made while acting, taken by the next cycle. `unmetered`
-    are nodes whose interval is due. `journal_until_ns` is
-    the time up to which a gateway epoch has told all it did. `provisional_uj` maps an endpoint to
-    its last measured energy per input and output token, for headers only.
+    `behind_ns` is how far the clock was behind the log when the lead was taken; `is_ahead` says that
+    the books hold events that never became durable. `unstarted` are steps whose placement is
+    durable and whose start is not yet on record, `unstopped` (node, grace) of those whose stop did
+    not reach the engine; `reports` are observations made while acting, taken by the next cycle.
+    `unmetered` are nodes whose interval is due. `journal_until_ns` is the time up to which a
+    gateway epoch has told all it did. `provisional_uj` maps an endpoint to its last measured
+    energy per input and output token, for headers only.
     """
 
     ports: Ports
@@ -77,6 +78,8 @@ class Plane:
     epoch: int
     books: Books
     evidence: Evidence
+    behind_ns: int = 0
+    is_ahead: bool = False
     engines: dict[str, Engine] = field(default_factory=dict)
     unstarted: set[StepId] = field(default_factory=set)
     unstopped: dict[StepId, tuple[NodeId, int]] = field(default_factory=dict)
@@ -87,6 +90,10 @@ class Plane:
     snapshot: GatewaySnapshot | None = None
     snapshot_sequence: int = -1
     provisional_uj: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def now_ns(self) -> int:
+        """Return the time, never before the log's last event: a restart may find an earlier clock."""
+        return self.ports.clock.now_ns() + self.behind_ns
 
     def is_due(self, task: str, period_s: float, now_ns: int) -> bool:
         """Say whether a periodic task is due, and if so set its next time."""

@@ -35,8 +35,9 @@ def take_lead(
         epoch=epoch,
         books=books,
         evidence=read_evidence(ports.store, settings.factory_name, books),
+        behind_ns=max(0, books.at_ns - ports.clock.now_ns()),
     )
-    draft = Draft(plane.books, epoch, ports.clock.now_ns())
+    draft = Draft(plane.books, epoch, plane.now_ns())
     draft.append(EpochOpened(epoch=epoch, boot_id=settings.boot_id, version=settings.version))
     ports.store.commit(batch_of(plane, draft))
     resume(plane)
@@ -54,4 +55,5 @@ def read_again(plane: Plane) -> None:
     plane.due_ns.clear()
     plane.unstarted.clear()
     plane.unmetered.clear()
+    plane.is_ahead = False
     resume(plane)

@@ -25,7 +25,7 @@ def run(plane: Plane, is_stopping: Callable[[], bool], sleep: Callable[[float], 
     backoff_s = BACKOFF_S_FIRST
     while not is_stopping():
         try:
-            cycle(plane, plane.settings.cycle_wait_s)
+            turn(plane, plane.settings.cycle_wait_s)
             backoff_s = BACKOFF_S_FIRST
         except (StoreCorrupt, StaleGeneration):
             raise
@@ -33,8 +33,17 @@ def run(plane: Plane, is_stopping: Callable[[], bool], sleep: Callable[[float], 
             log.warning("%s; trying again in %.1f s", error.message, backoff_s)
             sleep(backoff_s)
             backoff_s = min(BACKOFF_S_MAX, backoff_s * 2)
-            _read_again(plane)
     settle(plane)
+
+
+def turn(plane: Plane, wait_s: float) -> None:
+    """Run one cycle, from books that hold nothing but the log.
+
+    Raises what `cycle` and `read_again` do; until the log can be read, no cycle runs.
+    """
+    if plane.is_ahead:
+        read_again(plane)
+    cycle(plane, wait_s)
 
 
 def settle(plane: Plane) -> None:
@@ -51,15 +60,6 @@ def settle(plane: Plane) -> None:
             if not plane.unmetered:
                 return
             plane.due_ns.pop("meter", None)
-            cycle(plane, 0.0)
+            turn(plane, 0.0)
     except (StoreError, DiskFull) as error:
         log.warning("%s; the last interval is metered at the next start", error.message)
-
-
-def _read_again(plane: Plane) -> None:
-    try:
-        read_again(plane)
-    except StoreCorrupt:
-        raise
-    except StoreError as error:
-        log.warning("%s; the log cannot be read yet", error.message)

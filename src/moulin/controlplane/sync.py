@@ -47,8 +47,8 @@ def sync_gateway(plane: Plane, draft: Draft, command: SyncGateway) -> Callable[[
             actor=command.principal.key,
         )
     acknowledged = _take_records(draft, request)
-    _close_epochs(draft, request)
     _take_returns(draft, request)
+    _close_epochs(draft, request)
     grants = tuple(_grant(draft, request, want) for want in request.wants)
     key = (request.gateway, request.epoch)
     snapshot = current_snapshot(plane, draft)
@@ -94,12 +94,12 @@ def _take_records(draft: Draft, request: SyncRequest) -> int:
 
 
 def _close_epochs(draft: Draft, request: SyncRequest) -> None:
-    """End former epochs of this gateway: one whose journal is complete, or all that are lost."""
+    """End epochs of this gateway: any whose journal is complete, all former ones that are lost."""
     for gateway, epoch in sorted(draft.books.gateways.epochs):
-        if gateway != request.gateway or epoch >= request.epoch:
+        if gateway != request.gateway or epoch > request.epoch:
             continue
         is_complete = request.is_epoch_complete and epoch == request.records_epoch
-        is_lost = request.records_epoch == request.epoch
+        is_lost = request.records_epoch == request.epoch > epoch
         if is_complete or is_lost:
             _close_epoch(draft, gateway, epoch, is_journal_lost=not is_complete)
 
@@ -147,6 +147,8 @@ def _grant(draft: Draft, request: SyncRequest, want: Want) -> Grant:
     amount = want.amount_neur if available is None else min(want.amount_neur, max(available, 0))
     if draft.books.project(want.project) is None:
         amount = 0
+    if (request.gateway, request.epoch) not in draft.books.gateways.epochs:
+        amount = 0  # it said that it was done: nobody would ever give this back
     if amount > 0:
         draft.append(
             GrantIssued(

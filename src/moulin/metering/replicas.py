@@ -370,7 +370,7 @@ def _request_usage(
         start_ns=request.start_ns,
         end_ns=request.end_ns,
         quantities={meter: quantity for meter, quantity in quantities.items() if quantity},
-        subject=request.model,
+        subject=own.subject,
         model_digest=own.model_digest,
         request=request.request,
         energy_mj=energy_mj,

@@ -99,7 +99,9 @@ def _run(state: State, attempt: AttemptRow, seen: TaskObserved) -> None:
     if attempt.state is not AttemptState.PLACED:
         return
     attempt.state = next_attempt_state(attempt.state, Trigger.TASK_RUNS)
-    attempt.started_at_ns = seen.started_at_ns or seen.observed_at_ns
+    # The engine's clock may be behind: a time limit counts from the placement at the earliest.
+    started_at_ns = seen.started_at_ns or seen.observed_at_ns
+    attempt.started_at_ns = max(started_at_ns, attempt.placed_at_ns)
     row = state.workloads[WorkloadId(attempt.workload)]
     row.attempts_running += 1
     row.started_at_ns = row.started_at_ns or attempt.started_at_ns

@@ -111,7 +111,7 @@ def test_a_settled_request_becomes_a_usage_of_its_own_project():
     assert (asked.id, asked.project, asked.organisation) == ("use_q1", "chat", "customer")
     assert asked.quantities == {"tokens_input": 5, "tokens_output": 3}
     assert (asked.subject, asked.model_digest, asked.policy_decision) == (
-        "tiny",
+        "this-machine",
         "sha256:m",
         "sha256:d",
     )

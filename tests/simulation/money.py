@@ -1,0 +1,316 @@
+"""Money and evidence judged from the log and the store's rows, by plain tallies of its own.
+
+Every usage is charged once; what is held is what was promised and neither spent nor freed; energy is
+split to the millijoule; the Merkle log commits to exactly the receipts there are.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from moulin.controlplane.books import Books
+from moulin.domain.events import (
+    ChargedUsage,
+    Event,
+    FactoryApplied,
+    GatewayEpochClosed,
+    GatewayEpochOpened,
+    GrantIssued,
+    GrantReturned,
+    IntervalMetered,
+    JournalRecorded,
+    NodeLeft,
+    UsagesCharged,
+    WorkloadFinished,
+    WorkloadSubmitted,
+)
+from moulin.domain.factory import Project
+from moulin.domain.snapshot import JournalKind, JournalRecord
+from moulin.domain.views import ReceiptView
+from moulin.ledger import Frontier, VerifierKey, append, leaf_hash, make_receipt, open_checkpoint, root
+from moulin.ports.store import Store
+from tests.simulation.invariants import must
+from tests.simulation.world import OPERATOR_SECRET, Signer
+
+EpochKey = tuple[str, int]
+
+
+@dataclass(slots=True)
+class Purse:
+    """One project's money as the log promised and spent it."""
+
+    budget_neur: int = -1
+    spent_neur: int = 0
+    reserved: dict[str, int] = field(default_factory=dict)
+    escrow: dict[EpochKey, int] = field(default_factory=dict)
+    settled: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def held_neur(self) -> int:
+        return (
+            sum(self.reserved.values()) + sum(self.escrow.values()) + sum(self.settled.values())
+        )
+
+    @property
+    def is_overdrawn(self) -> bool:
+        return self.budget_neur >= 0 and self.spent_neur + self.held_neur > self.budget_neur
+
+
+@dataclass(slots=True)
+class Auditor:
+    """Reads the same log as the judge, and the ledger's and the evidence log's rows."""
+
+    reader: Store
+    signer: Signer
+    purses: dict[str, Purse] = field(default_factory=dict)
+    project_of: dict[str, str] = field(default_factory=dict)
+    charged: dict[str, ChargedUsage] = field(default_factory=dict)
+    charged_requests: dict[str, int] = field(default_factory=dict)
+    journals: dict[EpochKey, dict[str, JournalRecord]] = field(default_factory=dict)
+    through: dict[EpochKey, int] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+    intervals: dict[str, tuple[int, int]] = field(default_factory=dict)
+    windows: dict[tuple[str, str], int] = field(default_factory=dict)
+    frontiers: dict[str, Frontier] = field(default_factory=dict)
+    metered_mj: int = 0
+    receipted_mj: int = 0
+    entry_count: int = 0
+    entry_neur: int = 0
+    charged_neur: int = 0
+    last_entry: str = ""
+    last_receipt: str = ""
+    receipts: dict[str, ReceiptView] = field(default_factory=dict)
+
+    # -- the log ------------------------------------------------------------------------------
+
+    def read(self, event: Event) -> None:
+        """Judge one event after the rows of its batch were read."""
+        match event.payload:
+            case FactoryApplied() as applied:
+                for change in applied.changes:
+                    if isinstance(change.value, Project):
+                        self._purse(change.name).budget_neur = change.value.budget_neur
+            case WorkloadSubmitted(submission=submission, reserved_neur=reserved_neur):
+                self.project_of[submission.id] = submission.project
+                self._purse(submission.project).reserved[submission.id] = reserved_neur
+                self._judge_promise(submission.project, f"admitting {submission.id}")
+            case WorkloadFinished(workload=workload):
+                self._purse(self.project_of[workload]).reserved.pop(workload)
+            case UsagesCharged() as charged:
+                self._charge(charged)
+            case IntervalMetered() as metered:
+                self._judge_interval(metered)
+            case NodeLeft(node=node):
+                self.intervals.pop(node, None)
+            case _:
+                self._read_gateway(event)
+
+    def _read_gateway(self, event: Event) -> None:
+        match event.payload:
+            case GatewayEpochOpened(gateway=gateway, gateway_epoch=epoch):
+                must((gateway, epoch) not in self.journals, f"epoch {epoch} opens twice")
+                self.journals[(gateway, epoch)], self.through[(gateway, epoch)] = {}, 0
+            case GrantIssued(gateway=gateway, gateway_epoch=epoch, project=project) as issued:
+                escrow = self._purse(project).escrow
+                escrow[(gateway, epoch)] = escrow.get((gateway, epoch), 0) + issued.amount_neur
+                self._judge_promise(project, f"granting to {gateway}")
+            case GrantReturned(gateway=gateway, gateway_epoch=epoch, project=project) as returned:
+                self._take_escrow((gateway, epoch), project, returned.amount_neur)
+            case JournalRecorded() as recorded:
+                self._record(recorded)
+            case GatewayEpochClosed(gateway=gateway, gateway_epoch=epoch):
+                begun = self.journals.pop((gateway, epoch))
+                must(not begun, f"epoch {epoch} closes with {sorted(begun)} open")
+                for purse in self.purses.values():
+                    purse.escrow.pop((gateway, epoch), None)
+            case _:
+                pass
+
+    def _purse(self, project: str) -> Purse:
+        return self.purses.setdefault(project, Purse())
+
+    def _judge_promise(self, project: str, doing: str) -> None:
+        """What is promised fits the budget at that moment, whatever becomes of it later."""
+        purse = self._purse(project)
+        must(
+            not purse.is_overdrawn,
+            f"{doing}: {project} spent {purse.spent_neur} and holds {purse.held_neur} of "
+            f"{purse.budget_neur}",
+        )
+
+    def _take_escrow(self, key: EpochKey, project: str, amount_neur: int) -> None:
+        escrow = self._purse(project).escrow
+        left_neur = escrow.get(key, 0) - amount_neur
+        must(left_neur >= 0, f"gateway epoch {key} used {-left_neur} more than it was granted")
+        escrow[key] = left_neur
+
+    def _record(self, recorded: JournalRecorded) -> None:
+        key = (recorded.gateway, recorded.gateway_epoch)
+        begun = self.journals[key]
+        for record in recorded.records:
+            self.through[key] += 1
+            must(record.sequence == self.through[key], f"the journal of {key} has a gap or a repeat")
+            if record.kind is JournalKind.BEGIN:
+                begun[record.request] = record
+                continue
+            must(record.request in begun, f"{record.request} ends without a beginning, or twice")
+            begin = begun.pop(record.request)
+            must(record.amount_neur <= begin.amount_neur, f"{record.request} is above its hold")
+            self._take_escrow(key, begin.project, record.amount_neur)
+            self._purse(begin.project).settled[record.request] = record.amount_neur
+        must(recorded.through_sequence == self.through[key], "through_sequence is another")
+
+    def _charge(self, charged: UsagesCharged) -> None:
+        frontier = self.frontiers.get(charged.origin, Frontier())
+        start = frontier.size
+        must(
+            [item.leaf_index for item in charged.items]
+            == list(range(start, start + len(charged.items))),
+            f"leaves of {charged.origin} are not in order",
+        )
+        leaves = self.reader.leaves(charged.origin, start, start + len(charged.items))
+        frontier, _ = append(frontier, leaves)
+        must(
+            frontier.size == charged.tree_size and root(frontier).hex() == charged.root,
+            f"the root of {charged.origin} at {charged.tree_size} is not that of its leaves",
+        )
+        self.frontiers[charged.origin] = frontier
+        for item in charged.items:
+            self._charge_item(item)
+
+    def _charge_item(self, item: ChargedUsage) -> None:
+        must(item.usage not in self.charged, f"{item.usage} is charged twice")
+        self.charged[item.usage] = item
+        self.charged_neur += item.amount_neur
+        purse = self._purse(item.project)
+        purse.spent_neur += item.amount_neur
+        if item.is_from_grant:
+            must(item.workload in purse.settled, f"{item.workload} is charged and not settled")
+            settled = purse.settled.pop(item.workload)
+            must(
+                item.amount_neur == settled,
+                f"{item.workload} settled {settled} and is charged {item.amount_neur}",
+            )
+            self.charged_requests[item.workload] = item.amount_neur
+        elif item.workload in purse.reserved:
+            left_neur = purse.reserved[item.workload] - item.amount_neur
+            purse.reserved[item.workload] = max(0, left_neur)
+        receipt = self.receipts[item.receipt]
+        must(
+            receipt.charge.amount_neur == item.amount_neur and receipt.usage.id == item.usage,
+            f"the receipt of {item.usage} says something else",
+        )
+        if not item.is_from_grant:
+            self._judge_window(receipt)
+
+    def _judge_window(self, receipt: ReceiptView) -> None:
+        """What an attempt held is charged for each moment at most once."""
+        usage = receipt.usage
+        node = usage.id.removeprefix(f"use_{usage.attempt}.").rsplit(".", 1)[0]
+        key = (usage.attempt, node)
+        must(
+            usage.start_ns >= self.windows.get(key, 0) and usage.end_ns >= usage.start_ns,
+            f"{usage.id} is charged from {usage.start_ns}, was until {self.windows.get(key)}",
+        )
+        self.windows[key] = usage.end_ns
+
+    def _judge_interval(self, metered: IntervalMetered) -> None:
+        allocated = sum(metered.task_energy_mj.values())
+        must(
+            allocated + metered.idle_mj + metered.unattributed_mj == metered.energy_mj
+            and min(metered.idle_mj, metered.unattributed_mj, metered.overhead_mj) >= 0,
+            f"{metered.node}: {allocated} + {metered.idle_mj} + {metered.unattributed_mj} is not "
+            f"{metered.energy_mj} mJ",
+        )
+        until_ns, counter_ns = self.intervals.get(metered.node, (metered.start_ns, 0))
+        must(
+            metered.start_ns == until_ns and metered.end_ns >= metered.start_ns,
+            f"{metered.node} is metered from {metered.start_ns}, was until {until_ns}",
+        )
+        must(metered.node_cpu_ns >= counter_ns, f"the counter of {metered.node} went back")
+        self.intervals[metered.node] = (metered.end_ns, metered.node_cpu_ns)
+        self.metered_mj += allocated + sum(metered.task_overhead_mj.values())
+
+    # -- rows ---------------------------------------------------------------------------------
+
+    def read_rows(self) -> None:
+        """Read new receipts and entries; each entry is balanced."""
+        for receipt in self.reader.receipts(after=self.last_receipt, limit=10_000):
+            must(receipt.id not in self.receipts, f"receipt {receipt.id} is issued twice")
+            self.receipts[receipt.id] = receipt
+            self.receipted_mj += receipt.usage.energy_mj
+            self.last_receipt = receipt.id
+        for entry in self.reader.entries(after=self.last_entry, limit=10_000):
+            debit = sum(p.debit_neur for p in entry.postings)
+            credit = sum(p.credit_neur for p in entry.postings)
+            must(debit == credit, f"entry {entry.id} is not balanced")
+            self.entry_count += 1
+            self.entry_neur += debit
+            self.last_entry = entry.id
+
+    def judge_sums(self, books: Books) -> None:
+        """The ledger, the receipts and the balances all say what the log says."""
+        must(
+            self.entry_count == len(self.charged) == len(self.receipts)
+            and self.entry_neur == self.charged_neur,
+            f"{len(self.charged)} charges, {self.entry_count} entries, {len(self.receipts)} receipts",
+        )
+        for project, purse in sorted(self.purses.items()):
+            money = books.balances.projects[project]
+            must(
+                (money.spent_neur, money.reserved_neur) == (purse.spent_neur, sum(purse.reserved.values()))
+                and money.granted_neur == sum(purse.escrow.values())
+                and money.settled_neur == sum(purse.settled.values())
+                and money.budget_neur == purse.budget_neur,
+                f"the balance of {project} is {money}, the log says {purse}",
+            )
+
+    def judge_evidence(self) -> None:
+        """Accounts sum to zero, checkpoints verify, and each leaf opens to its receipt."""
+        must(sum(self.reader.account_totals().values()) == 0, "the accounts do not sum to zero")
+        key = VerifierKey(name=self.signer.key_name, public_key=self.signer.public_key)
+        for origin, frontier in sorted(self.frontiers.items()):
+            found = self.reader.checkpoint(origin)
+            must(found is not None, f"{origin} has no checkpoint")
+            assert found is not None
+            head = open_checkpoint(found.note, key, _is_signed)
+            must(
+                head.size == frontier.size and head.root == root(frontier),
+                f"the checkpoint of {origin} is not its tree's",
+            )
+        for receipt in self.receipts.values():
+            made = make_receipt(
+                receipt.usage,
+                receipt.charge,
+                bytes.fromhex(receipt.salt_hex),
+                (receipt.origin, receipt.leaf_index),
+                OPERATOR_SECRET,
+            )
+            stored = self.reader.leaves(receipt.origin, receipt.leaf_index, receipt.leaf_index + 1)
+            must(stored == [leaf_hash(made.leaf_bytes)], f"{receipt.id} does not open its leaf")
+
+    def judge_energy(self, books: Books) -> None:
+        """What tasks were allocated is on receipts, or waits in intervals that are still open."""
+        waiting_mj = sum(_open_energy_mj(books))
+        must(
+            self.metered_mj == self.receipted_mj + waiting_mj,
+            f"{self.metered_mj} mJ metered, {self.receipted_mj} on receipts, {waiting_mj} open",
+        )
+
+
+def _open_energy_mj(books: Books) -> Iterator[int]:
+    for interval in books.cursors.open.intervals:
+        yield interval.energy_mj + interval.overhead_mj
+    for carried in books.cursors.open.carried.values():
+        yield carried.energy_mj + carried.overhead_mj
+
+
+def _is_signed(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True

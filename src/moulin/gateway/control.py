@@ -166,6 +166,8 @@ class ControlLink:
         if until_ns:
             self._told_at_s = self._service.loop.time()
         reader.acknowledge(shipment, reply.acknowledged_sequence)
+        if reader.epoch == self._epoch and self._service.journal.drop_before(reader.offset):
+            reader.offset = 0
         if is_complete and reader.acknowledged == shipment.last:
             reader.path.unlink(missing_ok=True)
             self._readers.pop(0)
@@ -207,7 +209,12 @@ class ControlLink:
         except orjson.JSONDecodeError as cause:
             raise Unreachable("the control plane answered no JSON") from cause
         reply = decode(SyncReply, data)
-        self._take(reply, data, sent_at_ns)
+        try:
+            self._take(reply, data, sent_at_ns)
+        except ValueError as cause:
+            raise Unreachable("the control plane sent a snapshot that cannot be used") from cause
+        except OSError as cause:
+            _LOG.warning("the snapshot cannot be kept for the next start: %s", cause.strerror)
         return reply
 
     def _take(self, reply: SyncReply, data: Any, sent_at_ns: int) -> None:
@@ -216,6 +223,8 @@ class ControlLink:
             _LOG.warning("the control plane answers again")
         service = self._service
         current = service.snapshot
+        for grant in reply.grants:
+            service.account(grant.project).take(grant)
         if reply.snapshot is None:
             service.confirm(sent_at_ns)
             self._sink.confirm(sent_at_ns)
@@ -225,8 +234,6 @@ class ControlLink:
                 self._sink.keep(data["snapshot"], sent_at_ns)
             else:
                 service.confirm(sent_at_ns)
-        for grant in reply.grants:
-            service.account(grant.project).take(grant)
 
     def _request(
         self, records_epoch: int, lines: tuple[bytes, ...], more: Mapping[str, Any]

@@ -35,10 +35,11 @@ class Route(NamedTuple):
 class Caller:
     """A key of this snapshot and the routes found for it so far."""
 
-    __slots__ = ("routes", "view")
+    __slots__ = ("routes", "snapshot", "view")
 
-    def __init__(self, view: KeyView) -> None:
+    def __init__(self, view: KeyView, snapshot: GatewaySnapshot) -> None:
         self.view = view
+        self.snapshot = snapshot
         self.routes: dict[str, Route] = {}
 
 
@@ -56,7 +57,7 @@ class Directory:
         self._pepper = pepper
         self._replicas = replicas
         self._accounts = accounts
-        self._callers = {view.digest: Caller(view) for view in snapshot.keys}
+        self._callers = {view.digest: Caller(view, snapshot) for view in snapshot.keys}
         self._projects = {view.name: view for view in snapshot.projects}
         self._by_authorization: dict[bytes, Caller] = {}
         self._models: dict[str, list[ModelView]] = {}
@@ -75,6 +76,12 @@ class Directory:
         if expires_at_ns and now_ns() >= expires_at_ns:
             raise unauthenticated()
         return caller
+
+    def renew(self, caller: Caller, now_ns: Callable[[], int]) -> Caller:
+        """Return the key as this snapshot has it; raises `Unauthenticated` when it has it no more."""
+        if caller.snapshot is self.snapshot:
+            return caller
+        return self.find(caller.view.digest, now_ns)
 
     def find(self, key_digest: str, now_ns: Callable[[], int]) -> Caller:
         """Return the key with this digest; raises `Unauthenticated` when it is gone or expired."""
@@ -103,7 +110,10 @@ class Directory:
 
     def model(self, caller: Caller, name: str) -> ModelView:
         """Return one model a key may use; raises `NotFound` for another."""
-        model = _preferred(self._models.get(name, ()), caller.view)
+        return self._model_of(caller.view, name)
+
+    def _model_of(self, key: KeyView, name: str) -> ModelView:
+        model = _preferred(self._models.get(name, ()), key)
         if model is None:
             raise NotFound(
                 "use this model: the key has no model of that name",
@@ -125,7 +135,7 @@ class Directory:
         return caller
 
     def _make_route(self, key: KeyView, name: str) -> Route:
-        model = self.model(Caller(key), name)
+        model = self._model_of(key, name)
         project = self._projects.get(key.project) or ProjectView(
             name=key.project, organisation=key.organisation
         )

@@ -378,7 +378,9 @@ class ClientConnection(asyncio.Protocol):
         self._is_deaf = True
         self._drop_body()
         self._service.counts.refused += 1
-        self._last_words = answers.failure(error, status=status, is_last=True)
+        self._last_words = answers.failure(
+            error, status=status, request=self._service.draw_id(), is_last=True
+        )
         if not self.is_busy:
             self._say_last_words()
 

@@ -20,6 +20,8 @@ from moulin.domain.errors import DataDirectoryBusy
 
 SUFFIX: Final = ".journal"
 _END: Final = b'"kind":"end"'
+DROPPED_BYTES_MIN: Final = 64 * 1024 * 1024
+"""A journal longer than this loses what the leader has acknowledged."""
 SHIPMENT_BYTES: Final = 512 * 1024
 
 
@@ -91,6 +93,30 @@ class Journal:
         for writer in writers:
             writer.written()
 
+    def drop_before(self, offset: int) -> bool:
+        """Cut off what the leader has, once it is worth it; True when offsets have changed.
+
+        The rest is written beside and renamed, so that a crash leaves the old file or the new one.
+        """
+        if offset < DROPPED_BYTES_MIN:
+            return False
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            rest = file.read()
+        beside = self.path.with_suffix(".new")
+        renewed = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            written = os.write(renewed, rest) if rest else 0
+        except OSError:
+            written = -1
+        if written != len(rest):
+            os.close(renewed)
+            return False
+        beside.replace(self.path)
+        os.close(self._file)
+        self._file, self._size_bytes = renewed, len(rest)
+        return True
+
     def close(self) -> None:
         """Write what waits and close the file."""
         if self._lines:
@@ -129,7 +155,7 @@ class JournalReader:
         self.path = path
         self.epoch = int(path.name.removesuffix(SUFFIX))
         self.is_finished = is_finished
-        self._offset = 0
+        self.offset = 0
         self._acknowledged = 0
 
     def next_shipment(self) -> Shipment:
@@ -140,7 +166,7 @@ class JournalReader:
         left unreadable ends before the damage; what was begun is charged from its reservation.
         """
         with self.path.open("rb") as file:
-            file.seek(self._offset)
+            file.seek(self.offset)
             data = file.read(SHIPMENT_BYTES)
         is_end = len(data) < SHIPMENT_BYTES
         lines = tuple(data[: data.rfind(b"\n") + 1].split(b"\n")[:-1])
@@ -149,17 +175,24 @@ class JournalReader:
             lines = tuple(itertools.takewhile(_is_whole, lines))
             is_end = is_end or len(lines) < found
         last = _sequence(lines[-1]) if lines else self._acknowledged
-        return Shipment(lines, last, self._offset + sum(map(len, lines)) + len(lines), is_end)
+        return Shipment(lines, last, self.offset + sum(map(len, lines)) + len(lines), is_end)
 
     def acknowledge(self, shipment: Shipment, sequence: int) -> None:
-        """Move behind what the leader has; a smaller sequence than was sent is sent again."""
+        """Move behind what the leader has; what it has not is sent again.
+
+        A leader that knows less than it once acknowledged was restored from a backup: it is told
+        everything the file still has.
+        """
+        if sequence < self._acknowledged:
+            self.offset = self._acknowledged = 0
+            return
         if sequence >= shipment.last:
-            self._offset, self._acknowledged = shipment.offset, shipment.last
+            self.offset, self._acknowledged = shipment.offset, shipment.last
             return
         for line in shipment.lines:
             if _sequence(line) > sequence:
                 return
-            self._offset += len(line) + 1
+            self.offset += len(line) + 1
             self._acknowledged = _sequence(line)
 
     @property

@@ -170,16 +170,15 @@ class Service:
 
     def serve(self, client: ClientConnection, inbound: Inbound) -> None:
         """Answer a complete request, at once or through an exchange."""
-        identifier = b""
+        identifier = self._ids.draw(self.now_ns())
         try:
             dialect = _COMPLETIONS.get(inbound.path)
             if dialect is not None and inbound.method == b"POST" and inbound.caller is not None:
-                identifier = self._ids.draw(self.now_ns())
                 exchange = self._open(client, inbound, dialect, identifier)
                 client.exchange = exchange
                 exchange.start()
             else:
-                client.finish(self._simple(inbound))
+                client.finish(self._simple(inbound, b"x-request-id: req_%b\r\n" % identifier))
         except MoulinError as error:
             client.finish(answers.failure(error, request=identifier))
 
@@ -196,7 +195,9 @@ class Service:
             raise InvalidRequest(f"read the body as JSON: character {cause.pos}") from None
         ask = read_request(dialect, body)
         assert inbound.caller is not None
-        route = self.current_directory().route(inbound.caller, ask.model)
+        directory = self.current_directory()
+        # A snapshot may have come while the body did.
+        route = directory.route(directory.renew(inbound.caller, self.now_ns), ask.model)
         model = route.model
         limit = body["max_tokens"] = output_limit(ask, model)
         if ask.is_stream:
@@ -218,12 +219,16 @@ class Service:
             identifier=identifier,
         )
 
-    def _simple(self, inbound: Inbound) -> bytes:
+    def draw_id(self) -> bytes:
+        """Return a fresh request id, without its prefix."""
+        return self._ids.draw(self.now_ns())
+
+    def _simple(self, inbound: Inbound, headers: bytes) -> bytes:
         path = inbound.path
         if path in _COMPLETIONS:
-            return answers.failure(
-                InvalidRequest("serve this method here", hint="POST a JSON body"), status=405
-            )
+            error = InvalidRequest("serve this method here", hint="POST a JSON body")
+            body = answers.error_body(error, 405)
+            return answers.whole(405, body, headers=headers + b"allow: POST\r\n")
         if inbound.method != b"GET":
             raise NotFound("serve this path", hint="see /v1/models and /v1/chat/completions")
         if path == b"/healthz":
@@ -232,13 +237,17 @@ class Service:
             text = prometheus_text(self).encode()
             return answers.whole(200, text, content_type=b"text/plain; version=0.0.4")
         if inbound.caller is not None and path.rstrip(b"/") == _MODELS:
-            models = self.current_directory().visible_models(inbound.caller)
+            directory = self.current_directory()
+            models = directory.visible_models(directory.renew(inbound.caller, self.now_ns))
             data = [_model_card(model) for model in models]
-            return answers.whole(200, orjson.dumps({"object": "list", "data": data}))
+            return answers.whole(
+                200, orjson.dumps({"object": "list", "data": data}), headers=headers
+            )
         if inbound.caller is not None and path.startswith(_MODELS + b"/"):
             name = unquote(path[len(_MODELS) + 1 :].decode("latin-1"))
-            model = self.current_directory().model(inbound.caller, name)
-            return answers.whole(200, orjson.dumps(_model_card(model)))
+            directory = self.current_directory()
+            model = directory.model(directory.renew(inbound.caller, self.now_ns), name)
+            return answers.whole(200, orjson.dumps(_model_card(model)), headers=headers)
         raise NotFound("serve this path", hint="see /v1/models and /v1/chat/completions")
 
     def _health(self) -> bytes:

@@ -137,7 +137,7 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection to a replica."""
 
     __slots__ = (
-        "_caller", "_has_begun", "_is_complete", "_is_reused", "_is_stream", "_keeps_alive",
+        "_caller", "_has_begun", "_is_complete", "_is_paused", "_is_reused", "_is_stream", "_keeps_alive",
         "_limits", "_parser", "_parts", "_replica", "_size_bytes", "_status", "_transport",
         "is_closed",
     )  # fmt: skip
@@ -149,6 +149,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._parser = httptools.HttpResponseParser(self)
         self.is_closed = False
+        self._is_paused = False
         self._reset()
 
     def start(self, caller: Caller, *, is_reused: bool) -> None:
@@ -166,11 +167,16 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Stop reading: the client does not keep up."""
-        self._transport.pause_reading()
+        if not self.is_closed and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
-        self._transport.resume_reading()
+        if self._is_paused:
+            self._is_paused = False
+            if not self.is_closed:
+                self._transport.resume_reading()
 
     # -- asyncio.Protocol ---------------------------------------------------------------------
 
@@ -250,6 +256,7 @@ class UpstreamConnection(asyncio.Protocol):
         is_stream, status = self._is_stream, self._status
         body = b"" if is_stream else b"".join(self._parts)
         if self._keeps_alive:
+            self.resume()
             self._reset()
             self._replica.keep(self)
         else:

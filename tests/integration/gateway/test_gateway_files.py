@@ -100,6 +100,41 @@ def test_a_reader_sends_again_what_was_not_acknowledged(journal: Journal) -> Non
     assert reader.acknowledged == 5
 
 
+def test_a_leader_restored_from_a_backup_is_told_again(journal: Journal) -> None:
+    for _ in range(5):
+        begin(journal)
+    journal.flush()
+    reader = JournalReader(journal.path, is_finished=False)
+    reader.acknowledge(reader.next_shipment(), 5)
+    begin(journal)
+    journal.flush()
+    reader.acknowledge(reader.next_shipment(), 2)
+    assert len(reader.next_shipment().lines) == 6
+
+
+def test_what_the_leader_has_is_dropped_from_a_long_journal(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moulin.gateway.journal.DROPPED_BYTES_MIN", 100)
+    reader = JournalReader(journal.path, is_finished=False)
+    sequences = []
+    for count in (1, 20, 3):
+        for _ in range(count):
+            begin(journal)
+        journal.flush()
+        shipment = reader.next_shipment()
+        begin(journal)
+        journal.flush()
+        sequences += [json.loads(line)["sequence"] for line in shipment.lines]
+        reader.acknowledge(shipment, shipment.last)
+        if journal.drop_before(reader.offset):
+            reader.offset = 0
+    assert sequences == list(range(1, 27))
+    kept = [json.loads(line)["sequence"] for line in journal.path.read_bytes().splitlines()]
+    assert kept == [27]
+    assert journal.path.stat().st_mode & 0o077 == 0
+
+
 def test_large_journals_come_in_parts(journal: Journal) -> None:
     for _ in range(3000):
         begin(journal, "a" * 500)

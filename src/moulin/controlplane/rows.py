@@ -16,13 +16,9 @@ from moulin.scheduler import workload_view
 
 
 def view_of(books: Books, workload: WorkloadId) -> WorkloadView:
-    """Return a workload's current row with its money."""
+    """Return a workload's current row with what is still held for it."""
     view = workload_view(books.schedule, workload)
-    return replace(
-        view,
-        reserved_neur=books.balances.reserved_by_workload.get(workload, 0),
-        spent_neur=books.balances.spent_by_workload.get(workload, 0),
-    )
+    return replace(view, reserved_neur=books.balances.reserved_by_workload.get(workload, 0))
 
 
 def batch_of(plane: Plane, draft: Draft) -> Batch:

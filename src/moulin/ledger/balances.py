@@ -1,7 +1,9 @@
 """Each project's money as folded from the log: spent, held for workloads, held by gateways.
 
 Available money is budget - spent - held; holds are escrow, so that what was promised to running
-work or to a gateway can never be promised twice. This module never prices and never refuses.
+work or to a gateway is not promised twice. A hold ends with its workload; what is charged after
+that, or beyond a hold, is spent all the same, and may leave the project in debt. This module never
+prices and never refuses; it forgets holds as they end, and never what was spent.
 """
 
 from dataclasses import dataclass, field
@@ -46,14 +48,17 @@ class Money:
 
 @dataclass(slots=True)
 class Balances:
-    """All projects' money, holds per workload and escrow per (gateway, epoch, project)."""
+    """All projects' money, holds per unfinished workload, escrow per (gateway, epoch, project).
+
+    `requests` maps a request that is not charged yet to its project and what it settled, None
+    until its end is known.
+    """
 
     projects: dict[str, Money] = field(default_factory=dict)
     reserved_by_workload: dict[str, int] = field(default_factory=dict)
     project_by_workload: dict[str, str] = field(default_factory=dict)
-    spent_by_workload: dict[str, int] = field(default_factory=dict)
     escrow: dict[GrantKey, int] = field(default_factory=dict)
-    request_project: dict[str, tuple[str, int]] = field(default_factory=dict)
+    requests: dict[str, tuple[str, int | None]] = field(default_factory=dict)
 
     def available_neur(self, project: str) -> int | None:
         """Return what the project may still promise; None when it has no budget limit.
@@ -112,15 +117,17 @@ def _apply_projects(balances: Balances, applied: FactoryApplied) -> None:
 
 def _reserve(balances: Balances, submitted: WorkloadSubmitted) -> None:
     submission = submitted.submission
+    if submission.id in balances.project_by_workload:
+        return
     balances.project_by_workload[submission.id] = submission.project
     balances.reserved_by_workload[submission.id] = submitted.reserved_neur
     _money(balances, submission.project).reserved_neur += submitted.reserved_neur
 
 
 def _release(balances: Balances, workload: str) -> None:
-    held = balances.reserved_by_workload.pop(workload, 0)
-    if held:
-        _money(balances, balances.project_by_workload[workload]).reserved_neur -= held
+    project = balances.project_by_workload.pop(workload, None)
+    if project is not None:
+        _money(balances, project).reserved_neur -= balances.reserved_by_workload.pop(workload)
 
 
 def _charge(balances: Balances, charged: UsagesCharged) -> None:
@@ -128,12 +135,10 @@ def _charge(balances: Balances, charged: UsagesCharged) -> None:
         money = _money(balances, item.project)
         money.spent_neur += item.amount_neur
         if item.is_from_grant:
-            settled = balances.request_project.pop(item.workload, (item.project, 0))[1]
-            money.settled_neur -= settled
+            settled_neur = balances.requests.pop(item.workload, ("", None))[1] or 0
+            money.settled_neur -= settled_neur
             check(money.settled_neur >= 0, "settled escrow is never negative")
             continue
-        spent = balances.spent_by_workload.get(item.workload, 0)
-        balances.spent_by_workload[item.workload] = spent + item.amount_neur
         held = balances.reserved_by_workload.get(item.workload, 0)
         used = min(held, item.amount_neur)
         if used:
@@ -145,23 +150,26 @@ def _shrink_escrow(balances: Balances, key: GrantKey, amount_neur: int) -> int:
     """Take up to `amount_neur` out of an escrow and return what was taken."""
     held = balances.escrow.get(key, 0)
     taken = min(held, amount_neur)
+    if not taken:
+        return 0
     balances.escrow[key] = held - taken
     _money(balances, key[2]).granted_neur -= taken
     return taken
 
 
 def _settle(balances: Balances, recorded: JournalRecorded) -> None:
+    """Move what ended requests used from escrow to settled; an end counts once, after a begin."""
     for record in recorded.records:
         if record.kind is JournalKind.BEGIN:
-            balances.request_project[record.request] = (record.project, 0)
+            balances.requests.setdefault(record.request, (record.project, None))
             continue
-        project, settled = balances.request_project.get(record.request, (record.project, 0))
-        if settled:
+        project, settled_neur = balances.requests.get(record.request, ("", 0))
+        if settled_neur is not None:
             continue
         key = (recorded.gateway, recorded.gateway_epoch, project)
         _shrink_escrow(balances, key, record.amount_neur)
         _money(balances, project).settled_neur += record.amount_neur
-        balances.request_project[record.request] = (project, record.amount_neur)
+        balances.requests[record.request] = (project, record.amount_neur)
 
 
 def _close(balances: Balances, closed: GatewayEpochClosed) -> None:

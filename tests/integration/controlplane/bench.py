@@ -7,7 +7,7 @@ may bend is the world: time, nodes, faults of the store, readiness of replicas.
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -133,7 +133,7 @@ class FixedSigner:
 class Shelf:
     """A launcher with two models on disk: one that fits a node and one that fits none."""
 
-    memory_bytes = {MODEL: 2 * GIB, BIG_MODEL: 900 * GIB}
+    memory_bytes: ClassVar[dict[str, int]] = {MODEL: 2 * GIB, BIG_MODEL: 900 * GIB}
 
     def facts(self, endpoint: EndpointSpec) -> ModelFacts:
         if endpoint.model not in self.memory_bytes:
@@ -203,8 +203,8 @@ class Meters:
     """Counters of nodes: what their tasks used and what the system uses; `broken` cannot be read."""
 
     bench: "Bench"
-    broken: set[NodeId] = field(default_factory=set)
-    resets: dict[NodeId, int] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    resets: dict[str, int] = field(default_factory=dict)
 
     def read(self, node: NodeCapacity) -> NodeCounter:
         if node.node in self.broken:
@@ -315,7 +315,7 @@ class Bench:
         command = ApplyFactory(
             principal=ADMIN, managed_by=file, objects=tuple(objects), is_dry_run=dry
         )
-        return cast(Applied, self.tell(command))
+        return cast("Applied", self.tell(command))
 
     def submission(
         self,
@@ -336,16 +336,16 @@ class Bench:
         )
 
     def submit(self, spec: WorkloadSpec | None = None, **more: str) -> WorkloadView:
-        return cast(WorkloadView, self.tell(self.submission(spec, **more)))
+        return cast("WorkloadView", self.tell(self.submission(spec, **more)))
 
     def stop(self, workload: str) -> WorkloadView:
         return cast(
-            WorkloadView, self.tell(StopWorkload(principal=ADMIN, workload=WorkloadId(workload)))
+            "WorkloadView", self.tell(StopWorkload(principal=ADMIN, workload=WorkloadId(workload)))
         )
 
     def scale(self, workload: str, replicas: int) -> WorkloadView:
         command = ScaleEndpoint(principal=ADMIN, workload=WorkloadId(workload), replicas=replicas)
-        return cast(WorkloadView, self.tell(command))
+        return cast("WorkloadView", self.tell(command))
 
     def create_key(self, name: str = "k1", project: str = "atelier") -> ApiKey:
         key = ApiKey(
@@ -357,7 +357,7 @@ class Bench:
             digest=f"digest of {name}",
             created_at_ns=self.clock.now_ns(),
         )
-        return cast(ApiKey, self.tell(CreateKey(principal=ADMIN, key=key)))
+        return cast("ApiKey", self.tell(CreateKey(principal=ADMIN, key=key)))
 
     # -- reading ------------------------------------------------------------------------------
 

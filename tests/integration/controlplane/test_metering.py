@@ -1,5 +1,6 @@
 """Every millisecond and millijoule of every task ends up on exactly one receipt."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -25,7 +26,7 @@ def test_held_time_is_charged_to_the_millisecond_over_several_intervals(mill):
     assert held_cpu_ms(mill, view.id) == 2000 * 34_500
     found = receipts(mill, view.id)
     assert len(found) >= 3
-    assert all(a.usage.end_ns == b.usage.start_ns for a, b in zip(found, found[1:], strict=False))
+    assert all(a.usage.end_ns == b.usage.start_ns for a, b in itertools.pairwise(found))
 
 
 def test_a_start_that_was_noticed_late_is_charged_from_its_beginning(mill):
@@ -60,7 +61,7 @@ def test_intervals_of_a_node_follow_one_another_without_gap_or_overlap(mill):
     mill.turns(60, 1.0)
     for node in ("floor-0", "floor-1"):
         rows = mill.store.intervals(node=node, limit=10_000)
-        assert all(a.end_ns == b.start_ns for a, b in zip(rows, rows[1:], strict=False))
+        assert all(a.end_ns == b.start_ns for a, b in itertools.pairwise(rows))
         assert all(row.start_ns < row.end_ns for row in rows)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from moulin.cli import accounts, local, operate, serve, submit, work
+from moulin.cli import accounts, demo, local, operate, serve, submit, work
 from moulin.cli.screen import say, say_error
 from moulin.domain.errors import MoulinError
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (local.app, operate.app, submit.app, work.app, serve.app, accounts.app):
+for part in (demo.app, local.app, operate.app, submit.app, work.app, serve.app, accounts.app):
     app.add_typer(part)
 app.add_typer(local.config, name="config")
 app.add_typer(accounts.keys, name="keys")

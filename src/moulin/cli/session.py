@@ -43,8 +43,11 @@ def connect(data: Path | None, project: str = "", *, is_operator: bool = False) 
 
     Raises `NotFound` where no credentials are, `InvalidRequest` for ones that cannot be used.
     """
+    import sys
     from dataclasses import replace
 
+    # httpx brings a command line of its own, with click, rich and pygments: a third of a second.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type] # None forbids the import
     from moulin.sdk import Moulin, find_credentials, read_credentials
 
     file = _credentials_file(data)

@@ -131,3 +131,12 @@ def test_the_example_factory_has_three_open_zones_and_one_building():
         "it": ZoneState.OPEN,
         "de": ZoneState.BUILDING,
     }
+
+
+@pytest.mark.parametrize("name", ["job.yaml", "tache.yaml"])
+def test_the_example_jobs_are_right(name):
+    spec = read_job_file(ROOT / "examples" / name)
+    assert spec.time_limit_s == 300
+    assert spec.retry.attempts_max == 2
+    assert spec.task is not None
+    assert spec.task.env

@@ -65,12 +65,12 @@ class Factory:
 
 
 class EngineBook:
-    """Makes the engine of a pool once and keeps it."""
+    """Makes the engine of a pool once and keeps it; another engine or setting is another engine."""
 
     def __init__(self, data_dir: Path, clock: SystemClock) -> None:
         self._data_dir = data_dir
         self._clock = clock
-        self._engines: dict[str, Engine] = {}
+        self._engines: dict[tuple[str, ...], Engine] = {}
         self._makers: dict[str, Callable[[Pool], Engine]] = {
             "local": self._local,
             "simulated": self._simulated,
@@ -82,15 +82,16 @@ class EngineBook:
         Raises `EngineRefused` for an engine that does not exist, `InvalidSpec` for settings it
         cannot have.
         """
-        if pool.name not in self._engines:
+        key = (pool.name, pool.engine, *(f"{k}={v}" for k, v in sorted(pool.settings.items())))
+        if key not in self._engines:
             maker = self._makers.get(pool.engine)
             if maker is None:
                 raise EngineRefused(
                     f"connect pool {pool.name!r}: there is no engine {pool.engine!r}",
                     hint=f"engines: {', '.join(sorted(self._makers))}",
                 )
-            self._engines[pool.name] = maker(pool)
-        return self._engines[pool.name]
+            self._engines[key] = maker(pool)
+        return self._engines[key]
 
     def _local(self, pool: Pool) -> Engine:
         return local_engine(self._data_dir, self._clock, _count(pool, "nodes", 1), pool.name)

@@ -30,7 +30,10 @@ def act(plane: Plane, plan: Plan) -> None:
     for step in sorted(plane.unstarted):
         _start(plane, step)
     for step, (node, grace_s) in sorted(plane.unstopped.items()):
-        _stop(plane, step, node, grace_s)
+        if task_of(plane.books.schedule, step) is None:
+            del plane.unstopped[step]  # it ended by itself
+        else:
+            _stop(plane, step, node, grace_s)
     for stop in plan.stops:
         for step, node in steps_of_attempt(plane.books.schedule, stop.attempt):
             _stop(plane, step, node, stop.grace_s)

@@ -31,13 +31,13 @@ def apply_factory(plane: Plane, draft: Draft, command: ApplyFactory) -> Callable
     """Draft one event that makes the file true; a dry run and a no-op draft nothing.
 
     Raises `InvalidSpec` for a name declared twice or a reference to nothing, `Conflict` for an
-    object another file manages, `InUse` with the users of what would be removed.
+    object another file manages, `InUse` with the users of what would be removed or exchanged.
     """
     before = draft.books.declared
     changes = changes_of(before, command.managed_by, command.objects)
     after = _applied(before, changes, command.managed_by)
     check_references(after)
-    _check_removals(draft.books, changes)
+    _check_in_use(draft.books, changes)
     for pool in _new_pools(changes):
         plane.ports.engine_for(pool)
     applied = Applied(
@@ -128,20 +128,33 @@ def _applied(before: Objects, changes: tuple[ObjectChange, ...], managed_by: str
     return after
 
 
-def _check_removals(books: Books, changes: tuple[ObjectChange, ...]) -> None:
-    removed = {(c.kind, c.name) for c in changes if c.value is None}
-    for kind, name in sorted(removed):
-        users = sorted(_users(books, kind, name, removed))
+def _check_in_use(books: Books, changes: tuple[ObjectChange, ...]) -> None:
+    """Raise `InUse` for what is removed or exchanged under its users."""
+    for change in changes:
+        if change.value is not None and not _moves_work(books, change):
+            continue
+        users = sorted(_users(books, change.kind, change.name))
         if users:
+            doing = "remove" if change.value is None else "move or reconnect"
             shown = ", ".join(users[:USERS_SHOWN_MAX])
             raise InUse(
-                f"remove {kind} {name!r}: {len(users)} user(s): {shown}",
+                f"{doing} {change.kind} {change.name!r}: {len(users)} user(s): {shown}",
                 hint="stop or move them first; nothing was applied",
                 details={"users": users},
             )
 
 
-def _users(books: Books, kind: ObjectKind, name: str, removed: set[Key]) -> Iterator[str]:
+def _moves_work(books: Books, change: ObjectChange) -> bool:
+    """Say whether running tasks would find themselves elsewhere, or under another engine."""
+    before = books.declared.get((change.kind, change.name))
+    if before is None:
+        return False
+    if isinstance(before.value, Zone) and isinstance(change.value, Zone):
+        return before.value.site != change.value.site
+    return isinstance(change.value, Pool) and before.value != change.value
+
+
+def _users(books: Books, kind: ObjectKind, name: str) -> Iterator[str]:
     """Yield live workloads that stand on an object; references are checked elsewhere."""
     schedule = books.schedule
     for row in schedule.workloads.values():

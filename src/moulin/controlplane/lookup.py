@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from moulin.domain.ids import AttemptId, NodeId, StepId
-from moulin.domain.observation import NodeCapacity, Observation, TaskPhase
+from moulin.domain.observation import NodeCapacity, Observation
 from moulin.scheduler import AttemptRow, State, TaskRow, live_steps
 
 
@@ -24,13 +24,8 @@ def is_stopping(state: State, step: StepId) -> bool:
     return attempt is not None and attempt.stop_cause is not None
 
 
-def is_news(task: TaskRow, seen: Observation, *, is_stopped: bool) -> bool:
-    """Say whether an observation tells more of a task than is known.
-
-    ABSENT of a task that no engine was seen to have is only the wait for its start.
-    """
-    if seen.phase is TaskPhase.ABSENT and task.phase is None and not is_stopped:
-        return False
+def is_news(task: TaskRow, seen: Observation) -> bool:
+    """Say whether an observation tells more of a task than is known."""
     return (
         seen.phase is not task.phase
         or seen.is_ready != task.is_ready
@@ -75,6 +70,15 @@ def nodes_of_pool(state: State, pool: str) -> dict[NodeId, NodeCapacity]:
         for name, row in zip(state.nodes.names, state.nodes.rows, strict=True)
         if row.pool == pool and row.is_present
     }
+
+
+def nodes_of_undeclared_pools(state: State) -> tuple[NodeId, ...]:
+    """Return the present nodes whose pool no file declares any more, by name."""
+    return tuple(
+        name
+        for name, row in zip(state.nodes.names, state.nodes.rows, strict=True)
+        if row.is_present and row.pool not in state.declared.pools
+    )
 
 
 def is_reachable(state: State, node: NodeId) -> bool:

@@ -3,8 +3,10 @@
 An engine that cannot be asked makes its nodes unreachable, which by itself ends nothing.
 """
 
+import contextlib
+import logging
 from collections.abc import Iterable, Sequence
-from typing import Final
+from dataclasses import replace
 
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.lookup import (
@@ -12,51 +14,60 @@ from moulin.controlplane.lookup import (
     is_reachable,
     is_stopping,
     nodes_of_pool,
+    nodes_of_undeclared_pools,
     project_of_step,
     steps_of_pool,
     task_of,
 )
 from moulin.controlplane.plane import Plane
-from moulin.domain.errors import EngineUnavailable
+from moulin.domain.errors import EngineError, MoulinError
 from moulin.domain.events import NodeJoined, NodeLeft, NodeReachabilityChanged, TaskObserved
 from moulin.domain.factory import Pool
-from moulin.domain.ids import NodeId
+from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import NodeCapacity, Observation, TaskPhase
 from moulin.ports.engine import Engine, ReportsChanges
 
-UNKNOWN_PHASES: Final = frozenset({TaskPhase.UNREACHABLE})
+log = logging.getLogger(__name__)
 
 
 def observe(plane: Plane, draft: Draft) -> None:
-    """Draft node and task changes of every engine whose time has come."""
-    _connect_engines(plane, draft)
-    if plane.is_due("capacity", plane.settings.capacity_period_s, draft.now_ns):
-        for pool in draft.books.pools():
-            _observe_capacity(plane, draft, pool)
-    draft_observations(draft, plane.reports)
+    """Draft task and node changes of every engine whose time has come.
+
+    Tasks come first: an end on record counts, also when the node has been restarted since.
+    """
+    is_capacity_due = plane.is_due("capacity", plane.settings.capacity_period_s, draft.now_ns)
+    _connect_engines(plane, draft, is_again=is_capacity_due)
+    draft_observations(plane, draft, plane.reports)
     plane.reports.clear()
     is_poll_due = plane.is_due("observe", plane.settings.observe_period_s, draft.now_ns)
     # A report can be lost after it was handed out, so engines that report are asked too, rarely.
     is_sweep_due = plane.is_due("sweep", plane.settings.sweep_period_s, draft.now_ns)
-    for pool_name in sorted(plane.engines):
-        engine = plane.engines[pool_name]
-        is_reporting = isinstance(engine, ReportsChanges)
-        if isinstance(engine, ReportsChanges):
-            draft_observations(draft, engine.changes())
-        if is_sweep_due if is_reporting else is_poll_due:
-            steps = steps_of_pool(draft.books.schedule, pool_name)
-            if steps:
-                draft_observations(draft, engine.observe(steps))
+    for pool in sorted(plane.engines):
+        is_reporting = isinstance(plane.engines[pool], ReportsChanges)
+        is_asked = is_sweep_due if is_reporting else is_poll_due
+        draft_observations(plane, draft, _seen_in(plane, draft, pool, is_asked=is_asked))
+    if is_capacity_due:
+        for declared in draft.books.pools():
+            _observe_capacity(plane, draft, declared)
+        for node in nodes_of_undeclared_pools(draft.books.schedule):
+            draft.append(NodeLeft(node=node))
 
 
-def draft_observations(draft: Draft, observations: Iterable[Observation]) -> None:
-    """Draft those observations that say something new about a step the state holds."""
+def draft_observations(plane: Plane, draft: Draft, observations: Iterable[Observation]) -> None:
+    """Draft those observations that say something new about a step the state holds.
+
+    A placed step that its engine never had is started again, whoever lost the start.
+    """
     schedule = draft.books.schedule
     for seen in observations:
         task = task_of(schedule, seen.step)
-        if task is None or seen.phase in UNKNOWN_PHASES:
+        if task is None or seen.phase is TaskPhase.UNREACHABLE:
             continue
-        if not is_news(task, seen, is_stopped=is_stopping(schedule, seen.step)):
+        is_stopped = is_stopping(schedule, seen.step)
+        if seen.phase is TaskPhase.ABSENT and task.phase is None and not is_stopped:
+            plane.unstarted.add(seen.step)
+            continue
+        if not is_news(task, seen):
             continue
         draft.append(
             TaskObserved(
@@ -77,24 +88,48 @@ def draft_observations(draft: Draft, observations: Iterable[Observation]) -> Non
         )
 
 
-def _connect_engines(plane: Plane, draft: Draft) -> None:
+def _connect_engines(plane: Plane, draft: Draft, *, is_again: bool) -> None:
+    """Follow the declared pools; one whose engine cannot be had is tried again, and said once."""
     wanted = {pool.name: pool for pool in draft.books.pools()}
-    for name in sorted(set(plane.engines) - set(wanted)):
-        del plane.engines[name]
-    for name in sorted(set(wanted) - set(plane.engines)):
-        plane.engines[name] = plane.ports.engine_for(wanted[name])
+    for name in sorted(set(plane.connected) - set(wanted)):
+        del plane.connected[name]
+        plane.engines.pop(name, None)
+    for name, pool in wanted.items():
+        if plane.connected.get(name) == pool and (name in plane.engines or not is_again):
+            continue
+        try:
+            plane.engines[name] = plane.ports.engine_for(pool)
+        except MoulinError as error:
+            plane.engines.pop(name, None)
+            if plane.connected.get(name) != pool:
+                log.warning("pool %s is left alone: %s", name, error.message)
+        plane.connected[name] = pool
+
+
+def _seen_in(plane: Plane, draft: Draft, pool: str, *, is_asked: bool) -> Sequence[Observation]:
+    """Return what an engine tells and, when asked, what it sees; nothing when it is away."""
+    engine = plane.engines[pool]
+    seen: list[Observation] = []
+    steps: Sequence[StepId] = steps_of_pool(draft.books.schedule, pool) if is_asked else ()
+    with contextlib.suppress(EngineError):
+        if isinstance(engine, ReportsChanges):
+            seen.extend(engine.changes())
+        if steps:
+            seen.extend(engine.observe(steps))
+    return seen
 
 
 def _observe_capacity(plane: Plane, draft: Draft, pool: Pool) -> None:
     schedule = draft.books.schedule
     known = nodes_of_pool(schedule, pool.name)
-    seen = _capacity(plane.engines[pool.name])
+    engine = plane.engines.get(pool.name)
+    seen = _capacity(engine) if engine is not None else None
     if seen is None:
         for node in sorted(known):
             _set_reachable(draft, node, is_seen=False, evidence="the engine cannot be asked")
         return
     for capacity in seen:
-        if capacity.node not in known or _facts(known[capacity.node]) != _facts(capacity):
+        if capacity.node not in known or not _is_same(known[capacity.node], capacity):
             draft.append(NodeJoined(pool=pool.name, capacity=capacity))
         else:
             _set_reachable(draft, capacity.node, is_seen=capacity.is_reachable)
@@ -105,24 +140,13 @@ def _observe_capacity(plane: Plane, draft: Draft, pool: Pool) -> None:
 def _capacity(engine: Engine) -> Sequence[NodeCapacity] | None:
     try:
         return engine.capacity()
-    except EngineUnavailable:
+    except EngineError:
         return None
 
 
-def _facts(capacity: NodeCapacity) -> tuple[object, ...]:
-    """What makes a node another node than before; reachability is not part of it."""
-    return (
-        capacity.cpu_milli,
-        capacity.memory_bytes,
-        capacity.machine_class,
-        capacity.accelerators,
-        capacity.accelerator_class,
-        capacity.boot_id,
-        capacity.address,
-        capacity.cpu_ids,
-        capacity.idle_mw,
-        capacity.peak_mw,
-    )
+def _is_same(before: NodeCapacity, now: NodeCapacity) -> bool:
+    """Say whether the facts of a node are as before; reachability is not one of them."""
+    return replace(before, is_reachable=now.is_reachable) == now
 
 
 def _set_reachable(draft: Draft, node: NodeId, *, is_seen: bool, evidence: str = "") -> None:

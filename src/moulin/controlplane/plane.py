@@ -63,7 +63,8 @@ class Plane:
     """One leading control plane.
 
     `behind_ns` is how far the clock was behind the log when the lead was taken; `is_ahead` says that
-    the books hold events that never became durable. `unstarted` are steps whose placement is
+    the books hold events that never became durable. `connected` are the pools as `engines` were
+    asked for them. `unstarted` are steps whose placement is
     durable and whose start is not yet on record, `unstopped` (node, grace) of those whose stop did
     not reach the engine; `reports` are observations made while acting, taken by the next cycle.
     `unmetered` are nodes whose interval is due. `journal_until_ns` is the time up to which a
@@ -81,6 +82,7 @@ class Plane:
     behind_ns: int = 0
     is_ahead: bool = False
     engines: dict[str, Engine] = field(default_factory=dict)
+    connected: dict[str, Pool] = field(default_factory=dict)
     unstarted: set[StepId] = field(default_factory=set)
     unstopped: dict[StepId, tuple[NodeId, int]] = field(default_factory=dict)
     reports: list[Observation] = field(default_factory=list)

@@ -26,7 +26,7 @@ from moulin.controlplane.cycle import cycle
 from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.plane import Plane, PlaneSettings, Ports
 from moulin.controlplane.recover import take_lead
-from moulin.domain.errors import EngineUnavailable, Refused, SourceUnavailable
+from moulin.domain.errors import EngineRefused, EngineUnavailable, Refused, SourceUnavailable
 from moulin.domain.events import Event, Payload
 from moulin.domain.factory import (
     DeclaredObject,
@@ -241,8 +241,9 @@ class Bench:
         self.dice = CountedDice()
         self.shelf = Shelf()
         self.machines: dict[str, Machines] = {}
-        self.nodes_by_pool = {"floor": machines_of("floor", nodes, cpus)}
+        self.nodes, self.cpus = nodes, cpus
         self.meters = Meters(self)
+        self.connect: Callable[[Pool], Engine] = self.engine_for
         self._open_store = open_store or self._memory
         self.store: Store
         self.plane: Plane
@@ -262,7 +263,7 @@ class Bench:
                 store=self.store,
                 clock=self.clock,
                 ids=self.dice,
-                engine_for=self.engine_for,
+                engine_for=self._connected,
                 launcher=self.shelf,
                 meter=self.meters,
                 signer=self.signer,
@@ -280,13 +281,25 @@ class Bench:
         self.open()
 
     def engine_for(self, pool: Pool) -> Engine:
-        if pool.name not in self.machines:
-            nodes = self.nodes_by_pool.setdefault(pool.name, machines_of(pool.name, 1, 4))
-            self.machines[pool.name] = Machines(World(self.clock, nodes))
-        return self.machines[pool.name]
+        """Return a pool's machines: one world per name and settings."""
+        if pool.engine != "simulated":
+            raise EngineRefused(f"connect pool {pool.name!r}: there is no engine {pool.engine!r}")
+        key = f"{pool.name}{dict(pool.settings) or ''}"
+        if key not in self.machines:
+            nodes = machines_of(
+                pool.name,
+                int(pool.settings.get("nodes", self.nodes)),
+                int(pool.settings.get("cpus", self.cpus)),
+            )
+            self.machines[key] = Machines(World(self.clock, nodes))
+        return self.machines[key]
+
+    def _connected(self, pool: Pool) -> Engine:
+        return self.connect(pool)
 
     @property
     def floor(self) -> Machines:
+        """The machines of the pool that `factory` declares."""
         return self.machines["floor"]
 
     # -- time ---------------------------------------------------------------------------------

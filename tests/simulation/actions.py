@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from moulin.engines.simulated.world import World
 from tests.simulation.tenants import Call
-from tests.simulation.world import SECOND
+from tests.simulation.world import SECOND, Place
 
 if TYPE_CHECKING:
     from tests.simulation.run import Simulation
@@ -31,12 +30,13 @@ class Actions:
             (3, self._ask(tenants.look)),
             (25, self._requests),
             (20, self._let_time_pass),
-            (4, self._arm_crash),
-            (2, self._kill_process),
-            (3, self._fail_commits),
+            (3, self._arm_crash),
+            (1, self._kill_process),
+            (2, self._fail_commits),
             (3, self._cut_engine),
             (3, self._cut_node),
             (2, self._reboot),
+            (1, self._take_node_out),
             (2, self._lose_engine_replies),
             (5, self._disturb_observations),
             (2, self._kill_gateway),
@@ -68,7 +68,7 @@ class Actions:
 
     def _requests(self) -> str:
         gateway = self._rng.choice(self._it.gateways)
-        begun = sum(gateway.begin() for _ in range(self._rng.randint(0, 4)))
+        begun = sum(gateway.begin() for _ in range(self._rng.randint(1, 5)))
         ended = sum(gateway.end() for _ in range(self._rng.randint(0, 4)))
         return f"{gateway.name} begins {begun}, ends {ended}"
 
@@ -126,10 +126,25 @@ class Actions:
         return f"{node} is cut off"
 
     def _reboot(self) -> str:
+        """Restart a node, best one that runs something; now and then it is not back at once."""
+        busy = [
+            place.started[step].nodes[place.started[step].rank]
+            for place in self._it.places.values()
+            for step in place.world.live_steps()
+        ]
+        nodes = [each.node for place in self._it.places.values() for each in place.world.capacity()]
+        node = self._rng.choice(busy or nodes)
+        world = next(p.world for p in self._it.places.values() if node in p.node_names)
+        world.reboot(node)
+        if self._rng.random() < 0.3:
+            world.set_reachable(node, False)
+        return f"{node} is restarted"
+
+    def _take_node_out(self) -> str:
         place = self._rng.choice(list(self._it.places.values()))
         node = self._rng.choice(place.world.capacity()).node
-        place.world.reboot(node)
-        return f"{node} is restarted"
+        place.hidden.add(node)
+        return f"{node} is no longer served"
 
     def _lose_engine_replies(self) -> str:
         place = self._rng.choice(list(self._it.places.values()))
@@ -152,7 +167,7 @@ class Actions:
     def _mend(self) -> str:
         for place in self._it.places.values():
             if self._rng.random() < 0.6:
-                mend(place.world)
+                mend(place)
         for engine in self._it.process.engines.by_pool.values() if self._it.process else ():
             engine.inner.is_holding = engine.inner.is_doubling = False
         return "mended"
@@ -179,8 +194,10 @@ class Actions:
         return "the next answer to a gateway gets lost"
 
 
-def mend(world: World) -> None:
-    """Reconnect a world's engine and nodes."""
+def mend(place: Place) -> None:
+    """Reconnect a pool's engine and nodes."""
+    world = place.world
+    place.hidden.clear()
     world.set_engine_reachable(True)
     for capacity in world.capacity():
         if not capacity.is_reachable:

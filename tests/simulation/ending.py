@@ -44,7 +44,7 @@ def quiet_steps(it: "Simulation") -> Iterator[int]:
 
 def _calm(it: "Simulation") -> None:
     for place in it.places.values():
-        mend(place.world)
+        mend(place)
     for gateway in it.gateways:
         while gateway.end():
             pass
@@ -61,6 +61,8 @@ def _calm(it: "Simulation") -> None:
 
 def judge_end(it: "Simulation") -> None:
     """Judge what must be true when nothing is wrong any more."""
+    it.auditor.read_rows()
+    it.auditor.judge_sums(it.judge.books)
     _judge_work(it)
     _judge_requests(it)
     books = it.judge.books
@@ -75,6 +77,10 @@ def judge_end(it: "Simulation") -> None:
     must(not unmetered, f"ended and never metered to the end: {unmetered}")
     again = read_books(it.disk.reader.events(0))
     it.judge.compare(again)
+    must(
+        again.schedule.digest() == books.schedule.digest(),
+        "the log folds to another digest when it is read again",
+    )
 
 
 def _judge_work(it: "Simulation") -> None:
@@ -116,7 +122,7 @@ def _judge_requests(it: "Simulation") -> None:
             continue
         must(request in charged, f"{request} is never charged")
         must(
-            least <= charged[request] <= most,
+            least <= charged[request] <= most or request in it.auditor.repriced,
             f"{request} is charged {charged[request]}, not {least} to {most}",
         )
     must(set(charged) <= set(expected), "a request that never began is charged")

@@ -34,7 +34,7 @@ PRINCIPAL = Principal(
     project=ProjectId(""),
 )
 TELL_NS = SECOND
-IDLE_NS = 5 * SECOND
+IDLE_NS = 30 * SECOND
 
 
 @dataclass(slots=True)

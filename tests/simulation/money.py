@@ -25,14 +25,16 @@ from moulin.domain.events import (
     WorkloadFinished,
     WorkloadSubmitted,
 )
-from moulin.domain.factory import Project
+from moulin.domain.factory import PriceBook, Project
 from moulin.domain.snapshot import JournalKind, JournalRecord
 from moulin.domain.views import ReceiptView
 from moulin.ledger import Frontier, VerifierKey, append, leaf_hash, make_receipt, open_checkpoint, root
 from moulin.ports.store import Store
 from tests.simulation.invariants import must
-from tests.simulation.world import OPERATOR_SECRET, Signer
+from tests.simulation.world import OPERATOR_SECRET, SECOND, Signer
 
+# A gateway may serve from a snapshot this old, and a snapshot changes with the next event only.
+STALE_NS = 150 * SECOND
 EpochKey = tuple[str, int]
 
 
@@ -71,8 +73,11 @@ class Auditor:
     through: dict[EpochKey, int] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
     intervals: dict[str, tuple[int, int]] = field(default_factory=dict)
+    gaps: set[str] = field(default_factory=set)
     windows: dict[tuple[str, str], int] = field(default_factory=dict)
     frontiers: dict[str, Frontier] = field(default_factory=dict)
+    repriced: set[str] = field(default_factory=set)
+    repriced_ns: list[tuple[int, int]] = field(default_factory=list)
     metered_mj: int = 0
     receipted_mj: int = 0
     entry_count: int = 0
@@ -91,6 +96,8 @@ class Auditor:
                 for change in applied.changes:
                     if isinstance(change.value, Project):
                         self._purse(change.name).budget_neur = change.value.budget_neur
+                    if isinstance(change.value, PriceBook):
+                        self.repriced_ns.append((change.value.effective_from_ns, event.at_ns))
             case WorkloadSubmitted(submission=submission, reserved_neur=reserved_neur):
                 self.project_of[submission.id] = submission.project
                 self._purse(submission.project).reserved[submission.id] = reserved_neur
@@ -102,7 +109,7 @@ class Auditor:
             case IntervalMetered() as metered:
                 self._judge_interval(metered)
             case NodeLeft(node=node):
-                self.intervals.pop(node, None)
+                self.gaps.add(node)
             case _:
                 self._read_gateway(event)
 
@@ -189,10 +196,12 @@ class Auditor:
             must(item.workload in purse.settled, f"{item.workload} is charged and not settled")
             settled = purse.settled.pop(item.workload)
             must(
-                item.amount_neur == settled,
+                item.amount_neur == settled or self._is_repriced(item),
                 f"{item.workload} settled {settled} and is charged {item.amount_neur}",
             )
             self.charged_requests[item.workload] = item.amount_neur
+            if item.amount_neur != settled:
+                self.repriced.add(item.workload)
         elif item.workload in purse.reserved:
             left_neur = purse.reserved[item.workload] - item.amount_neur
             purse.reserved[item.workload] = max(0, left_neur)
@@ -203,6 +212,13 @@ class Auditor:
         )
         if not item.is_from_grant:
             self._judge_window(receipt)
+
+    def _is_repriced(self, item: ChargedUsage) -> bool:
+        """Whether the gateway may have reserved at prices that were changing when it did."""
+        start_ns = self.receipts[item.receipt].usage.start_ns
+        return any(
+            min(times_ns) <= start_ns <= max(times_ns) + STALE_NS for times_ns in self.repriced_ns
+        )
 
     def _judge_window(self, receipt: ReceiptView) -> None:
         """What an attempt held is charged for each moment at most once."""
@@ -224,8 +240,12 @@ class Auditor:
             f"{metered.energy_mj} mJ",
         )
         until_ns, counter_ns = self.intervals.get(metered.node, (metered.start_ns, 0))
+        is_continued = metered.start_ns == until_ns
+        if metered.node in self.gaps and metered.start_ns > until_ns:
+            self.gaps.discard(metered.node)
+            is_continued = True
         must(
-            metered.start_ns == until_ns and metered.end_ns >= metered.start_ns,
+            is_continued and metered.end_ns >= metered.start_ns,
             f"{metered.node} is metered from {metered.start_ns}, was until {until_ns}",
         )
         must(metered.node_cpu_ns >= counter_ns, f"the counter of {metered.node} went back")

@@ -16,7 +16,7 @@ import orjson
 
 from moulin.controlplane.commands import Answer
 from moulin.domain.event_wire import encode_event
-from moulin.domain.events import Event
+from moulin.domain.events import Event, UsagesCharged
 from moulin.domain.snapshot import SyncReply
 from moulin.engines.simulated.world import World
 from moulin.scheduler import SchedulerPolicy
@@ -180,7 +180,9 @@ class Simulation:
     def _begin(self) -> None:
         self.start_process()
         assert self.process
-        self.tenants.apply_first(self.process.inbox.call)
+        self.tenants.begin(self.process.inbox.call)
+        self.turn()
+        self.tenants.submit_first(self.process.inbox.call)
         for gateway in self.gateways:
             gateway.start()
         self.turn()
@@ -194,8 +196,9 @@ class Simulation:
                 self._polls.append((gateway, gateway.epoch, poll))
 
     def _judge(self) -> None:
-        self.auditor.read_rows()
         events = self.judge.read_log()
+        if any(isinstance(event.payload, UsagesCharged) for event in events):
+            self.auditor.read_rows()
         for event in events:
             self.auditor.read(event)
         self._remember(events)

@@ -81,7 +81,7 @@ def scenario(rng: random.Random) -> Scenario:
     pools = [Pool(name="p-" + z.name, zone=z.name, engine="sim", machine_class="m") for z in zones]
     objects: tuple[DeclaredObject, ...] = (
         Organisation(name="acme"),
-        Organisation(name="medic", countries=rng.choice([("FR", "SE"), ("FR",), ("SE", "US")])),
+        Organisation(name="medic", countries=rng.choice([("FR", "SE"), ("FR",), ("FR", "US")])),
         *sites,
         *zones,
         *pools,
@@ -140,6 +140,12 @@ def workload_spec(rng: random.Random, zones: Sequence[str]) -> WorkloadSpec:
     return _job(rng, zones)
 
 
+def public_endpoint(rng: random.Random) -> WorkloadSpec:
+    """Return an endpoint that every key may use."""
+    spec = EndpointSpec(model=rng.choice(MODELS), replicas=rng.choice([1, 2]), is_public=True)
+    return replace(_endpoint(rng, ()), endpoint=spec, where=Where())
+
+
 def api_key(project: str, name: str, digest: str) -> ApiKey:
     """Return an inference key."""
     return ApiKey(
@@ -165,17 +171,17 @@ def member(project: str) -> Principal:
 
 
 def _site(rng: random.Random, site: Site) -> Site:
-    return replace(site, power_envelope_w=rng.choice([0, 0, 0, 900, 1600]))
+    return replace(site, power_envelope_w=rng.choice([0, 0, 0, 1600, 2600]))
 
 
 def _project(rng: random.Random, name: str) -> Project:
     quota = Quota(
-        cpu_milli=rng.choice([-1, -1, 4_000, 8_000]),
-        memory_bytes=rng.choice([-1, -1, 12 * GB]),
-        accelerators=rng.choice([-1, -1, 2, 4]),
-        workloads=rng.choice([-1, -1, 2, 4]),
+        cpu_milli=rng.choice([-1, -1, 6_000, 12_000]),
+        memory_bytes=rng.choice([-1, -1, -1, 12 * GB]),
+        accelerators=rng.choice([-1, -1, -1, 4]),
+        workloads=rng.choice([-1, -1, 3, 5]),
     )
-    budget_neur = rng.choice([-1, -1, 400_000, 3_000_000, 40_000_000])
+    budget_neur = rng.choice([-1, -1, 6_000_000, 40_000_000, 40_000_000])
     return Project(
         name=name,
         organisation=ORGANISATION_BY_PROJECT[name],
@@ -186,11 +192,11 @@ def _project(rng: random.Random, name: str) -> Project:
 
 
 def _nodes(rng: random.Random, pool: str) -> tuple[NodeCapacity, ...]:
-    devices = rng.choice([0, 0, 2, 4])
+    devices = rng.choice([0, 2, 4])
     return tuple(
         NodeCapacity(
             node=NodeId(f"{pool}-{index}"),
-            cpu_milli=rng.choice([2_000, 4_000, 8_000]),
+            cpu_milli=rng.choice([4_000, 4_000, 8_000]),
             memory_bytes=rng.choice([8, 16]) * GB,
             machine_class="m",
             accelerators=devices,
@@ -200,19 +206,19 @@ def _nodes(rng: random.Random, pool: str) -> tuple[NodeCapacity, ...]:
             peak_mw=400_000 + 150_000 * devices,
             power_source="stated",
         )
-        for index in range(rng.randint(1, 3))
+        for index in range(rng.randint(2, 3))
     )
 
 
 def _where(rng: random.Random, zones: Sequence[str]) -> Where:
     return Where(
-        countries=rng.choice([(), (), (), ("FR",), ("SE",), ("FR", "US")]),
-        zones=() if rng.random() < 0.8 else (rng.choice(zones),),
+        countries=rng.choice([*[()] * 6, ("FR",), ("FR",), ("SE",), ("FR", "US")]),
+        zones=(rng.choice(zones),) if zones and rng.random() < 0.1 else (),
     )
 
 
 def _resources(rng: random.Random) -> Resources:
-    accelerators = rng.choice([0, 0, 0, 1, 2])
+    accelerators = rng.choice([*[0] * 6, 1, 2])
     return Resources(
         cpu_milli=rng.choice([500, 1_000, 1_000, 2_000, 3_000]),
         memory_bytes=rng.choice([1, 1, 2, 4]) * GB,
@@ -236,7 +242,7 @@ def _job(rng: random.Random, zones: Sequence[str]) -> WorkloadSpec:
         kind=WorkloadKind.JOB,
         name="job",
         resources=_resources(rng),
-        nodes=rng.choice([1, 1, 1, 2, 2, 3]),
+        nodes=rng.choice([*[1] * 6, 2, 2, 3]),
         task=_program(rng, None if is_endless else rng.uniform(0.2, 30.0)),
         where=_where(rng, zones),
         when=When(deadline_s=rng.choice([0, 0, 0, 0, 15, 60])),
@@ -262,7 +268,7 @@ def _endpoint(rng: random.Random, zones: Sequence[str]) -> WorkloadSpec:
     spec = EndpointSpec(
         model=rng.choice(MODELS),
         replicas=rng.choice([1, 1, 2]),
-        is_public=rng.random() < 0.5,
+        is_public=rng.random() < 0.7,
     )
     return WorkloadSpec(
         kind=WorkloadKind.ENDPOINT,

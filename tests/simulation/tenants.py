@@ -135,19 +135,23 @@ class Tenants:
         )
         return ", ".join(repr(each) for each in wanted if each not in self.objects)
 
-    def apply_first(self, call: Call) -> None:
-        """Declare the factory."""
+    def begin(self, call: Call) -> None:
+        """Declare the factory and create a key for each project."""
         self._ask(
             call, ApplyFactory(principal=scenario.OPERATOR, managed_by=FILE, objects=self.objects)
         )
+        for project in sorted(scenario.ORGANISATION_BY_PROJECT):
+            self._create_key(call, project)
+
+    def submit_first(self, call: Call) -> None:
+        """Submit the endpoint that gateways need for having anything to do."""
+        wish = Wish("idem-first", "web", scenario.public_endpoint(self.rng))
+        self.wishes.append(wish)
+        self._send(call, wish)
 
     def create_key(self, call: Call) -> str:
         """Create an inference key."""
-        project = self.rng.choice(sorted(scenario.ORGANISATION_BY_PROJECT))
-        name = make_id("key", self.clock.now_ns(), self.rng.getrandbits(80))
-        key = scenario.api_key(project, name, f"digest of {name}")
-        self._ask(call, CreateKey(principal=scenario.member(project), key=key))
-        return name
+        return self._create_key(call, self.rng.choice(sorted(scenario.ORGANISATION_BY_PROJECT)))
 
     def revoke_key(self, call: Call) -> str:
         """Revoke a key that was created."""
@@ -204,6 +208,12 @@ class Tenants:
             self.objects = asked.command.objects
         elif isinstance(asked.command, CreateKey) and not isinstance(answer, MoulinError):
             self.keys.append(asked.command.key.id)
+
+    def _create_key(self, call: Call, project: str) -> str:
+        name = make_id("key", self.clock.now_ns(), self.rng.getrandbits(80))
+        key = scenario.api_key(project, name, f"digest of {name}")
+        self._ask(call, CreateKey(principal=scenario.member(project), key=key))
+        return name
 
     def _send(self, call: Call, wish: Wish) -> WorkloadId:
         prefix = PREFIX_BY_KIND[wish.spec.kind]

@@ -117,6 +117,12 @@ class Place:
     started: dict[StepId, StartStep] = field(default_factory=dict)
     steps_by_node: dict[NodeId, list[StepId]] = field(default_factory=dict)
     is_polled: bool = False
+    hidden: set[NodeId] = field(default_factory=set)
+
+    @property
+    def node_names(self) -> frozenset[NodeId]:
+        """The nodes of this pool."""
+        return frozenset(each.node for each in self.world.capacity())
 
     def busy_ns(self, node: NodeId, now_ns: int) -> int:
         """Return the CPU time that a node's own counter shows: its tasks' and the system's."""
@@ -158,7 +164,7 @@ class PolledEngine:
 
     def capacity(self) -> tuple[NodeCapacity, ...]:
         self._faults.trip("capacity")
-        return self.inner.capacity()
+        return tuple(n for n in self.inner.capacity() if n.node not in self.place.hidden)
 
     def logs(self, step: StepId, cursor: int, limit_bytes: int) -> LogChunk:
         return self.inner.logs(step, cursor, limit_bytes)

@@ -42,7 +42,8 @@ GRACE_S: Final = 10.0
 POLL_S: Final = 0.02
 WATCH_S: Final = 1.0
 BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
-STEADY_S: Final = 60.0
+# What served this long was no crash loop: when it is killed, it comes back at once.
+STEADY_S: Final = 10.0
 LOG_BYTES_MAX: Final = 8 * 1024 * 1024
 LAST_WORDS_BYTES: Final = 2_000
 

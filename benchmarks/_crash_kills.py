@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks._moulin import wait_for
 from moulin.app.datadir import read_run
 from moulin.app.processes import ProcessMark, is_alive, mark_of
 from moulin.domain.errors import LocalError
@@ -17,7 +18,10 @@ from moulin.engines.local.spool import read_record
 CONTROL, GATEWAY, SHIM, REPLICA, REPLICA_SHIM = kinds = (
     "control", "gateway", "shim", "replica", "replica_shim",
 )  # fmt: skip
-WEIGHTS = {CONTROL: 30, GATEWAY: 22, SHIM: 30, REPLICA: 9, REPLICA_SHIM: 9}
+WEIGHTS = {CONTROL: 25, GATEWAY: 20, SHIM: 35, REPLICA: 10, REPLICA_SHIM: 10}
+# Most kills find Moulin at work; the others come in the middle of its starting again.
+WHOLE_BEFORE = 0.75
+WHOLE_S_MAX = 30.0
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,15 @@ class Killer:
 
     data: Path
     dice: random.Random
+    is_whole: Callable[[], bool]
     report: Callable[[str], None]
     kills: list[Kill] = field(default_factory=list)
 
     def run(self, count: int, pause_s: tuple[float, float]) -> None:
         """Kill so many processes, with pauses in between."""
         while len(self.kills) < count:
+            if self.dice.random() < WHOLE_BEFORE:
+                wait_for(self.is_whole, WHOLE_S_MAX)
             time.sleep(self.dice.uniform(*pause_s))
             victim = self._choose(tuple(victims(self.data)))
             if victim is None or not is_alive(victim.mark):

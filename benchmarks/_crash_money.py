@@ -169,13 +169,13 @@ def judge_ledger(database: Path) -> Iterator[str]:
         yield f"{len(missing)} settled requests have no receipt: {', '.join(sorted(missing)[:3])}"
 
 
-def without_energy(receipts: Sequence[ReceiptView]) -> int:
-    """Count requests that produced tokens and whose receipt says 0 mJ."""
-    return sum(
-        bool(r.usage.request and r.usage.quantities.get(Meter.TOKENS_OUTPUT))
-        and not r.usage.energy_mj
-        for r in receipts
-    )
+def judge_energy(receipts: Sequence[ReceiptView]) -> Iterator[str]:
+    """Yield requests that produced tokens out of nothing, and not because a reading is missing."""
+    for receipt in receipts:
+        usage = receipt.usage
+        has_worked = usage.request and usage.quantities.get(Meter.TOKENS_OUTPUT)
+        if has_worked and not usage.energy_mj and not usage.is_estimated:
+            yield f"{usage.request}: {usage.quantities} for 0 mJ"
 
 
 def _charged(receipts: Sequence[ReceiptView]) -> Mapping[str, int]:

@@ -1,10 +1,8 @@
 """The factory that `crash` kills: two nodes, two projects with budgets, prices, a small model."""
 
 import secrets
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks._moulin import Running
 from moulin.app.down import operator_credentials
@@ -22,7 +20,7 @@ ENDPOINT = "smol"
 NEUR_PER_TOKEN_INPUT = 100
 NEUR_PER_TOKEN_OUTPUT = 1_000
 LAB_BUDGET_NEUR = 50 * 10**9
-SMALL_BUDGET_NEUR = 500_000
+SMALL_BUDGET_NEUR = 200_000
 FACTORY = """
 organisations:
   uni: {title: A university, roles: [operator, tenant]}
@@ -36,7 +34,7 @@ pools:
   machine: {zone: hall, engine: local, machine_class: this-cpu, settings: {nodes: 2}}
 projects:
   lab: {organisation: uni, budget: 50}
-  small: {organisation: uni, budget: 0.0005}
+  small: {organisation: uni, budget: 0.0002}
 prices:
   list:
     from: 2020-01-01T00:00:00Z
@@ -99,13 +97,3 @@ def deploy(world: World, timeout_s: float) -> WorkloadView:
             idempotency_key=ENDPOINT,
         )
         return client.endpoints.wait(view.id, timeout_s=timeout_s)
-
-
-def wait_for(condition: Any, timeout_s: float) -> bool:
-    """Return whether the condition came true in time; asked about twice a second."""
-    until_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > until_s:
-            return False
-        time.sleep(0.5)
-    return True

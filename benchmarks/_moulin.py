@@ -28,6 +28,11 @@ class Running:
     ready_s: float
     process: "subprocess.Popen[str]"
 
+    def is_whole(self) -> bool:
+        """Say whether control API and gateway both answer now."""
+        urls = (self.control_url, self.gateway_url)
+        return all(_is_well(int(url.rpartition(":")[2])) for url in urls)
+
     @property
     def control_url(self) -> str:
         """Address of the control API."""
@@ -102,6 +107,16 @@ def wait_until(
         if time.monotonic() > until_s:
             raise RuntimeError(f"moulin up was not ready in {timeout_s:g} s")
         time.sleep(POLL_S)
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Return whether the condition came true in time; asked about five times a second."""
+    until_s = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def memory_kb(pid: int, fields: Sequence[str] = ("VmRSS:",)) -> dict[str, int]:

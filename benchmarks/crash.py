@@ -24,13 +24,13 @@ from benchmarks._crash_money import (
     BudgetWatch,
     judge_balances,
     judge_calls,
+    judge_energy,
     judge_jobs,
     judge_ledger,
-    without_energy,
 )
 from benchmarks._crash_tasks import Lives, duplicated, lost, read_lives
-from benchmarks._crash_world import World, deploy, lend_model, make_world, wait_for, write_factory
-from benchmarks._moulin import up
+from benchmarks._crash_world import World, deploy, lend_model, make_world, write_factory
+from benchmarks._moulin import up, wait_for
 from moulin.domain.views import ReceiptView, WorkloadView
 from moulin.domain.workload import FINAL_WORKLOAD_STATES
 from moulin.sdk import Moulin
@@ -81,8 +81,13 @@ def drill(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         for words_of in findings[kind][:20]:
             say(f"{kind}: {words_of}")
     counted = {kind: len(found) for kind, found in findings.items()}
-    seconds = round(time.monotonic() - begin_s)
-    return {**numbers, **counted, "seed": options.seed, "seconds": seconds}
+    return {
+        **numbers,
+        **counted,
+        "seed": options.seed,
+        "seconds": round(time.monotonic() - begin_s),
+        "findings": [f"{kind}: {found}" for kind in KINDS for found in findings[kind][:20]],
+    }
 
 
 def kill_under_load(
@@ -90,7 +95,7 @@ def kill_under_load(
 ) -> tuple[Notes, Killer, Census, BudgetWatch]:
     """Load and kill; return what was noted by everybody."""
     dice = random.Random(options.seed)
-    killer = Killer(world.running.data, dice, say)
+    killer = Killer(world.running.data, dice, world.running.is_whole, say)
     load = Load(world, options.seed, has_model=not options.no_model)
     census, watch = Census(world.running.data), BudgetWatch(world)
     for each in (load, census, watch):
@@ -182,7 +187,7 @@ def summary(told: Evidence, findings: Findings) -> dict[str, Any]:
         "calls_refused_by_budget": sum(call.status == 402 for call in calls),
         "calls_unconnected": notes.unconnected,
         "receipts": len(receipts),
-        "requests_without_energy": without_energy(receipts),
+        "receipts_estimated": sum(receipt.usage.is_estimated for receipt in receipts),
     }
 
 
@@ -205,6 +210,7 @@ def _unsettled(told: Evidence, ran: set[str]) -> Iterator[str]:
         reserved[view.project] = reserved.get(view.project, 0) + view.reserved_neur
     by_id = {receipt.id: receipt for receipt in receipts}
     yield from judge_calls(told.notes.all_calls(), by_id)
+    yield from judge_energy(receipts)
     yield from judge_jobs(told.notes.jobs, ran, receipts)
     yield from judge_balances(balances, receipts, reserved)
 

@@ -7,11 +7,13 @@ It decides who is served when a grant arrives (first come) and who is refused. T
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from moulin.domain.errors import BudgetExceeded, MoulinError, Unavailable
 from moulin.domain.reasons import Reason, sentence
 from moulin.domain.snapshot import Grant, Want
+from moulin.domain.units import format_euros
 from moulin.gateway.limits import Limits
 from moulin.routing.escrow import Escrow
 
@@ -63,7 +65,7 @@ class Account:
             payer.funded()
             return
         if self._refusal and self.used_at_s - self._refused_at_s < REFUSAL_HOLDS_S:
-            payer.refused(_too_dear(self._refusal), self._refusal)
+            self._refuse(payer, self._refusal)
             return
         self._waiting.append(payer)
         self._loop.call_later(self._limits.escrow_wait_s, self._expire, payer)
@@ -91,7 +93,7 @@ class Account:
             self._waiting.popleft().funded()
         if grant.refusal is not None:
             while self._waiting:
-                self._waiting.popleft().refused(_too_dear(grant.refusal), grant.refusal)
+                self._refuse(self._waiting.popleft(), grant.refusal)
         elif self._waiting:
             self._ask()
 
@@ -122,8 +124,18 @@ class Account:
                 None,
             )
 
+    def _refuse(self, payer: Payer, refusal: Reason) -> None:
+        """Tell a request its own numbers; the leader's are of the whole wish, which is often larger.
 
-def _too_dear(reason: Reason) -> BudgetExceeded:
-    return BudgetExceeded(
-        sentence(reason), hint="ask for a smaller max_tokens, or have the budget raised"
-    )
+        A refusing leader has handed out all there was, so what is left is in this escrow.
+        """
+        reason = replace(
+            refusal,
+            parameters={
+                **refusal.parameters,
+                "left_eur": format_euros(self.escrow.left_neur),
+                "wanted_eur": format_euros(payer.held_neur),
+            },
+        )
+        hint = "ask for a smaller max_tokens, or have the budget raised"
+        payer.refused(BudgetExceeded(sentence(reason), hint=hint), reason)

@@ -108,7 +108,8 @@ class ModelLibrary:
         endpoint = step.endpoint
         if endpoint is None:
             raise Refused(f"serve {step.step}: it is not an endpoint's task")
-        threads = max(1, step.resources.cpu_milli // 1000)
+        # A part of a CPU is a thread that now and then waits; without it that CPU would stay idle.
+        threads = max(1, -(-step.resources.cpu_milli // 1000))
         return TaskTemplate(
             command=(
                 sys.executable,

@@ -1,0 +1,1 @@
+"""`moulin demo`: the main job, end to end, on this machine, judged from outside at each step."""

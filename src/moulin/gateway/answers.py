@@ -12,6 +12,10 @@ from moulin.domain.reasons import Reason
 
 JSON: Final = b"application/json"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+COMPLETION: Final = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b%b\r\n%b"
+)
+"""A good answer: length of the body, two groups of finished header lines, the body."""
 _PHRASE: Final = {
     200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 402: b"Payment Required",
     403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",

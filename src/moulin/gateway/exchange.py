@@ -9,13 +9,14 @@ cut afterwards is charged: by the replica's usage where it was seen, else estima
 events, never above what was held.
 """
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from moulin.domain.errors import DiskFull, EngineUnavailable, MoulinError, Unavailable
 from moulin.domain.reasons import Reason
+from moulin.domain.snapshot import ModelView
 from moulin.gateway import answers
 from moulin.gateway.directory import Route
-from moulin.gateway.records import begin_line, end_line
+from moulin.gateway.records import BEGIN, END
 from moulin.gateway.sse import DONE, EventFilter, EventTooLong
 from moulin.gateway.upstream import Replica, UpstreamConnection
 from moulin.gateway.usage import BYTES_PER_TOKEN, NOTHING, Bounds, Used, usage_of, used
@@ -31,6 +32,7 @@ CLIENT_DISCONNECTED: Final = b"client_disconnected"
 UPSTREAM_FAILED: Final = b"upstream_failed"
 CUT: Final = b"cut"
 RETRIED_STATUSES: Final = frozenset({502, 503, 504})
+_NEVER_S: Final = float("inf")
 _ERROR_BYTES_MAX: Final = 64 * 1024
 
 
@@ -54,56 +56,32 @@ class Client(Protocol):
         ...
 
 
+class Order(NamedTuple):
+    """What was ordered, at the price it was promised; the route may change while it waits."""
+
+    identifier: bytes
+    ask: Ask
+    model: ModelView
+    path: str
+    body: bytes
+    bounds: Bounds
+
+
 class Exchange:
     """See the module. The underscored flags say which step was reached."""
 
     __slots__ = (
-        "_ask",
-        "_body",
-        "_bounds",
-        "_client",
-        "_connection",
-        "_filter",
-        "_has_begin",
-        "_id",
-        "_is_held",
-        "_is_journaled",
-        "_last",
-        "_model",
-        "_path",
-        "_replica",
-        "_route",
-        "_service",
-        "_tried",
-        "asks_stream",
-        "deadline_s",
-        "held_neur",
-        "is_over",
+        "_body", "_client", "_connection", "_filter", "_has_begin", "_is_held", "_is_journaled",
+        "_last", "_order", "_replica", "_route", "_service", "_tried", "asks_stream", "deadline_s",
+        "held_neur", "is_over",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        *,
-        service: "Service",
-        client: Client,
-        route: Route,
-        ask: Ask,
-        path: str,
-        body: bytes,
-        bounds: Bounds,
-        identifier: bytes,
-    ) -> None:
+    def __init__(self, service: "Service", client: Client, route: Route, order: Order) -> None:
         self._service = service
         self._client = client
         self._route = route
-        # The route may change with a snapshot while the request waits; the price it was promised not.
-        self._model = route.model
-        self._ask = ask
-        self.asks_stream = ask.is_stream
-        self._path = path
-        self._body = body
-        self._bounds = bounds
-        self._id = identifier
+        self._order = order
+        self._body = order.body
         self._replica: Replica | None = None
         self._connection: UpstreamConnection | None = None
         self._filter: EventFilter | None = None
@@ -111,9 +89,10 @@ class Exchange:
         self._is_held = False
         self._has_begin = False
         self._is_journaled = False
-        self.held_neur = route.model.cost_neur(bounds.tokens_input, bounds.tokens_output)
-        self.deadline_s = float("inf")
         self._last = b""
+        self.asks_stream = order.ask.is_stream
+        self.held_neur = order.model.cost_neur(order.bounds[0], order.bounds[1])
+        self.deadline_s = _NEVER_S
         self.is_over = False
 
     def start(self) -> None:
@@ -151,16 +130,16 @@ class Exchange:
             return
         replicas = self._route.replicas
         if self._tried and all(replica in self._tried for replica in replicas):
-            message = (
-                f"reach a replica of {self._model.name}: {len(self._tried)} tried, none answers"
-            )
+            message = f"reach a replica of {self._order.model.name}: {len(self._tried)} tried, none answers"
             self._give_up(EngineUnavailable(message, details={"retry_after_s": 2}))
-        elif self._service.enqueue(self, self._model.endpoint):
+        elif self._service.enqueue(self, self._order.model.endpoint):
             now_s = self._service.now_s
             self.deadline_s = now_s + self._service.limits.queue_wait_s
         else:
             waiting = self._service.limits.queue_max
-            self._give_up(_busy(f"queue for {self._model.name}: {waiting} requests wait already"))
+            self._give_up(
+                _busy(f"queue for {self._order.model.name}: {waiting} requests wait already")
+            )
 
     def _take(self, replica: Replica) -> None:
         service = self._service
@@ -172,18 +151,17 @@ class Exchange:
             replica.send(self)
             return
         self._has_begin = True
-        service.journal.append(
-            begin_line(
-                request=self._id,
-                at_ns=service.now_ns(),
-                route=self._route.fragment,
-                replica=replica.fragment,
-                tokens_input=self._bounds.tokens_input,
-                tokens_output=self._bounds.tokens_output,
-                amount_neur=self.held_neur,
-            ),
-            self,
+        order = self._order
+        line = BEGIN % (
+            order.identifier,
+            service.now_ns(),
+            self._route.fragment,
+            replica.fragment,
+            order.bounds[0],
+            order.bounds[1],
+            self.held_neur,
         )
+        service.journal.append(line, self)
 
     # -- journal ------------------------------------------------------------------------------
 
@@ -213,7 +191,7 @@ class Exchange:
 
     def upstream_request(self, replica: Replica) -> bytes:
         """Return the request as it goes to the replica."""
-        return b"%b%d\r\n\r\n%b" % (replica.heads[self._path], len(self._body), self._body)
+        return b"%b%d\r\n\r\n%b" % (replica.heads[self._order.path], len(self._body), self._body)
 
     def connected(self, connection: UpstreamConnection) -> None:
         """Remember the connection: a client that leaves closes it."""
@@ -227,7 +205,7 @@ class Exchange:
             return
         replica.suspect()
         self._service.counts.retried += 1
-        self._service.release(replica, self._model.endpoint)
+        self._service.release(replica, self._order.model.endpoint)
         self._replica = None
         self._tried = (*self._tried, replica)
         self._place()
@@ -242,17 +220,18 @@ class Exchange:
         elif status != 200:
             self._answer_failed(status, body)
         else:
-            amount = used(usage_of(body), self._bounds, len(body) // BYTES_PER_TOKEN)
-            cost_neur = self._model.cost_neur(amount.tokens_input, amount.tokens_output)
+            amount = used(usage_of(body), self._order.bounds, len(body) // BYTES_PER_TOKEN)
+            cost_neur = self._order.model.cost_neur(amount[0], amount[1])
             figures = provisional(HEADERS, replica.view, amount[:2], cost_neur)
-            self._last = answers.whole(200, body, headers=self._headers(replica) + figures)
+            headers = self._headers(replica)
+            self._last = answers.COMPLETION % (len(body), headers, figures, body)
             self._end(COMPLETED, amount, cost_neur)
 
     def stream_began(self) -> None:
         """Send the head of the stream; from here on another replica is no longer possible."""
         assert self._replica is not None
         self._body = b""
-        self._filter = EventFilter(shows_usage=self._ask.wants_usage)
+        self._filter = EventFilter(shows_usage=self._order.ask.wants_usage)
         self._client.begin_stream(self._headers(self._replica))
 
     def streamed(self, data: bytes) -> None:
@@ -275,8 +254,8 @@ class Exchange:
         if events is None or not events.is_done:
             self.broken("the stream ended early")
             return
-        amount = used(events.usage, self._bounds, events.events)
-        cost_neur = self._model.cost_neur(amount.tokens_input, amount.tokens_output)
+        amount = used(events.usage, self._order.bounds, events.events)
+        cost_neur = self._order.model.cost_neur(amount.tokens_input, amount.tokens_output)
         self._last = provisional(COMMENT, replica.view, amount[:2], cost_neur) + DONE
         self._end(COMPLETED, amount, cost_neur)
 
@@ -305,7 +284,9 @@ class Exchange:
         if self.is_over:
             return
         if self._replica is None:
-            self._give_up(_busy(f"wait for a replica of {self._model.name}: none became free"))
+            self._give_up(
+                _busy(f"wait for a replica of {self._order.model.name}: none became free")
+            )
             return
         self._replica.suspect()
         self._stop("the replica took too long")
@@ -329,7 +310,7 @@ class Exchange:
 
     def _give_up(self, error: MoulinError, reason: Reason | None = None) -> None:
         """End before any answer: nothing is charged."""
-        self._last = answers.failure(error, request=self._id, reason=reason)
+        self._last = answers.failure(error, request=self._order.identifier, reason=reason)
         self._end(UPSTREAM_FAILED, NOTHING, 0)
 
     def _end_with_error(self, outcome: bytes, error: MoulinError) -> None:
@@ -337,7 +318,7 @@ class Exchange:
         if self._filter is not None:
             self._last = b"data: " + answers.error_body(error) + b"\n\n"
         else:
-            self._last = answers.failure(error, request=self._id)
+            self._last = answers.failure(error, request=self._order.identifier)
         self._end_delivered(outcome)
 
     def _deliver(self) -> None:
@@ -353,8 +334,12 @@ class Exchange:
     def _end_delivered(self, outcome: bytes) -> None:
         """Charge what the client got of a stream, and nothing where no answer had begun."""
         events = self._filter
-        amount = used(events.usage, self._bounds, events.events) if events is not None else NOTHING
-        self._end(outcome, amount, self._model.cost_neur(amount.tokens_input, amount.tokens_output))
+        amount = (
+            used(events.usage, self._order.bounds, events.events) if events is not None else NOTHING
+        )
+        self._end(
+            outcome, amount, self._order.model.cost_neur(amount.tokens_input, amount.tokens_output)
+        )
 
     def _end(self, outcome: bytes, amount: Used, cost_neur: int) -> None:
         """Settle, free the replica, journal END, and then let the client have `_last`."""
@@ -363,32 +348,30 @@ class Exchange:
         self._body = b""
         self._replica = None
         service.exchanges.discard(self)
-        service.counts.ended(self._model.name, outcome, amount)
+        service.counts.ended(self._order.model.name, outcome, amount)
         if self._is_held:
             self._route.account.escrow.settle(self.held_neur, cost_neur)
         else:
             self._route.account.forget(self)
         if replica is not None:
-            service.release(replica, self._model.endpoint)
+            service.release(replica, self._order.model.endpoint)
         else:
-            service.leave_queue(self, self._model.endpoint)
+            service.leave_queue(self, self._order.model.endpoint)
         if not self._has_begin:
             self._deliver()
             return
-        service.journal.append(
-            end_line(
-                request=self._id,
-                at_ns=service.now_ns(),
-                route=self._route.fragment,
-                replica=replica.fragment if replica is not None else _NO_REPLICA,
-                tokens_input=amount.tokens_input,
-                tokens_output=amount.tokens_output,
-                amount_neur=cost_neur,
-                outcome=outcome,
-                is_estimated=amount.is_estimated,
-            ),
-            self if self._last else None,
+        line = END % (
+            self._order.identifier,
+            service.now_ns(),
+            self._route.fragment,
+            replica.fragment if replica is not None else _NO_REPLICA,
+            amount[0],
+            amount[1],
+            cost_neur,
+            outcome,
+            b"true" if amount.is_estimated else b"false",
         )
+        service.journal.append(line, self if self._last else None)
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -398,23 +381,23 @@ class Exchange:
     def _answer_failed(self, status: int, body: bytes) -> None:
         """Pass the replica's refusal on; it cost nothing, and a broken replica's words stay here."""
         if 400 <= status < 500 and len(body) <= _ERROR_BYTES_MAX and body[:1] == b"{":
-            headers = b"x-request-id: req_%b\r\n" % self._id
+            headers = b"x-request-id: req_%b\r\n" % self._order.identifier
             self._last = answers.whole(status, body, headers=headers)
         else:
             error = EngineUnavailable(
                 f"serve this request: the replica failed with status {status}"
             )
-            self._last = answers.failure(error, request=self._id)
+            self._last = answers.failure(error, request=self._order.identifier)
         self._end(COMPLETED if status < 500 else UPSTREAM_FAILED, NOTHING, 0)
 
     def _headers(self, replica: Replica) -> bytes:
         headers = b"x-request-id: req_%b\r\nx-moulin-receipt: rcp_req_%b\r\n%b" % (
-            self._id,
-            self._id,
+            self._order.identifier,
+            self._order.identifier,
             replica.zone_header,
         )
-        if self._ask.ignored:
-            headers += b"x-moulin-ignored: %b\r\n" % ", ".join(self._ask.ignored).encode()
+        if self._order.ask.ignored:
+            headers += b"x-moulin-ignored: %b\r\n" % ", ".join(self._order.ask.ignored).encode()
         return headers
 
 

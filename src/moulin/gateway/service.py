@@ -20,7 +20,7 @@ from moulin.gateway import answers
 from moulin.gateway.accounts import Account
 from moulin.gateway.directory import Caller, Directory, Route
 from moulin.gateway.edge import ClientConnection, Inbound
-from moulin.gateway.exchange import Exchange
+from moulin.gateway.exchange import Exchange, Order
 from moulin.gateway.identifiers import RequestIds
 from moulin.gateway.journal import Journal
 from moulin.gateway.limits import Limits
@@ -208,16 +208,8 @@ class Service:
         bounds = Bounds(
             input_bound(ask, model, len(inbound.body)), limit * ask.answers, len(inbound.body)
         )
-        return Exchange(
-            service=self,
-            client=client,
-            route=route,
-            ask=ask,
-            path=dialect.path,
-            body=orjson.dumps(body),
-            bounds=bounds,
-            identifier=identifier,
-        )
+        order = Order(identifier, ask, model, dialect.path, orjson.dumps(body), bounds)
+        return Exchange(self, client, route, order)
 
     def draw_id(self) -> bytes:
         """Return a fresh request id, without its prefix."""

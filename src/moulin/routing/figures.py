@@ -4,23 +4,29 @@ They come from prices and from the model of the machine class, and are labelled 
 receipt is final when its metering interval closes. Exact integers all the way to the decimal point.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from moulin.domain.snapshot import ReplicaView
 
 _GIGA: Final = 10**9
 _MEGA: Final = 10**6
-# Cost, then energy and carbon: these two are left out while nothing is known of a replica's energy.
-Form = tuple[bytes, bytes, bytes]
-HEADERS: Final[Form] = (
-    b"x-moulin-figures: provisional\r\nx-moulin-cost-eur: %d.%09d\r\n",
+
+
+class Form(NamedTuple):
+    """One way to write figures: with energy and carbon, and where a replica's energy is not known."""
+
+    whole: bytes
+    cost_only: bytes
+
+
+HEADERS: Final = Form(
+    b"x-moulin-figures: provisional\r\nx-moulin-cost-eur: %d.%09d\r\n"
     b"x-moulin-energy-j: %d.%06d\r\nx-moulin-co2e-g: %d.%09d\r\n",
-    b"",
+    b"x-moulin-figures: provisional\r\nx-moulin-cost-eur: %d.%09d\r\n",
 )
-COMMENT: Final[Form] = (
-    b": moulin figures=provisional cost-eur=%d.%09d",
-    b" energy-j=%d.%06d co2e-g=%d.%09d",
-    b"\n\n",
+COMMENT: Final = Form(
+    b": moulin figures=provisional cost-eur=%d.%09d energy-j=%d.%06d co2e-g=%d.%09d\n\n",
+    b": moulin figures=provisional cost-eur=%d.%09d\n\n",
 )
 
 
@@ -42,8 +48,14 @@ def provisional(
         tokens[0] * replica.energy_uj_per_token_input
         + tokens[1] * replica.energy_uj_per_token_output
     )
-    cost = form[0] % divmod(amount_neur, _GIGA)
     if not energy_uj:
-        return cost + form[2]
+        return form.cost_only % (amount_neur // _GIGA, amount_neur % _GIGA)
     carbon_ng = energy_uj * replica.carbon_ng_per_j // _MEGA
-    return cost + form[1] % (*divmod(energy_uj, _MEGA), *divmod(carbon_ng, _GIGA)) + form[2]
+    return form.whole % (
+        amount_neur // _GIGA,
+        amount_neur % _GIGA,
+        energy_uj // _MEGA,
+        energy_uj % _MEGA,
+        carbon_ng // _GIGA,
+        carbon_ng % _GIGA,
+    )

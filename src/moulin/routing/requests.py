@@ -97,11 +97,14 @@ def read_request(dialect: Dialect, body: Any) -> Ask:
     tokens = body.get("max_tokens")
     if tokens is not None and (type(tokens) is not int or tokens < 1):
         raise _bad("max_tokens", "an integer of 1 or more")
+    answers = _one_chat(body) if dialect.is_chat else _prompts(body)
+    if "n" in body:
+        answers *= _choices(body)
     return Ask(
         model,
         stream is True,
         stream is True and _wants_usage(body),
-        _choices(body) * (_one_chat(body) if dialect.is_chat else _prompts(body)),
+        answers,
         tokens or 0,
         bool(body.get("tools")),
         ignored,

@@ -4,9 +4,9 @@ import json
 import re
 
 from moulin.domain.snapshot import JournalKind, JournalRecord
-from moulin.domain.wire import decode, encode
+from moulin.domain.wire import decode
 from moulin.gateway.identifiers import RequestIds
-from moulin.gateway.records import begin_line, end_line
+from moulin.gateway.records import BEGIN, END
 
 ROUTE = b'"organisation":"u","project":"p","key":"k","model":"m\\"\\u00e9","endpoint":"e"'
 REPLICA = b'"replica":"r","zone":"z"'
@@ -17,25 +17,15 @@ def read(line: bytes) -> JournalRecord:
 
 
 def test_lines_are_records() -> None:
-    begin = read(
-        begin_line(
-            request=b"ID", at_ns=2**62, route=ROUTE, replica=REPLICA,
-            tokens_input=1, tokens_output=2, amount_neur=2**70,
-        )
-    )  # fmt: skip
+    begin = read(BEGIN % (b"ID", 2**62, ROUTE, REPLICA, 1, 2, 2**70))
     assert begin == JournalRecord(
         sequence=7, kind=JournalKind.BEGIN, request="req_ID", at_ns=2**62, organisation="u",
         project="p", key="k", model='m"é', endpoint="e", replica="r", zone="z", tokens_input=1,
         tokens_output=2, amount_neur=2**70,
     )  # fmt: skip
-    end = read(
-        end_line(
-            request=b"ID", at_ns=5, route=ROUTE, replica=REPLICA, tokens_input=1, tokens_output=2,
-            amount_neur=3, outcome=b"cut", is_estimated=True,
-        )
-    )  # fmt: skip
+    end = read(END % (b"ID", 5, ROUTE, REPLICA, 1, 2, 3, b"cut", b"true"))
     assert (end.kind, end.outcome, end.is_estimated) == (JournalKind.END, "cut", True)
-    assert set(encode(end)) == set(encode(begin))
+    assert (end.tokens_input, end.tokens_output, end.amount_neur) == (1, 2, 3)
 
 
 def test_ids_sort_by_time_and_do_not_repeat() -> None:

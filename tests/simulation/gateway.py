@@ -255,7 +255,9 @@ class Gateway:
             return True
         reply = sent.future.result()
         assert isinstance(reply, SyncReply)
-        sent.journal.shipped = max(sent.journal.shipped, min(reply.acknowledged_sequence, sent.last))
+        sent.journal.shipped = max(
+            sent.journal.shipped, min(reply.acknowledged_sequence, sent.last)
+        )
         if sent.is_complete and sent.journal.shipped == sent.last:
             self.journals.remove(sent.journal)
         self.take(reply)

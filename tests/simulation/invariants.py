@@ -22,7 +22,6 @@ from moulin.domain.control import Applied
 from moulin.domain.errors import MoulinError
 from moulin.domain.events import (
     AttemptPlaced,
-    AttemptStopDecided,
     CycleDecided,
     EpochOpened,
     Event,
@@ -44,8 +43,7 @@ from moulin.domain.factory import (
     Zone,
     ZoneState,
 )
-from moulin.domain.ids import AttemptId, NodeId, StepId, step_id
-from moulin.domain.plan import StopCause
+from moulin.domain.ids import NodeId, StepId, step_id
 from moulin.domain.views import WorkloadView
 from moulin.domain.workload import Submission, WorkloadKind
 from moulin.ports.store import Store
@@ -122,10 +120,8 @@ class Judge:
     finished: set[str] = field(default_factory=set)
     stops: set[str] = field(default_factory=set)
     scaled: set[tuple[str, int]] = field(default_factory=set)
-    stopping: dict[AttemptId, StopCause] = field(default_factory=dict)
     keys_created: set[str] = field(default_factory=set)
     keys_revoked: set[str] = field(default_factory=set)
-    applied_count: int = 0
     runs_seen: dict[str, int] = field(default_factory=dict)
     ran: set[StepId] = field(default_factory=set)
     open_runs: dict[str, dict[StepId, int]] = field(default_factory=dict)
@@ -163,7 +159,9 @@ class Judge:
         )
         projects = self.books.balances.projects
         exhausted = tuple(
-            name for name in sorted(projects) if 0 <= projects[name].budget_neur <= projects[name].spent_neur
+            name
+            for name in sorted(projects)
+            if 0 <= projects[name].budget_neur <= projects[name].spent_neur
         )
         policy = replace(self.policy, projects_exhausted=exhausted)
         plan = decide(self.books.schedule, decided.now_ns, policy)
@@ -174,7 +172,6 @@ class Judge:
         match event.payload:
             case FactoryApplied() as applied:
                 self.declared.apply(applied)
-                self.applied_count += 1
             case NodeJoined(pool=pool, capacity=capacity):
                 self.pool_by_node[capacity.node] = pool
             case WorkloadSubmitted(submission=submission):
@@ -182,15 +179,18 @@ class Judge:
                 self.submissions[submission.id] = submission
             case AttemptPlaced() as placed:
                 self._judge_placement(placed)
-            case AttemptStopDecided(attempt=attempt, cause=cause):
-                self.stopping[attempt] = cause
+            case WorkloadFinished(workload=workload):
+                must(workload not in self.finished, f"{workload} ends twice")
+                self.finished.add(workload)
+            case _:
+                self._judge_request(event)
+
+    def _judge_request(self, event: Event) -> None:
+        match event.payload:
             case WorkloadStopRequested(workload=workload):
                 self.stops.add(workload)
             case WorkloadScaled(workload=workload, replicas=replicas):
                 self.scaled.add((workload, replicas))
-            case WorkloadFinished(workload=workload):
-                must(workload not in self.finished, f"{workload} ends twice")
-                self.finished.add(workload)
             case KeyCreated(key=key):
                 self.keys_created.add(key.id)
             case KeyRevoked(key=key):
@@ -387,7 +387,9 @@ class Judge:
         match command:
             case SubmitWorkload():
                 assert isinstance(answer, WorkloadView)
-                must(answer.id in self.submissions, f"{answer.id} was answered and is not in the log")
+                must(
+                    answer.id in self.submissions, f"{answer.id} was answered and is not in the log"
+                )
             case StopWorkload(workload=workload):
                 must(
                     workload in self.stops or workload in self.finished,

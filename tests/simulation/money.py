@@ -28,7 +28,15 @@ from moulin.domain.events import (
 from moulin.domain.factory import PriceBook, Project
 from moulin.domain.snapshot import JournalKind, JournalRecord
 from moulin.domain.views import ReceiptView
-from moulin.ledger import Frontier, VerifierKey, append, leaf_hash, make_receipt, open_checkpoint, root
+from moulin.ledger import (
+    Frontier,
+    VerifierKey,
+    append,
+    leaf_hash,
+    make_receipt,
+    open_checkpoint,
+    root,
+)
 from moulin.ports.store import Store
 from tests.simulation.invariants import must
 from tests.simulation.world import OPERATOR_SECRET, SECOND, Signer
@@ -50,9 +58,7 @@ class Purse:
 
     @property
     def held_neur(self) -> int:
-        return (
-            sum(self.reserved.values()) + sum(self.escrow.values()) + sum(self.settled.values())
-        )
+        return sum(self.reserved.values()) + sum(self.escrow.values()) + sum(self.settled.values())
 
     @property
     def is_overdrawn(self) -> bool:
@@ -157,7 +163,9 @@ class Auditor:
         begun = self.journals[key]
         for record in recorded.records:
             self.through[key] += 1
-            must(record.sequence == self.through[key], f"the journal of {key} has a gap or a repeat")
+            must(
+                record.sequence == self.through[key], f"the journal of {key} has a gap or a repeat"
+            )
             if record.kind is JournalKind.BEGIN:
                 begun[record.request] = record
                 continue
@@ -279,7 +287,8 @@ class Auditor:
         for project, purse in sorted(self.purses.items()):
             money = books.balances.projects[project]
             must(
-                (money.spent_neur, money.reserved_neur) == (purse.spent_neur, sum(purse.reserved.values()))
+                (money.spent_neur, money.reserved_neur)
+                == (purse.spent_neur, sum(purse.reserved.values()))
                 and money.granted_neur == sum(purse.escrow.values())
                 and money.settled_neur == sum(purse.settled.values())
                 and money.budget_neur == purse.budget_neur,

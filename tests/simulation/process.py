@@ -61,7 +61,7 @@ class Process:
         self._store = GuardedStore(machine.disk.open(), machine.faults)
         self._settings = _settings(boot)
         self._ports = Ports(
-            store=cast(Store, self._store),
+            store=cast("Store", self._store),
             clock=ProcessClock(machine.clock, error_ns),
             ids=machine.dice,
             engine_for=self.engines.engine_for,
@@ -94,7 +94,6 @@ class Process:
         """End the process: its store lets go of the lead, everything in memory is gone."""
         self.is_alive = False
         self._store.inner.close()
-
 
 
 def _settings(boot: int) -> PlaneSettings:

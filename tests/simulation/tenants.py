@@ -118,7 +118,9 @@ class Tenants:
         wish, replicas = self.rng.choice(endpoints), self.rng.choice([0, 1, 2, 3])
         assert wish.granted
         principal = scenario.member(wish.project)
-        self._ask(call, ScaleEndpoint(principal=principal, workload=wish.granted, replicas=replicas))
+        self._ask(
+            call, ScaleEndpoint(principal=principal, workload=wish.granted, replicas=replicas)
+        )
         return f"{wish.granted} to {replicas}"
 
     def apply(self, call: Call) -> str:
@@ -130,9 +132,7 @@ class Tenants:
             wanted: tuple[DeclaredObject, ...] = (*self.objects, book)
         else:
             wanted = scenario.changed(self.rng, self.objects)
-        self._ask(
-            call, ApplyFactory(principal=scenario.OPERATOR, managed_by=FILE, objects=wanted)
-        )
+        self._ask(call, ApplyFactory(principal=scenario.OPERATOR, managed_by=FILE, objects=wanted))
         return ", ".join(repr(each) for each in wanted if each not in self.objects)
 
     def begin(self, call: Call) -> None:
@@ -174,9 +174,7 @@ class Tenants:
             project = self.rng.choice(sorted(scenario.ORGANISATION_BY_PROJECT))
             spec = scenario.workload_spec(self.rng, zones)
             principal = scenario.member(project)
-            self._ask(
-                call, TryWorkload(principal=principal, project=ProjectId(project), spec=spec)
-            )
+            self._ask(call, TryWorkload(principal=principal, project=ProjectId(project), spec=spec))
         return "look"
 
     # -- hearing ------------------------------------------------------------------------------
@@ -235,5 +233,3 @@ class Tenants:
     def _stop_of(self, wish: Wish) -> StopWorkload:
         assert wish.granted
         return StopWorkload(principal=scenario.member(wish.project), workload=wish.granted)
-
-

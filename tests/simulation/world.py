@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -272,8 +272,8 @@ def memory_disk() -> Disk:
         disk.leader = None
 
     return Disk(
-        open=lambda: cast(Store, MemoryStore(disk)),
-        reader=cast(Store, MemoryStore(disk)),
+        open=lambda: MemoryStore(disk),
+        reader=MemoryStore(disk),
         take_lead_away=take_lead_away,
         can_lose_lead=True,
         close=lambda: None,
@@ -295,8 +295,8 @@ def sqlite_disk() -> Disk:
         shutil.rmtree(folder)
 
     return Disk(
-        open=lambda: cast(Store, open_store(path)),
-        reader=cast(Store, reader),
+        open=lambda: open_store(path),
+        reader=reader,
         take_lead_away=lambda: None,
         can_lose_lead=False,
         close=close,

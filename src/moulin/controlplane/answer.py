@@ -28,11 +28,13 @@ from moulin.controlplane.inbox import Call
 from moulin.controlplane.plane import Plane
 from moulin.controlplane.rows import view_of
 from moulin.controlplane.status import read_status
-from moulin.controlplane.submit import submit_workload, try_workload
+from moulin.controlplane.submit import check_scale, submit_workload, try_workload
 from moulin.controlplane.sync import sync_gateway
-from moulin.domain.errors import InvalidRequest, MoulinError, NotFound
+from moulin.domain.errors import Conflict, InvalidRequest, MoulinError, NotFound
 from moulin.domain.events import KeyCreated, KeyRevoked, WorkloadScaled, WorkloadStopRequested
+from moulin.domain.ids import WorkloadId
 from moulin.domain.principal import ApiKey
+from moulin.domain.views import WorkloadView
 from moulin.domain.workload import FINAL_WORKLOAD_STATES, WorkloadKind
 from moulin.scheduler import explain
 
@@ -90,7 +92,8 @@ def _refuse_after_commit(answered: Answered, call: Call, error: MoulinError) -> 
 def _stop(plane: Plane, draft: Draft, command: StopWorkload) -> Finish:
     row = draft.books.schedule.workloads.get(command.workload)
     if row is None:
-        raise NotFound(f"stop {command.workload}: there is no such workload")
+        ended = _ended(plane, command.workload, "stop")
+        return lambda: ended
     if row.state not in FINAL_WORKLOAD_STATES and not row.stop_requested_by:
         draft.append(
             WorkloadStopRequested(workload=command.workload, by=command.principal.name),
@@ -111,6 +114,12 @@ def _scale(plane: Plane, draft: Draft, command: ScaleEndpoint) -> Finish:
         )
     if not 0 <= command.replicas <= REPLICAS_MAX:
         raise InvalidRequest(f"scale to {command.replicas}: use 0 to {REPLICAS_MAX} replicas")
+    if row.state in FINAL_WORKLOAD_STATES:
+        raise Conflict(
+            f"scale {command.workload}: it is {row.state}",
+            hint="deploy it again to have an endpoint",
+        )
+    check_scale(plane, draft, row.submission, command.replicas - row.units_wanted)
     draft.append(
         WorkloadScaled(
             workload=command.workload, replicas=command.replicas, by=command.principal.name
@@ -123,11 +132,20 @@ def _scale(plane: Plane, draft: Draft, command: ScaleEndpoint) -> Finish:
 
 def _explain(plane: Plane, draft: Draft, command: ExplainWorkload) -> Finish:
     if command.workload not in draft.books.schedule.workloads:
-        raise NotFound(f"explain {command.workload}: there is no such workload")
+        ended = _ended(plane, command.workload, "explain")
+        return lambda: Explanation(workload=ended, reasons=ended.reasons)
     return lambda: Explanation(
         workload=view_of(draft.books, command.workload),
         reasons=explain(draft.books.schedule, command.workload, draft.now_ns, plane.policy),
     )
+
+
+def _ended(plane: Plane, workload: WorkloadId, doing: str) -> WorkloadView:
+    """Return a workload that ended so long ago that only the store has it."""
+    found = plane.ports.store.workload(workload)
+    if found is None:
+        raise NotFound(f"{doing} {workload}: there is no such workload")
+    return found
 
 
 def _create_key(plane: Plane, draft: Draft, command: CreateKey) -> Finish:

@@ -23,7 +23,11 @@ def schedule(plane: Plane, draft: Draft) -> Plan:
     The cycle's time, the state it saw and the plan's digest are logged with every plan that
     changes something, so that a replay can be checked.
     """
-    policy = replace(plane.policy, projects_exhausted=exhausted(draft))
+    policy = replace(
+        plane.policy,
+        projects_exhausted=exhausted(draft),
+        workloads_exhausted=exhausted_workloads(draft),
+    )
     plan = decide(draft.books.schedule, draft.now_ns, policy)
     if plan.is_empty:
         return plan
@@ -43,6 +47,22 @@ def exhausted(draft: Draft) -> tuple[str, ...]:
         name
         for name, money in sorted(draft.books.balances.projects.items())
         if 0 <= money.budget_neur <= money.spent_neur
+    )
+
+
+def exhausted_workloads(draft: Draft) -> tuple[str, ...]:
+    """Return the workloads without an end that nothing is left for, in order of that moment.
+
+    Such a workload holds its first hour; then it lives on what its project has not promised to
+    others, charged interval by interval. What the last interval overdraws is debt.
+    """
+    balances = draft.books.balances
+    return tuple(
+        workload
+        for workload in balances.used_up
+        if (left := balances.available_neur(balances.project_by_workload[workload])) is not None
+        and left <= 0
+        and draft.books.schedule.workloads[WorkloadId(workload)].time_limit_s == 0
     )
 
 

@@ -22,6 +22,7 @@ from moulin.domain.factory import Project
 from moulin.domain.ids import NodeId, OrganisationId, WorkloadId
 from moulin.domain.plan import Place
 from moulin.domain.reasons import Reason, ReasonCode, sentence
+from moulin.domain.units import format_scaled
 from moulin.domain.usage import Meter
 from moulin.domain.views import IdempotencyRecord, WorkloadView
 from moulin.domain.workload import Submission, WorkloadKind, WorkloadSpec, units_wanted
@@ -31,7 +32,7 @@ from moulin.policy.admit import UnitPrice
 from moulin.scheduler import possible, trial
 
 HELD_METERS = (Meter.CPU_MILLI_MS, Meter.MEMORY_MB_MS, Meter.ACCELERATOR_MS)
-WORKLOADS_WAITING_MAX = 200_000
+TENTH_GB = 10**8
 
 
 def submit_workload(plane: Plane, draft: Draft, command: SubmitWorkload) -> Callable[[], Answer]:
@@ -200,12 +201,45 @@ def _completed(plane: Plane, project: Project, spec: WorkloadSpec) -> WorkloadSp
 def _admission(plane: Plane, draft: Draft, submission: Submission) -> Admitted | Denied:
     project = draft.books.project(submission.project)
     return admit(
-        submission,
+        _as_held(draft, submission),
         _impossible(plane, draft, submission),
         _prices(draft, submission),
         draft.books.balances.available_neur(submission.project),
         project.budget_neur if project else -1,
     )
+
+
+def check_scale(plane: Plane, draft: Draft, submission: Submission, added: int) -> None:
+    """Raise `BudgetExceeded` when the first hour of more replicas is not available."""
+    endpoint = submission.spec.endpoint
+    if endpoint is None or added <= 0:
+        return
+    spec = replace(submission.spec, endpoint=replace(endpoint, replicas=added))
+    project = draft.books.project(submission.project)
+    admission = admit(
+        replace(submission, spec=spec),
+        (),
+        _prices(draft, submission),
+        draft.books.balances.available_neur(submission.project),
+        project.budget_neur if project else -1,
+    )
+    if isinstance(admission, Denied):
+        raise refusal(f"add {added} replica(s) to {spec.name!r}", admission.reasons)
+
+
+def _as_held(draft: Draft, submission: Submission) -> Submission:
+    """Return the submission with what it would hold: a lease, the largest node there is."""
+    spec = submission.spec
+    nodes = [row.capacity for row in draft.books.schedule.nodes.rows if row.is_present]
+    if spec.kind is not WorkloadKind.LEASE or not nodes:
+        return submission
+    resources = replace(
+        spec.resources,
+        cpu_milli=max(node.cpu_milli for node in nodes),
+        memory_bytes=max(node.memory_bytes for node in nodes),
+        accelerators=max(node.accelerators for node in nodes),
+    )
+    return replace(submission, spec=replace(spec, resources=resources))
 
 
 def _model_digest(plane: Plane, submission: Submission) -> str:
@@ -215,26 +249,36 @@ def _model_digest(plane: Plane, submission: Submission) -> str:
 
 def _impossible(plane: Plane, draft: Draft, submission: Submission) -> tuple[Reason, ...]:
     reasons = possible(draft.books.schedule, submission, plane.policy)
-    if submission.spec.endpoint is None:
-        return reasons
     return tuple(
-        Reason(
-            code=ReasonCode.MODEL_TOO_LARGE,
-            parameters={
-                "model": submission.spec.endpoint.model,
-                "needed": reason.parameters.get("wanted", "?"),
-                "largest": reason.parameters.get("largest", "?"),
-            },
-        )
+        _too_large(draft, submission) or reason
         if reason.code is ReasonCode.EXCEEDS_NODE
         else reason
         for reason in reasons
     )
 
 
+def _too_large(draft: Draft, submission: Submission) -> Reason | None:
+    """Return that a model needs more memory than any node has, in gigabytes, if that is so."""
+    endpoint = submission.spec.endpoint
+    needed = submission.spec.resources.memory_bytes
+    rows = draft.books.schedule.nodes.rows
+    largest = max((row.capacity.memory_bytes for row in rows if row.is_present), default=0)
+    if endpoint is None or needed <= largest:
+        return None
+    return Reason(
+        code=ReasonCode.MODEL_TOO_LARGE,
+        parameters={
+            "model": endpoint.model,
+            "needed": f"{format_scaled(-(-needed // TENTH_GB), 10, decimals_min=1)} GB",
+            "largest": f"{format_scaled(largest // TENTH_GB, 10, decimals_min=1)} GB",
+        },
+    )
+
+
 def _prices(draft: Draft, submission: Submission) -> tuple[UnitPrice, ...]:
     books = draft.books.price_books()
-    subject = submission.spec.resources.accelerator_class
+    endpoint = submission.spec.endpoint
+    subject = endpoint.model if endpoint else submission.spec.resources.accelerator_class
     book = book_at(books, draft.now_ns)
     found = (find_price(book, meter, subject) for meter in HELD_METERS)
     return tuple(

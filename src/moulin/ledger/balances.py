@@ -51,7 +51,7 @@ class Balances:
     """All projects' money, holds per unfinished workload, escrow per (gateway, epoch, project).
 
     `requests` maps a request that is not charged yet to its project and what it settled, None
-    until its end is known.
+    until its end is known. `used_up` are unfinished workloads that have spent all that was held.
     """
 
     projects: dict[str, Money] = field(default_factory=dict)
@@ -59,6 +59,7 @@ class Balances:
     project_by_workload: dict[str, str] = field(default_factory=dict)
     escrow: dict[GrantKey, int] = field(default_factory=dict)
     requests: dict[str, tuple[str, int | None]] = field(default_factory=dict)
+    used_up: dict[str, None] = field(default_factory=dict)
 
     def available_neur(self, project: str) -> int | None:
         """Return what the project may still promise; None when it has no budget limit.
@@ -128,6 +129,7 @@ def _release(balances: Balances, workload: str) -> None:
     project = balances.project_by_workload.pop(workload, None)
     if project is not None:
         _money(balances, project).reserved_neur -= balances.reserved_by_workload.pop(workload)
+        balances.used_up.pop(workload, None)
 
 
 def _charge(balances: Balances, charged: UsagesCharged) -> None:
@@ -139,11 +141,14 @@ def _charge(balances: Balances, charged: UsagesCharged) -> None:
             money.settled_neur -= settled_neur
             check(money.settled_neur >= 0, "settled escrow is never negative")
             continue
-        held = balances.reserved_by_workload.get(item.workload, 0)
+        held = balances.reserved_by_workload.get(item.workload)
+        if held is None:
+            continue
         used = min(held, item.amount_neur)
-        if used:
-            balances.reserved_by_workload[item.workload] = held - used
-            money.reserved_neur -= used
+        balances.reserved_by_workload[item.workload] = held - used
+        money.reserved_neur -= used
+        if item.amount_neur and used == held:
+            balances.used_up[item.workload] = None
 
 
 def _shrink_escrow(balances: Balances, key: GrantKey, amount_neur: int) -> int:

@@ -52,7 +52,7 @@ def admit(
     """Admit a submission or say with numbers why not.
 
     `available_neur` is what the project may still promise (None: no limit); a workload without
-    an end reserves one hour at a time.
+    an end holds its first hour, and lives on what is available after that.
     """
     kind = submission.spec.kind
     if kind not in SERVED_KINDS:
@@ -84,7 +84,7 @@ def reservation_neur(submission: Submission, prices: Sequence[UnitPrice]) -> int
     held_ms = (spec.time_limit_s or OPEN_ENDED_HOLD_S) * MS_PER_S * tasks
     quantity_by_meter = {
         Meter.CPU_MILLI_MS: spec.resources.cpu_milli * held_ms,
-        Meter.MEMORY_MB_MS: spec.resources.memory_bytes // 10**6 * held_ms,
+        Meter.MEMORY_MB_MS: -(-spec.resources.memory_bytes * held_ms // 10**6),
         Meter.ACCELERATOR_MS: spec.resources.accelerators * held_ms,
     }
     return sum(

@@ -50,7 +50,12 @@ def _all_reactions(state: State, now_ns: int, policy: SchedulerPolicy) -> Iterat
     yield from _time_limits(state, now_ns)
     yield from _deadlines(state, now_ns)
     for project in policy.projects_exhausted:
-        yield from _exhausted(state, project)
+        for workload in state.unfinished_by_project.get(project, {}):
+            yield from _exhausted(state, state.workloads[workload])
+    for exhausted in policy.workloads_exhausted:
+        row = state.workloads.get(WorkloadId(exhausted))
+        if row is not None and not row.is_final:
+            yield from _exhausted(state, row)
     yield from _closed_zones(state)
 
 
@@ -228,14 +233,12 @@ def _deadlines(state: State, now_ns: int) -> Iterator[Finish]:
             yield _finish(row, WorkloadState.FAILED, reason)
 
 
-def _exhausted(state: State, project: str) -> Iterator[Reaction]:
-    for workload in state.unfinished_by_project.get(project, {}):
-        row = state.workloads[workload]
-        if row.attempts_live == 0:
-            yield _finish(row, WorkloadState.FAILED, budget_reason(state, row))
-        for attempt in state.live_attempts(row):
-            if attempt.stop_cause is None:
-                yield _stop(row, attempt, StopCause.BUDGET)
+def _exhausted(state: State, row: WorkloadRow) -> Iterator[Reaction]:
+    if row.attempts_live == 0:
+        yield _finish(row, WorkloadState.FAILED, budget_reason(state, row))
+    for attempt in state.live_attempts(row):
+        if attempt.stop_cause is None:
+            yield _stop(row, attempt, StopCause.BUDGET)
 
 
 def _closed_zones(state: State) -> Iterator[Stop]:

@@ -127,4 +127,4 @@ def _prepare(data_dir: Path, declared: Sequence[DeclaredObject], interval_s: flo
 
 def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
-    os.chmod(path, 0o600)
+    path.chmod(0o600)

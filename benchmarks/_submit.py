@@ -48,7 +48,9 @@ async def submit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dat
     return int(head[9:12])
 
 
-async def drive(url: str, key: str, prefix: str, jobs: int, rate: float, connections: int) -> dict:  # type: ignore[type-arg]
+async def drive(
+    url: str, key: str, prefix: str, *, jobs: int, rate: float, connections: int
+) -> dict[str, dict[str, int]]:
     """Submit `jobs` jobs and return when each was sent and answered."""
     host = urlsplit(url).netloc
     address, _, port = host.partition(":")
@@ -84,7 +86,9 @@ def main() -> None:
     """Drive and write."""
     out, url, key, prefix, jobs, rate, connections = sys.argv[1:8]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        result = runner.run(drive(url, key, prefix, int(jobs), float(rate), int(connections)))
+        result = runner.run(
+            drive(url, key, prefix, jobs=int(jobs), rate=float(rate), connections=int(connections))
+        )
     Path(out).write_text(json.dumps(result))
 
 

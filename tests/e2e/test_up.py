@@ -175,6 +175,16 @@ def test_a_machine_divided_into_nodes(shell):
     assert len(shell.json("status")["nodes"]) == cpus
 
 
+def test_a_country_stated_later(shell):
+    process, _ = shell.up()
+    refused = shell.moulin("run", "--country", "FR", "--", "true")
+    assert "has no country asserted by its operator" in refused.stderr
+    process.terminate()
+    process.communicate()
+    shell.up("--country", "FR")
+    assert shell.json("run", "--country", "FR", "--", "true")["state"] != "refused"
+
+
 def test_a_factory_of_ones_own(shell):
     path = shell.folder / "factory.yaml"
     path.write_text(
@@ -186,7 +196,7 @@ def test_a_factory_of_ones_own(shell):
         "projects: {research: {organisation: lab, budget: 5}}\n",
         "utf-8",
     )
-    shell.up("--factory", "factory.yaml")
+    process, _ = shell.up("--factory", "factory.yaml")
     status = shell.json("status")
     assert {zone["name"]: zone["state"] for zone in status["zones"]} == {
         "north": "open",
@@ -194,3 +204,10 @@ def test_a_factory_of_ones_own(shell):
     }
     assert shell.json("run", "--", "true")["project"] == "research"
     assert shell.json("apply", "factory.yaml", "--yes")["diffs"] == []
+    process.terminate()
+    process.communicate()
+    again, _ = shell.up("--factory", "factory.yaml", "--country", "FR")
+    again.terminate()
+    _, err = again.communicate()
+    assert b"this factory exists already" in err
+    assert b"the country stays as it was" in err

@@ -19,11 +19,12 @@ from moulin.app.datadir import (
     GATEWAY_KEY,
     PEPPER,
     STORE,
+    read_json,
     write_json,
     write_private,
 )
 from moulin.catalog.machines import MACHINE_CLASSES
-from moulin.domain.errors import InvalidSpec, LocalError, MoulinError
+from moulin.domain.errors import Conflict, InvalidSpec, LocalError, MoulinError
 from moulin.domain.factory import DeclaredObject, Project, kind_of
 from moulin.domain.ids import KeyId, OrganisationId, ProjectId, make_id
 from moulin.domain.principal import ApiKey, Role
@@ -46,9 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--factory", type=Path, default=None)
     parser.add_argument("--country", default="")
     parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--again", action="store_true", help="declare this machine anew")
     given = parser.parse_args(arguments)
     try:
-        prepare(given.data, factory=given.factory, country=given.country, nodes=given.nodes)
+        if given.again:
+            declare_again(given.data, country=given.country, nodes=given.nodes)
+        else:
+            prepare(given.data, factory=given.factory, country=given.country, nodes=given.nodes)
     except MoulinError as error:
         hint = f"\n\nhint: {error.hint}" if error.hint else ""
         sys.stderr.write(f"error: {error.message}{hint}\n")
@@ -99,6 +104,25 @@ def prepare(data: Path, *, factory: Path | None, country: str, nodes: int) -> No
             "operator_key": secrets["operator"],
         },
     )
+
+
+def declare_again(data: Path, *, country: str, nodes: int) -> None:
+    """Declare this machine anew, in a country that was not stated at the first start.
+
+    Raises `Conflict` for a factory that came from an operator file, and what the control plane
+    raises.
+    """
+    from moulin.app.down import operator_credentials
+    from moulin.sdk import Moulin
+
+    managed_by = str(read_json(data / BOOTSTRAP).get("managed_by", ""))
+    if managed_by != MANAGED_BY:
+        raise Conflict(
+            f"this factory's sites are declared in {managed_by}",
+            hint=f"state the country there, then `moulin apply {managed_by}`",
+        )
+    with Moulin(credentials=operator_credentials(data)) as client:
+        client.factory.apply(MANAGED_BY, default_objects(machine_facts(country, nodes)))
 
 
 def machine_facts(country: str, nodes: int) -> MachineFacts:

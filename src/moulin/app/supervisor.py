@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Final
+from typing import Any, Final
 
+from moulin.app.children import Child, revive, split_words
 from moulin.app.datadir import (
     CREDENTIALS,
     GATEWAY_KEY,
@@ -41,11 +42,7 @@ from moulin.domain.errors import DeadlineExceeded, LocalError, MoulinError
 GRACE_S: Final = 10.0
 POLL_S: Final = 0.02
 WATCH_S: Final = 1.0
-BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 # What served this long was no crash loop: when it is killed, it comes back at once.
-STEADY_S: Final = 10.0
-LOG_BYTES_MAX: Final = 8 * 1024 * 1024
-LAST_WORDS_BYTES: Final = 2_000
 
 
 class Interrupted(Exception):
@@ -71,43 +68,6 @@ class Wanted:
     models: Path | None = None
     start_wait_s: float = 60.0
     is_json: bool = False
-
-
-@dataclass(slots=True)
-class Child:
-    """One process of Moulin with its port and how often it ended on its own."""
-
-    name: str
-    command: list[str]
-    port: int
-    log: Path
-    process: "subprocess.Popen[bytes] | None" = None
-    started_s: float = 0.0
-    failures: int = 0
-    restart_at_s: float = 0.0
-
-    def start(self) -> None:
-        """Start it in a session of its own, so that a Ctrl-C of the terminal reaches us first."""
-        with _open_log(self.log) as log:
-            self.process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.started_s = time.monotonic()
-
-    def end_status(self) -> int | None:
-        """Return the status with which it ended, None while it lives or has not started."""
-        return self.process.poll() if self.process is not None else None
-
-    def last_words(self) -> str:
-        """Return the end of its log."""
-        with contextlib.suppress(OSError), self.log.open("rb") as log:
-            log.seek(max(0, self.log.stat().st_size - LAST_WORDS_BYTES))
-            return log.read().decode(errors="replace").strip()
-        return ""
 
 
 @dataclass(slots=True)
@@ -157,9 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("stopping before Moulin was ready")
         stop(wanted.data, children, signals)
         return 128 + interrupted.number
-    except MoulinError as error:
+    except (MoulinError, OSError) as problem:
         stop(wanted.data, children, signals)
-        _say_error(error, is_json=wanted.is_json)
+        _say_error(problem, is_json=wanted.is_json)
         return 1
     stop(wanted.data, children, signals)
     _say(
@@ -192,6 +152,7 @@ def start(wanted: Wanted, children: list[Child], signals: Signals) -> None:
         child.start()
     record(wanted.data, children)
     _wait_until_ready(wanted, children, signals)
+    _state_country(wanted)
     _announce(wanted, children)
 
 
@@ -230,10 +191,15 @@ def prepare(wanted: Wanted, ports: dict[str, int]) -> None:
 def watch(wanted: Wanted, children: Sequence[Child], signals: Signals) -> None:
     """Start again what ends on its own, later and later while it keeps ending, until a signal."""
     while not signals.received:
-        signals.wait(WATCH_S)
+        is_restarting = any(child.restart_at_s for child in children)
+        signals.wait(POLL_S if is_restarting else WATCH_S)
         for child in children:
-            if not signals.received and _revive(child):
-                record(wanted.data, children)
+            try:
+                if not signals.received and revive(child, _say):
+                    record(wanted.data, children)
+            except (MoulinError, OSError) as problem:
+                # A full disk or table of processes passes; what runs must not end for it.
+                _say(f"the {child.name} process could not be started again yet: {problem}")
 
 
 def stop(data: Path, children: Sequence[Child], signals: Signals) -> None:
@@ -277,15 +243,36 @@ def record(data: Path, children: Sequence[Child]) -> None:
 
 
 def _first_start(wanted: Wanted) -> None:
-    command = [sys.executable, "-m", "moulin.app.first_start", "--data", str(wanted.data)]
-    if wanted.factory is not None:
-        command += ["--factory", str(wanted.factory)]
-    command += ["--country", wanted.country, "--nodes", str(wanted.nodes)]
+    factory = ["--factory", str(wanted.factory)] if wanted.factory is not None else []
+    country = ["--country", wanted.country, "--nodes", str(wanted.nodes)]
+    _run_first_start(wanted.data, *factory, *country)
+
+
+def _state_country(wanted: Wanted) -> None:
+    """Assert a country given after the first start; a factory from a file says its own."""
+    known = read_json(wanted.data / SETTINGS)
+    if not wanted.country or known.get("country") == wanted.country:
+        return
+    nodes = str(known.get("nodes", wanted.nodes))
+    try:
+        _run_first_start(wanted.data, "--again", "--country", wanted.country, "--nodes", nodes)
+    except LocalError as error:
+        _say(f"the country stays as it was: {error.message}")
+        return
+    write_json(wanted.data / SETTINGS, {**known, "country": wanted.country})
+
+
+def _run_first_start(data: Path, *words: str) -> None:
+    """Run the program that knows the factory; raise `LocalError` with what it said."""
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, start_new_session=True
+        [sys.executable, "-m", "moulin.app.first_start", "--data", str(data), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
     )
     if done.returncode != 0:
-        message, hint = _split_words(done.stderr, "prepare the data directory")
+        message, hint = split_words(done.stderr, "prepare the data directory")
         raise LocalError(message, hint=hint)
 
 
@@ -332,41 +319,11 @@ def _wait_until_ready(wanted: Wanted, children: Sequence[Child], signals: Signal
 
 
 def _failed_to_start(child: Child, status: int) -> LocalError:
-    message, hint = _split_words(child.last_words(), f"see {child.log}")
+    message, hint = split_words(child.last_words(), f"see {child.log}")
     return LocalError(
         f"start the {child.name} process: {message} (status {status})",
         hint=hint or f"its whole log is {child.log}",
     )
-
-
-def _split_words(text: str, otherwise: str) -> tuple[str, str]:
-    """Return message and hint of a process that says `error: …` and `hint: …` at its end."""
-    _, found, tail = text.rpartition("error: ")
-    message, _, hint = (tail if found else "").partition("hint: ")
-    last = text.strip().splitlines()[-1] if text.strip() else otherwise
-    return (message.strip() or last), hint.strip()
-
-
-def _revive(child: Child) -> bool:
-    """Start a child again when it ended and its time has come; return whether it was started."""
-    status = child.end_status()
-    if status is None:
-        return False
-    now_s = time.monotonic()
-    if not child.restart_at_s:
-        steady = now_s - child.started_s > STEADY_S
-        child.failures = 0 if steady else child.failures
-        pause_s = BACKOFF_S[min(child.failures, len(BACKOFF_S) - 1)]
-        child.failures += 1
-        child.restart_at_s = now_s + pause_s
-        how = f"signal {-status}" if status < 0 else f"status {status}"
-        _say(f"the {child.name} process ended with {how}; starting it again in {pause_s:g} s")
-    if now_s < child.restart_at_s:
-        time.sleep(min(POLL_S, child.restart_at_s - now_s))
-        return False
-    child.restart_at_s = 0.0
-    child.start()
-    return True
 
 
 def _announce(wanted: Wanted, children: Sequence[Child]) -> None:
@@ -404,13 +361,6 @@ def _announce(wanted: Wanted, children: Sequence[Child]) -> None:
     print("\n".join([f"╭{bar}╮", *rows, f"╰{bar}╯"]), flush=True)  # noqa: T201 - what people read
 
 
-def _open_log(path: Path) -> IO[bytes]:
-    if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
-        path.replace(path.with_suffix(".log.1"))
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    return os.fdopen(descriptor, "ab")
-
-
 def _url(port: int) -> str:
     return f"http://{HOST}:{port}"
 
@@ -422,13 +372,18 @@ def _say(text: str) -> None:
         sys.stderr.flush()
 
 
-def _say_error(error: MoulinError, *, is_json: bool) -> None:
+def _say_error(problem: MoulinError | OSError, *, is_json: bool) -> None:
+    error = (
+        problem
+        if isinstance(problem, MoulinError)
+        else LocalError(f"start Moulin: {problem}", hint="make room, then try again")
+    )
     hint = f"\n\nhint: {error.hint}" if error.hint else ""
     _say(f"error: {error.message}{hint}")
     if is_json:
-        problem = {"code": error.code, "message": error.message, "hint": error.hint}
+        told = {"code": error.code, "message": error.message, "hint": error.hint}
         with contextlib.suppress(OSError):
-            print(json.dumps({"error": problem}), flush=True)  # noqa: T201 - for the program that asked
+            print(json.dumps({"error": told}), flush=True)  # noqa: T201 - for the program that asked
 
 
 def _arguments(arguments: Sequence[str] | None) -> Wanted:

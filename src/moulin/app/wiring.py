@@ -224,6 +224,7 @@ def memory_limit_method() -> str:
 
 def _log_reader(plane: Plane) -> LogReader:
     def read(workload: str, unit: int, rank: int, cursor: int, limit: int) -> LogChunk:
+        """Return output of a unit's latest attempt; raises `NotFound` before there is any."""
         view = plane.ports.store.workload(workload)
         found = [
             task

@@ -207,7 +207,7 @@ TYPE_BY_KIND: Final[Mapping[ObjectKind, type]] = {
 
 
 def kind_of(declared: object) -> ObjectKind:
-    """Return the kind of a declared object."""
+    """Return the kind of a declared object; raises `TypeError` for any other value (a bug)."""
     for kind, value_type in TYPE_BY_KIND.items():
         if isinstance(declared, value_type):
             return kind

@@ -146,7 +146,10 @@ class ControlLink:
         is_complete = reader.is_finished and shipment.is_end
         until_ns = self._journal_until_ns(reader, shipment)
         wants = self._wants()
-        returns, self._returns = self._returns, {}
+        returns: dict[str, int] = {}
+        if until_ns:
+            # Never before the END that freed it: a journal lost then is charged from what is left.
+            returns, self._returns = self._returns, {}
         if not (shipment.lines or is_complete or wants or returns or self._is_tale_due(until_ns)):
             return False
         body = self._request(

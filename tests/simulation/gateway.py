@@ -226,7 +226,7 @@ class Gateway:
             for project, needed in sorted(self.wishes.items())
         )
         self.wishes = {}
-        returns = {} if wants else self._returns(is_last=is_last)
+        returns = self._returns(is_last=is_last) if is_all_told and not wants else {}
         command = self._command(
             journal.epoch,
             records,

@@ -41,7 +41,8 @@ from moulin.ports.store import Store
 from tests.simulation.invariants import must
 from tests.simulation.world import OPERATOR_SECRET, SECOND, Signer
 
-# A gateway may serve from a snapshot this old, and a snapshot changes with the next event only.
+# A gateway may serve from a snapshot this old, which changes with the next event only, and its clock
+# may be this far from the control plane's.
 STALE_NS = 150 * SECOND
 EpochKey = tuple[str, int]
 
@@ -225,7 +226,8 @@ class Auditor:
         """Whether the gateway may have reserved at prices that were changing when it did."""
         start_ns = self.receipts[item.receipt].usage.start_ns
         return any(
-            min(times_ns) <= start_ns <= max(times_ns) + STALE_NS for times_ns in self.repriced_ns
+            min(times_ns) - STALE_NS <= start_ns <= max(times_ns) + STALE_NS
+            for times_ns in self.repriced_ns
         )
 
     def _judge_window(self, receipt: ReceiptView) -> None:

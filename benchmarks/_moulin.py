@@ -92,6 +92,8 @@ def down(data: Path, process: "subprocess.Popen[str]") -> None:
         if process.poll() is None:
             process.kill()
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def wait_until(

@@ -27,6 +27,7 @@ from benchmarks._crash_money import (
     judge_energy,
     judge_jobs,
     judge_ledger,
+    unreceipted,
 )
 from benchmarks._crash_tasks import Lives, duplicated, lost, read_lives
 from benchmarks._crash_world import World, deploy, lend_model, make_world, write_factory
@@ -140,6 +141,7 @@ class Evidence:
 def judge(told: Evidence) -> Findings:
     """Wait for everything to end and to be charged, then say what is wrong."""
     jobs, kills = told.notes.jobs, told.killer.kills
+    wait_for(told.world.running.is_whole, END_S_MAX)
     wait_for(lambda: _are_final(told.views(), jobs), END_S_MAX)
     ran = {name for name, lives in told.lives().items() if lives}
     say("everything ended; waiting for receipts")
@@ -211,6 +213,7 @@ def _unsettled(told: Evidence, ran: set[str]) -> Iterator[str]:
     by_id = {receipt.id: receipt for receipt in receipts}
     yield from judge_calls(told.notes.all_calls(), by_id)
     yield from judge_energy(receipts)
+    yield from unreceipted(told.world.running.data / "moulin.sqlite")
     yield from judge_jobs(told.notes.jobs, ran, receipts)
     yield from judge_balances(balances, receipts, reserved)
 

@@ -1,0 +1,24 @@
+"""Ten processes of a working Moulin are killed; the whole drill is `python -m benchmarks crash`."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from benchmarks import crash
+from tests.real_model import smollm2
+
+
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_nothing_is_lost_doubled_left_behind_or_charged_wrong(tmp_path: Path) -> None:
+    smollm2()
+    options = argparse.Namespace(kills=10, seed=20, pause=1.2, no_model=False, keep=None)
+    result = crash.drill(tmp_path, options)
+    assert result["findings"] == []
+    assert result["kills"] == 10
+    assert set(result["kills_by_kind"]) >= {"control", "gateway", "shim"}
+    assert result["tasks"] > 0
+    assert result["calls_answered"] > 0
+    assert result["receipts"] > 0

@@ -20,7 +20,8 @@ from moulin import __version__
 from moulin.api.app import create_app
 from moulin.api.server import ApiServer
 from moulin.app.wiring import Factory, FactorySettings, boot_id, open_factory
-from moulin.controlplane.commands import ApplyFactory, CreateKey
+from moulin.controlplane.commands import ApplyFactory, Command, CreateKey
+from moulin.controlplane.cycle import cycle
 from moulin.controlplane.plane import PlaneSettings
 from moulin.controlplane.run import run
 from moulin.domain.errors import MoulinError, PortInUse
@@ -82,7 +83,6 @@ def serve(data_dir: Path) -> None:
     watcher.start()
     server.run()
     stopping.set()
-    factory.plane.inbox.close()
     cycle_thread.join()
     factory.store.close()
     if failures:
@@ -145,27 +145,28 @@ def bind(port: int) -> socket.socket:
 
 
 def bootstrap(factory: Factory, data_dir: Path) -> None:
-    """On an empty log, queue what the supervisor prepared: keys and the first declared objects.
+    """At a first start, carry out what was prepared: the first declared objects, then keys.
 
-    The first cycle takes them; a crash before that leaves the log empty, and they come again.
+    Keys come last, so that whatever is cut short is continued at the next start. Raises what the
+    commands met: a factory that nobody has a key to is of no use.
     """
     path = data_dir / "bootstrap.json"
     books = factory.plane.books
-    if books.keyring.by_id or not path.exists():
+    wanted = json.loads(path.read_bytes()) if path.exists() else {}
+    prepared = [decode(ApiKey, item) for item in wanted.get("keys", ())]
+    keys = [key for key in prepared if key.id not in books.keyring.by_id]
+    if not keys:
         return
-    wanted = json.loads(path.read_bytes())
     objects = tuple(_declared(item) for item in wanted.get("objects", ()))
-    call = factory.plane.inbox.call
+    commands: list[Command] = []
     if objects and not books.declared:
-        call(
-            ApplyFactory(
-                principal=SETUP,
-                managed_by=str(wanted.get("managed_by", "default")),
-                objects=objects,
-            )
-        )
-    for item in wanted.get("keys", ()):
-        call(CreateKey(principal=SETUP, key=decode(ApiKey, item)))
+        managed_by = str(wanted.get("managed_by", "default"))
+        commands.append(ApplyFactory(principal=SETUP, managed_by=managed_by, objects=objects))
+    commands.extend(CreateKey(principal=SETUP, key=key) for key in keys)
+    for command in commands:
+        answer = factory.plane.inbox.call(command)
+        cycle(factory.plane, 0.0)
+        answer.result()
 
 
 def _declared(item: dict[str, Any]) -> DeclaredObject:
@@ -183,6 +184,7 @@ def _cycle(
         logging.getLogger(__name__).critical("the cycle ended: %r", failure, exc_info=failure)
         failures.append(failure)
     finally:
+        factory.plane.inbox.close()
         stopping.set()
         server.stop()
 

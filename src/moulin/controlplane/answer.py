@@ -30,7 +30,7 @@ from moulin.controlplane.rows import view_of
 from moulin.controlplane.status import read_status
 from moulin.controlplane.submit import check_scale, submit_workload, try_workload
 from moulin.controlplane.sync import sync_gateway
-from moulin.domain.errors import Conflict, InvalidRequest, MoulinError, NotFound
+from moulin.domain.errors import Conflict, InternalError, InvalidRequest, MoulinError, NotFound
 from moulin.domain.events import KeyCreated, KeyRevoked, WorkloadScaled, WorkloadStopRequested
 from moulin.domain.ids import WorkloadId
 from moulin.domain.principal import ApiKey
@@ -47,19 +47,20 @@ REPLICAS_MAX: Final = 1000
 class Answered:
     """Calls of one cycle with what each will be answered once the draft is durable."""
 
+    calls: Sequence[Call]
     ready: list[tuple[Call, Finish]] = field(default_factory=list)
 
     def fail(self, error: MoulinError) -> None:
-        """Tell every caller that nothing was recorded."""
-        for call, _ in self.ready:
-            call.future.set_exception(error)
+        """Tell every caller who has no answer yet what became of the cycle."""
+        for call in self.calls:
+            if not call.future.done():
+                call.future.set_exception(error)
         self.ready.clear()
 
 
-def answer_calls(plane: Plane, draft: Draft, calls: Sequence[Call]) -> Answered:
-    """Turn each command into events of the draft; refused commands are answered at once."""
-    answered = Answered()
-    for call in calls:
+def answer_calls(plane: Plane, draft: Draft, answered: Answered) -> None:
+    """Turn each command into events of the draft; a refusal waits for the commit like an answer."""
+    for call in answered.calls:
         if not call.future.set_running_or_notify_cancel():
             continue
         try:
@@ -68,16 +69,26 @@ def answer_calls(plane: Plane, draft: Draft, calls: Sequence[Call]) -> Answered:
             _refuse_after_commit(answered, call, error)
         else:
             answered.ready.append((call, finish))
-    return answered
 
 
 def release_answers(plane: Plane, answered: Answered) -> None:
     """Answer every caller from the committed books."""
-    for call, finish in answered.ready:
-        try:
-            call.future.set_result(finish())
-        except MoulinError as error:
-            call.future.set_exception(error)
+    try:
+        for call, finish in answered.ready:
+            try:
+                call.future.set_result(finish())
+            except MoulinError as error:
+                call.future.set_exception(error)
+    finally:
+        answered.fail(stopped_by_a_bug())
+
+
+def stopped_by_a_bug() -> InternalError:
+    """Return what callers are told when the control plane itself failed."""
+    return InternalError(
+        "carry out a command: a fault inside Moulin stopped this cycle",
+        hint="repeat it with the same Idempotency-Key; the operator's log says more",
+    )
 
 
 def _refuse_after_commit(answered: Answered, call: Call, error: MoulinError) -> None:

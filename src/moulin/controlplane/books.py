@@ -138,6 +138,7 @@ def read_books(log: Iterable[Event]) -> Books:
     books = Books()
     for event in log:
         fold_all(books, event)
+    books.schedule.touched.clear()  # their rows were written with the events
     return books
 
 

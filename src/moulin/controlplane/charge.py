@@ -16,6 +16,7 @@ from moulin.domain.usage import Charge, Receipt, Usage
 from moulin.domain.views import ReceiptView
 from moulin.ledger import (
     Evidence,
+    Frontier,
     Issue,
     VerifierKey,
     checkpoint_text,
@@ -52,9 +53,15 @@ def read_evidence(store: Store, factory: str, books: Books) -> Evidence:
     evidence = Evidence(factory=factory)
     sites = [name for kind, name in books.declared if kind is ObjectKind.SITE]
     for name in sorted({*sites, UNKNOWN_SITE}):
-        origin = evidence.origin(name)
-        evidence.keep(origin, read_frontier(_leaves(store, origin)))
+        _frontier(evidence, store, evidence.origin(name))
     return evidence
+
+
+def _frontier(evidence: Evidence, store: Store, origin: str) -> Frontier:
+    """Return a shard's frontier; one unknown yet may have leaves of a site that was away."""
+    if origin not in evidence.frontiers:
+        evidence.keep(origin, read_frontier(_leaves(store, origin)))
+    return evidence.frontier(origin)
 
 
 def _leaves(store: Store, origin: str) -> Iterator[bytes]:
@@ -69,7 +76,7 @@ def _charge_site(plane: Plane, draft: Draft, site: Site, usages: Sequence[Usage]
     charged = [(usage, price(usage, price_books, site)) for usage in usages]
     origin = plane.evidence.origin(site.name)
     issued = issue(
-        draft.frontiers.get(origin) or plane.evidence.frontier(origin),
+        draft.frontiers.get(origin) or _frontier(plane.evidence, plane.ports.store, origin),
         origin=origin,
         charged=charged,
         salts=[make_salt(plane.ports.ids.entropy) for _ in charged],

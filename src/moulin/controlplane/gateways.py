@@ -29,10 +29,19 @@ class EpochBook:
 
 @dataclass(slots=True)
 class Gateways:
-    """All open gateway epochs, by (gateway, epoch), and the newest epoch of each gateway."""
+    """All open gateway epochs, by (gateway, epoch), and each gateway's newest and last ended one.
+
+    A process may have served from its cache without ever being heard; journals come oldest first,
+    so an epoch that is neither open nor before the last ended one was never known.
+    """
 
     epochs: dict[tuple[str, int], EpochBook] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)
+    ended: dict[str, int] = field(default_factory=dict)
+
+    def is_unheard(self, gateway: str, epoch: int) -> bool:
+        """Say whether nothing of an epoch is known yet."""
+        return (gateway, epoch) not in self.epochs and epoch > self.ended.get(gateway, 0)
 
 
 def fold_gateways(gateways: Gateways, event: Event) -> None:
@@ -52,6 +61,8 @@ def fold_gateways(gateways: Gateways, event: Event) -> None:
                     book.begun.pop(record.request, None)
         case GatewayEpochClosed() as closed:
             gateways.epochs.pop((closed.gateway, closed.gateway_epoch), None)
+            ended = gateways.ended.get(closed.gateway, 0)
+            gateways.ended[closed.gateway] = max(ended, closed.gateway_epoch)
         case _:
             pass
 

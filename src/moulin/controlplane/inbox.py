@@ -65,7 +65,17 @@ class Inbox:
             self._ready.notify()
 
     def close(self) -> None:
-        """Refuse further calls; those that wait are still taken."""
+        """Refuse further calls, and those that nobody took: no cycle will."""
         with self._ready:
             self._is_closed = True
+            left = list(self._calls)
+            self._calls.clear()
             self._ready.notify()
+        for call in left:
+            if call.future.set_running_or_notify_cancel():
+                call.future.set_exception(
+                    StoreUnavailable(
+                        "take a command: the control plane stops",
+                        hint="try again when it is back; nothing was recorded",
+                    )
+                )

@@ -40,9 +40,7 @@ class PlaneSettings:
     capacity_period_s: float = 5.0
     metering_interval_s: float = 10.0
     metering_tasks_max: int = 50
-    charge_period_s: float = 600.0
     snapshot_staleness_s: int = 60
-    grant_requests: int = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +114,8 @@ class Plane:
                     uj * INPUT_TOKEN_WEIGHT,
                     uj * OUTPUT_TOKEN_WEIGHT,
                 )
+        for gone in sorted(self.provisional_uj.keys() - self.books.endpoints):
+            del self.provisional_uj[gone]
 
 
 def round_to_two_digits(value: int) -> int:

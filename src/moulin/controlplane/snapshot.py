@@ -33,7 +33,7 @@ def build_snapshot(plane: Plane, books: Books, now_ns: int) -> GatewaySnapshot:
 
 def _keys(books: Books) -> Iterator[KeyView]:
     for _, key in sorted(books.keyring.by_id.items()):
-        if _may_infer(key):
+        if _may_infer(key) and books.project(key.project) is not None:
             yield KeyView(
                 id=key.id,
                 digest=key.digest,

@@ -1,6 +1,6 @@
 """Answers a gateway: takes its journal, moves escrow, and hands out the snapshot it serves from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from moulin.controlplane.commands import Answer, SyncGateway
@@ -8,7 +8,7 @@ from moulin.controlplane.draft import Draft
 from moulin.controlplane.gateways import EpochBook, cut_records, new_records
 from moulin.controlplane.plane import Plane
 from moulin.controlplane.snapshot import build_snapshot
-from moulin.domain.errors import StaleGeneration
+from moulin.domain.errors import InvalidRequest, StaleGeneration
 from moulin.domain.events import (
     GatewayEpochClosed,
     GatewayEpochOpened,
@@ -32,20 +32,23 @@ from moulin.domain.units import format_euros
 def sync_gateway(plane: Plane, draft: Draft, command: SyncGateway) -> Callable[[], Answer]:
     """Draft what a gateway reports and what it is given; the reply waits for the commit.
 
-    Raises `StaleGeneration` when a newer process of the same gateway has taken over.
+    Raises `StaleGeneration` when a newer process of the same gateway has taken over, and
+    `InvalidRequest` for a journal that counts below zero.
     """
     request = command.request
+    check_records(request.records)
     newest = draft.books.gateways.newest.get(request.gateway, 0)
     if request.epoch < newest:
         raise StaleGeneration(
             f"sync gateway {request.gateway} epoch {request.epoch}: epoch {newest} has taken over",
             hint="stop this process; the newer one serves",
         )
+    gateways = draft.books.gateways
+    is_left_behind = gateways.is_unheard(request.gateway, request.records_epoch)
+    if request.records and request.records_epoch < request.epoch and is_left_behind:
+        _open_epoch(draft, command, request.records_epoch)
     if request.epoch > newest:
-        draft.append(
-            GatewayEpochOpened(gateway=request.gateway, gateway_epoch=request.epoch),
-            actor=command.principal.key,
-        )
+        _open_epoch(draft, command, request.epoch)
     acknowledged = _take_records(draft, request)
     _take_returns(draft, request)
     _close_epochs(draft, request)
@@ -56,7 +59,8 @@ def sync_gateway(plane: Plane, draft: Draft, command: SyncGateway) -> Callable[[
     def finish() -> SyncReply:
         # What the gateway said of its own clock: between its words and now it served others.
         told_ns = max(plane.journal_until_ns.get(key, 0), request.journal_until_ns)
-        plane.journal_until_ns[key] = told_ns
+        told = {**plane.journal_until_ns, key: told_ns}
+        plane.journal_until_ns = {k: ns for k, ns in told.items() if k in gateways.epochs}
         return SyncReply(
             acknowledged_sequence=acknowledged,
             now_ns=draft.now_ns,
@@ -65,6 +69,23 @@ def sync_gateway(plane: Plane, draft: Draft, command: SyncGateway) -> Callable[[
         )
 
     return finish
+
+
+def check_records(records: Sequence[JournalRecord]) -> None:
+    """Raise `InvalidRequest` for amounts that no request can have."""
+    for record in records:
+        if min(record.tokens_input, record.tokens_output, record.amount_neur, record.at_ns) < 0:
+            raise InvalidRequest(
+                f"take journal record {record.sequence} of {record.request}: it is below zero",
+                hint="the gateway's journal is damaged; nothing of this sync was recorded",
+            )
+
+
+def _open_epoch(draft: Draft, command: SyncGateway, epoch: int) -> None:
+    draft.append(
+        GatewayEpochOpened(gateway=command.request.gateway, gateway_epoch=epoch),
+        actor=command.principal.key,
+    )
 
 
 def current_snapshot(plane: Plane, draft: Draft) -> GatewaySnapshot:

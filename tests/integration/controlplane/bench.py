@@ -449,9 +449,9 @@ def factory(
 
 # One euro for a CPU-hour, four for a million tokens in or out.
 PRICES = (
-    Price(sku="cpu", meter=Meter.CPU_MILLI_MS, unit_price_neur=EURO, per=1000 * 3600 * 1000),
-    Price(sku="tokens in", meter=Meter.TOKENS_INPUT, unit_price_neur=4 * EURO, per=10**6),
-    Price(sku="tokens out", meter=Meter.TOKENS_OUTPUT, unit_price_neur=4 * EURO, per=10**6),
+    Price(sku="cpu", meter=Meter.CPU_MILLI_MS.value, unit_price_neur=EURO, per=1000 * 3600 * 1000),
+    Price(sku="tokens in", meter=Meter.TOKENS_INPUT.value, unit_price_neur=4 * EURO, per=10**6),
+    Price(sku="tokens out", meter=Meter.TOKENS_OUTPUT.value, unit_price_neur=4 * EURO, per=10**6),
 )
 
 

@@ -12,6 +12,8 @@ from moulin.domain.events import (
     Event,
     GatewayEpochClosed,
     GatewayEpochOpened,
+    GrantIssued,
+    GrantReturned,
     JournalRecorded,
 )
 from moulin.domain.snapshot import JournalKind, JournalRecord
@@ -21,10 +23,14 @@ CUT: Final = "cut"
 
 @dataclass(slots=True)
 class EpochBook:
-    """One gateway epoch: how far its journal is known and which requests are begun, not ended."""
+    """One gateway epoch: how far its journal is known and which requests are begun, not ended.
+
+    `kept` maps a project to the escrow granted less the escrow given back.
+    """
 
     through_sequence: int = 0
     begun: dict[str, JournalRecord] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -59,12 +65,22 @@ def fold_gateways(gateways: Gateways, event: Event) -> None:
                     book.begun[record.request] = record
                 else:
                     book.begun.pop(record.request, None)
+        case GrantIssued() as grant:
+            _keep(gateways, grant, grant.amount_neur)
+        case GrantReturned() as grant:
+            _keep(gateways, grant, -grant.amount_neur)
         case GatewayEpochClosed() as closed:
             gateways.epochs.pop((closed.gateway, closed.gateway_epoch), None)
             ended = gateways.ended.get(closed.gateway, 0)
             gateways.ended[closed.gateway] = max(ended, closed.gateway_epoch)
         case _:
             pass
+
+
+def _keep(gateways: Gateways, grant: GrantIssued | GrantReturned, change_neur: int) -> None:
+    book = gateways.epochs.get((grant.gateway, grant.gateway_epoch))
+    if book is not None:
+        book.kept[grant.project] = book.kept.get(grant.project, 0) + change_neur
 
 
 def new_records(book: EpochBook, records: Sequence[JournalRecord]) -> tuple[JournalRecord, ...]:

@@ -51,6 +51,7 @@ def sync_gateway(plane: Plane, draft: Draft, command: SyncGateway) -> Callable[[
         _open_epoch(draft, command, request.epoch)
     acknowledged = _take_records(draft, request)
     _take_returns(draft, request)
+    _take_lost(draft, request)
     _close_epochs(draft, request)
     grants = tuple(_grant(draft, request, want) for want in request.wants)
     key = (request.gateway, request.epoch)
@@ -157,6 +158,23 @@ def _take_returns(draft: Draft, request: SyncRequest) -> None:
                     gateway_epoch=request.epoch,
                     project=ProjectId(project),
                     amount_neur=returned,
+                ),
+                project=project,
+            )
+
+
+def _take_lost(draft: Draft, request: SyncRequest) -> None:
+    """Take back escrow whose grant, or whose return, was lost with a reply or a request."""
+    book = draft.books.gateways.epochs.get((request.gateway, request.epoch))
+    for project, kept_neur in sorted(request.kept.items()):
+        known_neur = book.kept.get(project, 0) if book else 0
+        if known_neur > kept_neur >= 0:
+            draft.append(
+                GrantReturned(
+                    gateway=request.gateway,
+                    gateway_epoch=request.epoch,
+                    project=ProjectId(project),
+                    amount_neur=known_neur - kept_neur,
                 ),
                 project=project,
             )

@@ -151,7 +151,9 @@ class SyncRequest:
     same gateway ends the earlier. `records_epoch` says whose journal the records come from: a
     restarted gateway first ships what its predecessor left, with `is_epoch_complete` on the last.
     `journal_until_ns` is the time of its own clock up to which the journal of `epoch` is told whole,
-    with this request; 0 says nothing about that.
+    with this request; 0 says nothing about that. After a reply that never came, `kept` maps every
+    project to the escrow granted less the escrow given back, as the gateway knows it after this
+    request; what the control plane has granted beyond that was lost on the way and goes back.
     """
 
     gateway: str
@@ -162,6 +164,7 @@ class SyncRequest:
     journal_until_ns: int = 0
     wants: tuple[Want, ...] = ()
     returns: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, int] = field(default_factory=dict)
     snapshot_version: int = 0
     wait_s: int = 0
 

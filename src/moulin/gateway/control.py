@@ -75,6 +75,8 @@ class ControlLink:
         self._returns: dict[str, int] = {}
         self._told_at_s = 0.0
         self._was_away = False
+        # A reply that never came may have granted something, or a return may not have arrived.
+        self._is_unsure = False
         service.wake_control = self._wake.set
 
     async def run(self) -> None:
@@ -160,6 +162,7 @@ class ControlLink:
                 "journal_until_ns": str(until_ns),
                 "wants": [encode(want) for want in wants],
                 "returns": encode(returns),
+                "kept": encode(self._kept() if self._is_unsure else {}),
             },
         )
         try:
@@ -167,6 +170,7 @@ class ControlLink:
         except (NotSent, Unreachable, MoulinError) as cause:
             self._after_failure(cause, wants, returns)
             raise
+        self._is_unsure = False
         if until_ns:
             self._told_at_s = self._service.loop.time()
         reader.acknowledge(shipment, reply.acknowledged_sequence)
@@ -195,7 +199,9 @@ class ControlLink:
         self, cause: Exception, wants: list[Want], returns: Mapping[str, int]
     ) -> None:
         """Ask again for what was wanted; offer again only what certainly was not received."""
-        if isinstance(cause, NotSent):
+        if not isinstance(cause, NotSent):
+            self._is_unsure = True
+        else:
             for project, amount_neur in returns.items():
                 self._service.account(project).escrow.take_again(amount_neur)
         for want in wants:
@@ -259,6 +265,18 @@ class ControlLink:
         now_ns = self._service.now_ns()
         wants = (account.want(now_ns) for account in self._service.accounts.values())
         return [want for want in wants if want is not None]
+
+    def _kept(self) -> dict[str, int]:
+        """Return, by project, what was granted less what the leader has been, or is now, told back.
+
+        Wishes go out one exchange at a time, so no grant is on its way when this is called.
+        """
+        return {
+            project: account.escrow.granted_neur
+            - account.escrow.returned_neur
+            + self._returns.get(project, 0)
+            for project, account in self._service.accounts.items()
+        }
 
     def _collect_returns(self, *, is_last: bool) -> None:
         now_s = float("inf") if is_last else self._service.loop.time()

@@ -35,6 +35,7 @@ class Gateway:
         *,
         wants: Mapping[str, int] | None = None,
         returns: Mapping[str, int] | None = None,
+        kept: Mapping[str, int] | None = None,
         is_complete: bool = False,
         records: tuple[JournalRecord, ...] | None = None,
         of: "Gateway | None" = None,
@@ -55,6 +56,7 @@ class Gateway:
                 for project, amount in (wants or {}).items()
             ),
             returns=dict(returns or {}),
+            kept=dict(kept or {}),
             snapshot_version=self.snapshot_version,
         )
         reply = cast("SyncReply", self.bench.tell(SyncGateway(principal=GATEWAY, request=request)))

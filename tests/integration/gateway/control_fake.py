@@ -37,6 +37,7 @@ class ControlFake:
         self.through: dict[int, int] = {}
         self.complete: set[int] = set()
         self.wrong_keys = 0
+        self.replies_to_lose = 0
         self.port = 0
         self._server: ThreadingHTTPServer | None = None
         self._is_stopping = False
@@ -86,9 +87,13 @@ class ControlFake:
             for project, amount in request.returns.items():
                 returned[project] = returned.get(project, 0) + amount
                 self.budget_left[project] += amount
+            self._take_lost(request)
             grants = tuple(
                 self._grant(request.epoch, w.project, w.amount_neur) for w in request.wants
             )
+            if grants and self.replies_to_lose:
+                self.replies_to_lose -= 1
+                return None
             is_current = request.snapshot_version == self.snapshot.version
             return SyncReply(
                 acknowledged_sequence=self.through.get(request.records_epoch, 0),
@@ -124,6 +129,16 @@ class ControlFake:
         self.through[epoch] = through
         if request.is_epoch_complete:
             self.complete.add(epoch)
+
+    def _take_lost(self, request: SyncRequest) -> None:
+        """Give back to the budget what was granted in replies that never came."""
+        granted = self.granted.setdefault(request.epoch, {})
+        returned = self.returned.setdefault(request.epoch, {})
+        for project, kept in request.kept.items():
+            lost = granted.get(project, 0) - returned.get(project, 0) - kept
+            assert lost >= 0, "a gateway cannot keep more than it was granted"
+            granted[project] = granted.get(project, 0) - lost
+            self.budget_left[project] += lost
 
     def _grant(self, epoch: int, project: str, wanted: int) -> Grant:
         left = self.budget_left.get(project, 0)

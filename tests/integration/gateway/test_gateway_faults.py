@@ -315,6 +315,14 @@ def test_idle_escrow_goes_back(plant: Plant, control: ControlFake) -> None:
     eventually(lambda: control.budget_left["lab"] == 10**12 - end.amount_neur, 20)
 
 
+def test_escrow_of_a_lost_reply_is_not_lost(plant: Plant, control: ControlFake) -> None:
+    control.replies_to_lose = 2
+    assert plant.chat().status == 200
+    assert control.replies_to_lose == 0
+    (end,) = plant.ends(1)
+    eventually(lambda: control.budget_left["lab"] == 10**12 - end.amount_neur, 20)
+
+
 def at_once(plant: Plant, count: int, **fields: object) -> list[Answer]:
     """Send `count` chats at the same time, each over its own connection."""
     answers: list[Answer] = []

@@ -18,6 +18,8 @@ from moulin.controlplane.commands import (
     StopWorkload,
     SubmitWorkload,
 )
+from moulin.controlplane.draft import Draft
+from moulin.controlplane.schedule import exhausted_workloads
 from moulin.domain.control import Applied
 from moulin.domain.errors import MoulinError
 from moulin.domain.events import (
@@ -163,7 +165,11 @@ class Judge:
             for name in sorted(projects)
             if 0 <= projects[name].budget_neur <= projects[name].spent_neur
         )
-        policy = replace(self.policy, projects_exhausted=exhausted)
+        policy = replace(
+            self.policy,
+            projects_exhausted=exhausted,
+            workloads_exhausted=exhausted_workloads(Draft(self.books, self.epoch, event.at_ns)),
+        )
         plan = decide(self.books.schedule, decided.now_ns, policy)
         must(plan_digest(plan) == decided.plan_digest, "a replayed decision has another digest")
         self.decided += 1

@@ -49,10 +49,16 @@ EpochKey = tuple[str, int]
 
 @dataclass(slots=True)
 class Purse:
-    """One project's money as the log promised and spent it."""
+    """One project's money as the log promised and spent it.
+
+    `excess_neur` is by how much its budget may be overdrawn: by charges above their reservation
+    (a retry, an endpoint's second hour), by the last interval of what has ended, whose hold was freed
+    with the end, and by a budget that was lowered below what was promised.
+    """
 
     budget_neur: int = -1
     spent_neur: int = 0
+    excess_neur: int = 0
     reserved: dict[str, int] = field(default_factory=dict)
     escrow: dict[EpochKey, int] = field(default_factory=dict)
     settled: dict[str, int] = field(default_factory=dict)
@@ -62,8 +68,10 @@ class Purse:
         return sum(self.reserved.values()) + sum(self.escrow.values()) + sum(self.settled.values())
 
     @property
-    def is_overdrawn(self) -> bool:
-        return self.budget_neur >= 0 and self.spent_neur + self.held_neur > self.budget_neur
+    def overdraft_neur(self) -> int:
+        if self.budget_neur < 0:
+            return 0
+        return max(0, self.spent_neur + self.held_neur - self.budget_neur)
 
 
 @dataclass(slots=True)
@@ -73,6 +81,7 @@ class Auditor:
     reader: Store
     signer: Signer
     purses: dict[str, Purse] = field(default_factory=dict)
+    promised: dict[str, int] = field(default_factory=dict)
     project_of: dict[str, str] = field(default_factory=dict)
     charged: dict[str, ChargedUsage] = field(default_factory=dict)
     charged_requests: dict[str, int] = field(default_factory=dict)
@@ -102,12 +111,15 @@ class Auditor:
             case FactoryApplied() as applied:
                 for change in applied.changes:
                     if isinstance(change.value, Project):
-                        self._purse(change.name).budget_neur = change.value.budget_neur
+                        purse = self._purse(change.name)
+                        purse.budget_neur = change.value.budget_neur
+                        purse.excess_neur += purse.overdraft_neur
                     if isinstance(change.value, PriceBook):
                         self.repriced_ns.append((change.value.effective_from_ns, event.at_ns))
             case WorkloadSubmitted(submission=submission, reserved_neur=reserved_neur):
                 self.project_of[submission.id] = submission.project
                 self._purse(submission.project).reserved[submission.id] = reserved_neur
+                self.promised[submission.id] = reserved_neur
                 self._judge_promise(submission.project, f"admitting {submission.id}")
             case WorkloadFinished(workload=workload):
                 self._purse(self.project_of[workload]).reserved.pop(workload)
@@ -148,7 +160,7 @@ class Auditor:
         """What is promised fits the budget at that moment, whatever becomes of it later."""
         purse = self._purse(project)
         must(
-            not purse.is_overdrawn,
+            purse.overdraft_neur == 0,
             f"{doing}: {project} spent {purse.spent_neur} and holds {purse.held_neur} of "
             f"{purse.budget_neur}",
         )
@@ -209,11 +221,17 @@ class Auditor:
                 f"{item.workload} settled {settled} and is charged {item.amount_neur}",
             )
             self.charged_requests[item.workload] = item.amount_neur
+            purse.excess_neur += max(0, item.amount_neur - settled)
             if item.amount_neur != settled:
                 self.repriced.add(item.workload)
-        elif item.workload in purse.reserved:
-            left_neur = purse.reserved[item.workload] - item.amount_neur
-            purse.reserved[item.workload] = max(0, left_neur)
+        else:
+            left_neur = self.promised[item.workload] - item.amount_neur
+            self.promised[item.workload] = max(0, left_neur)
+            if item.workload in purse.reserved:
+                purse.reserved[item.workload] = self.promised[item.workload]
+                purse.excess_neur += max(0, -left_neur)
+            else:
+                purse.excess_neur += item.amount_neur
         receipt = self.receipts[item.receipt]
         must(
             receipt.charge.amount_neur == item.amount_neur and receipt.usage.id == item.usage,
@@ -288,6 +306,11 @@ class Auditor:
         )
         for project, purse in sorted(self.purses.items()):
             money = books.balances.projects[project]
+            must(
+                purse.overdraft_neur <= purse.excess_neur,
+                f"{project} has {purse.overdraft_neur} n€ more spent and held than its budget, and "
+                f"only {purse.excess_neur} of that is explained",
+            )
             must(
                 (money.spent_neur, money.reserved_neur)
                 == (purse.spent_neur, sum(purse.reserved.values()))

@@ -181,7 +181,7 @@ def _project(rng: random.Random, name: str) -> Project:
         accelerators=rng.choice([-1, -1, -1, 4]),
         workloads=rng.choice([-1, -1, 3, 5]),
     )
-    budget_neur = rng.choice([-1, -1, 6_000_000, 40_000_000, 40_000_000])
+    budget_neur = rng.choice([-1, -1, 2_000_000, 6_000_000, 40_000_000])
     return Project(
         name=name,
         organisation=ORGANISATION_BY_PROJECT[name],

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
+# Nothing is served meanwhile, and a start takes seconds by itself: a loop of them costs little.
+BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0)
 STEADY_S: Final = 10.0
 LOG_BYTES_MAX: Final = 8 * 1024 * 1024
 LAST_WORDS_BYTES: Final = 2_000

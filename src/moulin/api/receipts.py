@@ -1,5 +1,6 @@
 """Receipts, usage, metered intervals and the evidence that proves them."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -19,7 +20,8 @@ from moulin.api.parameters import (
 from moulin.api.state import ApiState, state_of
 from moulin.api.status import status_for
 from moulin.domain.control import CheckpointInfo, IntervalPage, ReceiptPage, UsageReport
-from moulin.domain.principal import Principal
+from moulin.domain.principal import Principal, Role
+from moulin.domain.usage import WITHHELD_NEUR
 from moulin.domain.views import ReceiptView
 from moulin.identity import Action
 
@@ -45,14 +47,15 @@ async def list_receipts(
     """Return receipts in order of issue."""
     store = state_of(request).services.store
     own = own_project(principal, Action.RECEIPT_READ, project)
-    found = tuple(await in_thread(store.receipts, own, workload, cursor, limit))
-    return respond(ReceiptPage(items=found, next=found[-1].id if len(found) == limit else ""))
+    found = await in_thread(store.receipts, own, workload, cursor, limit)
+    items = tuple(_as_seen_by(principal, each) for each in found)
+    return respond(ReceiptPage(items=items, next=items[-1].id if len(items) == limit else ""))
 
 
 @router.get("/receipts/{receipt}", **described(ReceiptView))
 async def read_receipt(request: Request, receipt: ReceiptPath, principal: Reader) -> Response:
     """Return one receipt."""
-    return respond(await _owned(state_of(request), principal, receipt))
+    return respond(_as_seen_by(principal, await _owned(state_of(request), principal, receipt)))
 
 
 @router.get("/receipts/{receipt}/file", **described(BINARY))
@@ -120,6 +123,13 @@ async def read_public_key(request: Request, principal: EvidenceReader) -> Respon
     """Return the public key that checkpoints are signed with."""
     content = await in_thread(state_of(request).services.evidence.public_key)
     return Response(content, media_type=TEXT)
+
+
+def _as_seen_by(principal: Principal, view: ReceiptView) -> ReceiptView:
+    """Return a receipt without the operator's own cost, unless the operator reads it."""
+    if principal.role is Role.OPERATOR:
+        return view
+    return replace(view, charge=replace(view.charge, operator_cost_neur=WITHHELD_NEUR))
 
 
 async def _owned(state: ApiState, principal: Principal, receipt: str) -> ReceiptView:

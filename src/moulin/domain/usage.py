@@ -7,6 +7,7 @@ as class and uncertainty (DESIGN rule 2).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from moulin.domain.factory import EnergyClass
 from moulin.domain.ids import (
@@ -159,11 +160,15 @@ class ChargeLine:
     amount_neur: int
 
 
+WITHHELD_NEUR: Final = -1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
     """What a usage costs its project, and apart from it what its energy cost the operator.
 
     `price_book` is a name and `price_book_digest` the SHA-256 of that book's exact contents.
+    The operator's cost is shown to the operator; others read `WITHHELD_NEUR`.
     """
 
     usage: str

@@ -13,6 +13,7 @@ from moulin.store.statements import Statements
 
 # A DBAPI connection in autocommit mode: transactions begin and end only by our own statements.
 DriverConnection = Any
+DriverCursor = Any
 
 
 class Backend(Protocol):

@@ -15,9 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from moulin.domain.errors import MoulinError, StaleGeneration, StoreCorrupt, StoreUnavailable
 from moulin.ports.store import Batch
-from moulin.store.backend import Backend, DriverConnection
+from moulin.store.backend import Backend, DriverConnection, DriverCursor
 from moulin.store.reads import SqlReads
 from moulin.store.rows import RESTORE_HINT, RowGroup, batch_rows, integer_of
+from moulin.store.statements import JOINABLE, joined, portions
 from moulin.store.tallies import AccountTotal, Advance, Tallies, advance, log_gap, settle
 
 # What a driver says of values that no column can hold.
@@ -80,7 +81,7 @@ class SqlStore(SqlReads):
             self._advance(writer, epoch, change)
             cursor = writer.cursor()
             for group in groups:
-                cursor.executemany(self._backend.statements.rows[group.statement], group.rows)
+                self._write_rows(cursor, group)
             if change.accounts:
                 cursor.executemany(self._backend.statements.accounts, _account_rows(change))
         except BaseException as error:  # noqa: BLE001 - `_tell` raises it again
@@ -93,6 +94,20 @@ class SqlStore(SqlReads):
         except BaseException:
             self._give_up_lead()  # an interrupt: it may be written, so the log must tell
             raise
+
+    def _write_rows(self, cursor: DriverCursor, group: RowGroup) -> None:
+        """Write a table's rows, many to a statement where their keys differ.
+
+        The driver gives up the interpreter at every statement, and a busy API thread is slow to
+        give it back: a statement a row would make a commit wait as often as it has rows.
+        """
+        statement = self._backend.statements.rows[group.statement]
+        if group.statement not in JOINABLE:
+            cursor.executemany(statement, group.rows)
+            return
+        for start, size in portions(len(group.rows)):
+            rows = group.rows[start : start + size]
+            cursor.execute(joined(statement, size), [value for row in rows for value in row])
 
     def _advance(self, writer: DriverConnection, epoch: int, change: Advance) -> None:
         """Move the end of the log, or say why it cannot be moved."""

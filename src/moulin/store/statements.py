@@ -4,8 +4,9 @@ Compiling is where SQLAlchemy knows the dialects; running goes straight to the d
 commit of few rows would spend most of its time between Core and the driver otherwise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -24,6 +25,12 @@ from sqlalchemy.sql import ClauseElement
 
 from moulin.store import schema
 
+# Tables whose rows in one batch never share a key, so that many can go in one statement.
+JOINABLE: Final = frozenset(
+    {"events", "workloads", "receipts", "entries", "postings", "leaves", "idempotency"}
+)
+# Rows in one statement, largest first; the texts are few, so each is prepared once.
+PORTIONS: Final = (64, 16, 4)
 ONE: Final[ColumnElement[int]] = literal_column("1")  # as text, not as a parameter
 
 
@@ -41,6 +48,32 @@ class Statements:
     read_meta: str
     lock_meta: str
     take_epoch: str
+
+
+def portions(count: int) -> Iterator[tuple[int, int]]:
+    """Yield (first row, number of rows) of each statement that writes `count` rows, in order.
+
+    >>> list(portions(86))
+    [(0, 64), (64, 16), (80, 4), (84, 1), (85, 1)]
+    """
+    start = 0
+    for size in (*PORTIONS, 1):
+        while count - start >= size:
+            yield start, size
+            start += size
+
+
+@lru_cache(maxsize=256)
+def joined(statement: str, count: int) -> str:
+    """Return an insert of one row as an insert of `count` rows.
+
+    >>> joined("INSERT INTO t (a) VALUES (?) ON CONFLICT DO NOTHING", 2)
+    'INSERT INTO t (a) VALUES (?), (?) ON CONFLICT DO NOTHING'
+    """
+    head, values, rest = statement.partition(" VALUES (")
+    row, closing, tail = rest.partition(")")
+    one = f"({row}{closing}"
+    return f"{head}{values.removesuffix('(')}{', '.join([one] * count)}{tail}"
 
 
 def compiled(dialect: Dialect) -> Statements:

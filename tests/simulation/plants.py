@@ -25,6 +25,8 @@ from moulin.store.memory import MemoryStore
 from tests.simulation.run import Result, simulate
 
 SEEDS_MAX = 40
+# What the real code raises on purpose when it notices a bug; anything else is a plant that is broken.
+NOTICED = frozenset({"", "InvariantViolated", "StoreCorrupt"})
 STEPS = 120
 Plant = Callable[[], Any]
 
@@ -80,14 +82,18 @@ def idempotency_ignored() -> Any:
 
 def answered_before_durable() -> Any:
     """Callers are answered, then the commit may fail."""
+    last: list[Any] = []
 
-    def commit(plane: Any, draft: Any, answered: Any) -> None:
-        answer.release_answers(plane, answered)
-        answered.ready.clear()
-        original(plane, draft, answered)
+    def remember(plane: Any, draft: Any, answered: Any) -> None:
+        last[:] = [answered]
+        answer_calls(plane, draft, answered)
 
-    original = cycle.commit
-    return _patches((cycle, "commit", commit))
+    def commit(plane: Any, draft: Any) -> None:
+        answer.release_answers(plane, last.pop())
+        original(plane, draft)
+
+    answer_calls, original = vars(cycle)["answer_calls"], cycle.commit
+    return _patches((cycle, "answer_calls", remember), (cycle, "commit", commit))
 
 
 def effects_before_durable() -> Any:
@@ -274,10 +280,15 @@ class Found:
 
 
 def search(plant: Plant, seeds_max: int = SEEDS_MAX) -> Found:
-    """Run seeds with a bug planted until one of them finds it."""
+    """Run seeds with a bug planted until one of them finds it.
+
+    Raises `TypeError` when the plant does not fit the code any more.
+    """
     for seed in range(1, seeds_max + 1):
         with plant():
             result = simulate(seed, steps=STEPS)
+        if result.error not in NOTICED:
+            raise TypeError(f"plant {plant.__name__}, seed {seed}: {result.trace}")
         if result.violation:
             return Found(plant=plant.__name__, seeds=seed, result=result)
     return Found(plant=plant.__name__, seeds=seeds_max, result=None)

@@ -47,12 +47,16 @@ SQLITE_EVERY = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of one seed; `violation` is empty when every invariant held after every step."""
+    """What became of one seed; `violation` is empty when every invariant held after every step.
+
+    `error` names the exception that ended it when that was no judgement of ours.
+    """
 
     seed: int
     steps: int
     history: str
     violation: str = ""
+    error: str = ""
     actions: tuple[str, ...] = ()
     trace: str = ""
 
@@ -103,7 +107,7 @@ class Simulation:
 
     def run(self) -> Result:
         """Tell the story to its end, or to the first violation."""
-        violation = trace = ""
+        violation = error = trace = ""
         try:
             self._begin()
             for _ in range(self.steps_wanted):
@@ -114,10 +118,11 @@ class Simulation:
                 self.clock.advance(duration_s * SECOND)
                 self.turn()
             judge_end(self)
-        except (AssertionError, Exception) as error:  # noqa: BLE001 - whatever is raised is a bug
-            is_judged = isinstance(error, Violation)
-            violation = str(error) if is_judged else f"{type(error).__name__}: {error}"
-            trace = "" if is_judged else traceback.format_exc()
+        except Violation as found:
+            violation = str(found)
+        except Exception as raised:  # noqa: BLE001 - whatever is raised is a bug
+            error = type(raised).__name__
+            violation, trace = f"{error}: {raised}", traceback.format_exc()
         finally:
             self.close()
         return Result(
@@ -125,6 +130,7 @@ class Simulation:
             steps=self.step,
             history=self.history.hexdigest(),
             violation=violation,
+            error=error,
             actions=tuple(self.notes),
             trace=trace,
         )

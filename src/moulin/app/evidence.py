@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 from moulin.domain.errors import Conflict, NotFound
+from moulin.domain.factory import ObjectKind
 from moulin.ledger import (
     VerifierKey,
     inclusion_proof,
     make_receipt,
     nodes_from_leaves,
     receipt_file,
+    shard_origin,
 )
 from moulin.ports.signer import Signer
 from moulin.ports.store import Store
@@ -20,11 +22,14 @@ class StoredEvidence:
 
     store: Store
     signer: Signer
-    shard: str
+    factory: str
+    site: str
 
     def origin(self) -> str:
-        """Return the name of the shard that receipts are committed to now."""
-        return self.shard
+        """Return the shard of the factory's own site, or of its first one by name."""
+        declared = [row.name for row in self.store.declared() if row.kind == ObjectKind.SITE]
+        is_own = self.site in declared or not declared
+        return shard_origin(self.factory, self.site if is_own else declared[0])
 
     def public_key(self) -> bytes:
         """Return the file that verifies checkpoints offline."""

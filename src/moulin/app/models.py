@@ -5,6 +5,7 @@ continued by the next ask. What is known of files on disk is read from the store
 """
 
 import hmac
+import logging
 import os
 import sys
 import threading
@@ -16,7 +17,13 @@ from moulin.catalog.entries import MODELS
 from moulin.catalog.fit import memory_needed_bytes
 from moulin.catalog.lookup import find_model, find_variant, is_file_name
 from moulin.domain.control import FetchStatus, FetchWanted, ModelInfo, VariantInfo
-from moulin.domain.errors import MoulinError, Refused
+from moulin.domain.errors import (
+    EngineUnavailable,
+    InternalError,
+    MoulinError,
+    Refused,
+    SourceUnavailable,
+)
 from moulin.domain.model import (
     FetchedModel,
     Model,
@@ -32,6 +39,7 @@ from moulin.sources.disk import Report
 from moulin.sources.fetch import choose_source, fetch_variant, held_variants
 from moulin.sources.files import describe_file
 
+log = logging.getLogger(__name__)
 ABSENT: Final = "absent"
 FETCHING: Final = "fetching"
 READY: Final = "ready"
@@ -87,14 +95,17 @@ class ModelLibrary:
     def facts(self, endpoint: EndpointSpec) -> ModelFacts:
         """Return what one replica takes.
 
-        Raises `UnknownName` as `model` does, and `Refused` when no variant is on disk.
+        Raises `UnknownName` as `model` does, `Refused` when no variant is on disk, and
+        `SourceUnavailable` when the disk cannot be read.
         """
+        model, variant = self._variant(endpoint)
         held = self._held(endpoint)
         return ModelFacts(
+            variant=variant.name,
             name=endpoint.model,
             digest=f"sha256:{held.sha256}",
             memory_bytes=memory_needed_bytes(
-                *self._variant(endpoint), endpoint.context_tokens, endpoint.parallel_requests
+                model, variant, endpoint.context_tokens, endpoint.parallel_requests
             ),
             context_tokens=endpoint.context_tokens,
         )
@@ -102,8 +113,8 @@ class ModelLibrary:
     def task(self, step: StartStep) -> TaskTemplate:
         """Return the program of one replica; its key goes into a file of its own.
 
-        Raises `UnknownName` and `Refused` as `facts` does, and `Refused` for a step that is no
-        endpoint's.
+        Raises what `facts` does, `Refused` for a step that is no endpoint's, and
+        `EngineUnavailable` when its key cannot be put on disk now.
         """
         endpoint = step.endpoint
         if endpoint is None:
@@ -126,7 +137,7 @@ class ModelLibrary:
                 "--threads",
                 str(threads),
                 "--key-file",
-                str(self._key_file(step.attempt)),
+                str(self._key_file(step)),
             )
         )
 
@@ -163,14 +174,30 @@ class ModelLibrary:
         choice = SourceChoice(
             model=model, variant=variant, source=variant.sources[0], explanation="on disk"
         )
-        return fetch_variant(choice, self._store_dir)
+        try:
+            return fetch_variant(choice, self._store_dir)
+        except OSError as cause:
+            raise SourceUnavailable(
+                f"read the weights of {endpoint.model}: {cause.strerror}",
+                hint=f"check the disk under {self._store_dir}",
+            ) from cause
 
-    def _key_file(self, attempt: str) -> Path:
-        self._keys_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._keys_dir / attempt
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(self.replica_key(attempt))
+    def _key_file(self, step: StartStep) -> Path:
+        """Write the replica's key where only this user reads it; its predecessors' keys go."""
+        path = self._keys_dir / step.attempt
+        try:
+            self._keys_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for old in self._keys_dir.glob(f"{step.workload}.u{step.unit}.g*"):
+                if old != path:
+                    old.unlink(missing_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(self.replica_key(step.attempt))
+        except OSError as cause:
+            raise EngineUnavailable(
+                f"write the key of {step.attempt}: {cause.strerror}",
+                hint=f"check the disk under {self._keys_dir}",
+            ) from cause
         return path
 
     def _status(self, name: str) -> FetchStatus:
@@ -201,6 +228,16 @@ class ModelLibrary:
                 model.name,
                 FetchStatus(state=FAILED, code=error.code, message=error.message, hint=error.hint),
             )
+            return
+        except Exception as bug:
+            # Without a word here, callers would wait for ever for a fetch that has ended.
+            log.exception("fetching %s failed", model.name)
+            words = f"fetch {model.name}: a fault inside Moulin stopped it ({type(bug).__name__})"
+            failed = InternalError(words, hint="the operator's log says more")
+            status = FetchStatus(
+                state=FAILED, code=failed.code, message=failed.message, hint=failed.hint
+            )
+            self._set(model.name, status)
             return
         self._set(model.name, _ready(choice, fetched))
 

@@ -3,6 +3,7 @@
 `open_factory` gives a leading control plane and the API's services over one data directory.
 """
 
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from moulin.app.models import ModelLibrary
 from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.plane import Plane, PlaneSettings, Ports
 from moulin.controlplane.recover import take_lead
-from moulin.domain.errors import EngineRefused, InvalidSpec, NotFound
+from moulin.domain.errors import EngineRefused, InvalidSpec, LocalError, NotFound
 from moulin.domain.factory import Pool
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import LogChunk, NodeCapacity
@@ -167,7 +168,7 @@ def open_factory(settings: FactorySettings) -> Factory:
     """
     data = settings.data_dir
     clock = SystemClock()
-    pepper = (data / "pepper").read_bytes()
+    pepper = read_pepper(data / "pepper")
     store = open_store(settings.database or data / "moulin.sqlite")
     signer = open_signer(data / "signing.key", key_name(settings.factory_name))
     library = ModelLibrary(settings.models_dir or data, data / "replica_keys", pepper)
@@ -194,7 +195,10 @@ def open_factory(settings: FactorySettings) -> Factory:
         logs=_log_reader(plane),
         shelf=library,
         evidence=StoredEvidence(
-            store=store, signer=signer, shard=plane.evidence.origin(settings.site_name)
+            store=store,
+            signer=signer,
+            factory=settings.factory_name,
+            site=settings.site_name,
         ),
         clock=clock,
         ids=SystemDice(),
@@ -202,6 +206,26 @@ def open_factory(settings: FactorySettings) -> Factory:
         version=__version__,
     )
     return Factory(plane=plane, services=services, store=store)
+
+
+def read_pepper(path: Path) -> bytes:
+    """Return the secret that keys are digested with.
+
+    Raises `LocalError` when it is missing, empty, or readable by others.
+    """
+    try:
+        mode, pepper = path.stat().st_mode, path.read_bytes()
+    except OSError as cause:
+        raise LocalError(
+            f"read {path}: {cause.strerror}",
+            hint="restore it from a backup; without it no key of this factory works",
+        ) from cause
+    if mode & (stat.S_IRWXG | stat.S_IRWXO) or not pepper:
+        raise LocalError(
+            f"read {path}: it is empty or others may read it",
+            hint=f"chmod 600 {path}, and issue new keys if others have read it",
+        )
+    return pepper
 
 
 def stop_everything_local(data_dir: Path) -> int:
@@ -238,10 +262,10 @@ def _log_reader(plane: Plane) -> LogReader:
                 f"read the log of {workload} unit {unit} rank {rank}: it has not started",
                 hint=f"`moulin why {workload}` says what it waits for",
             )
-        for pool in sorted(plane.engines):
-            engine = plane.engines[pool]
+        engines = dict(plane.engines)  # the cycle's thread may change the original
+        for pool in sorted(engines):
             try:
-                return engine.logs(StepId(found[0].step), cursor, limit)
+                return engines[pool].logs(StepId(found[0].step), cursor, limit)
             except NotFound:
                 continue
         raise NotFound(f"read the log of {found[0].step}: no engine has it any more")

@@ -188,13 +188,19 @@ def _submission(
 
 
 def _completed(plane: Plane, project: Project, spec: WorkloadSpec) -> WorkloadSpec:
-    """Fill in what a spec leaves to the factory: a job's time limit, an endpoint's memory."""
+    """Fill in what a spec leaves to the factory: time limits, endpoints' memory and variant."""
     if spec.kind is WorkloadKind.JOB and spec.time_limit_s == 0:
         spec = replace(spec, time_limit_s=project.job_time_limit_s)
     if spec.endpoint is not None:
         facts = plane.ports.launcher.facts(spec.endpoint)
         needed = max(spec.resources.memory_bytes, facts.memory_bytes)
-        spec = replace(spec, resources=replace(spec.resources, memory_bytes=needed))
+        # Named now, so that every replica ever started serves what the receipts' digest says.
+        variant = spec.endpoint.variant or facts.variant
+        spec = replace(
+            spec,
+            resources=replace(spec.resources, memory_bytes=needed),
+            endpoint=replace(spec.endpoint, variant=variant),
+        )
     return spec
 
 

@@ -37,7 +37,7 @@ class ReplicaView:
 
     attempt: str
     address: str
-    key: str
+    key: str = field(repr=False)
     zone: str
     country: str
     country_basis: str

@@ -9,12 +9,13 @@ from moulin.domain.workload import EndpointSpec, TaskTemplate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What serving a model takes: memory per replica and the digest of what is served."""
+    """What serving a model takes: memory per replica, and what is served: a variant by its digest."""
 
     name: str
     digest: str
     memory_bytes: int
     context_tokens: int
+    variant: str = ""
 
 
 class Launcher(Protocol):

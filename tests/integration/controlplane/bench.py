@@ -143,6 +143,7 @@ class Shelf:
             digest=f"sha256:{endpoint.model}",
             memory_bytes=self.memory_bytes[endpoint.model],
             context_tokens=endpoint.context_tokens,
+            variant="q8",
         )
 
     def task(self, step: StartStep) -> TaskTemplate:

@@ -21,7 +21,7 @@ from moulin.ledger import (
     verify_consistency,
 )
 from moulin.store.memory import WritePoint
-from tests.integration.controlplane.bench import Bench, factory, job
+from tests.integration.controlplane.bench import FACTORY, Bench, factory, job
 
 TWO_SITES = (
     Site(name="coast", country="SE"),
@@ -40,8 +40,7 @@ def charged(mill: Bench) -> Bench:
 
 
 def evidence_of(bench: Bench) -> StoredEvidence:
-    shard = bench.plane.evidence.origin("hill")
-    return StoredEvidence(store=bench.store, signer=bench.signer, shard=shard)
+    return StoredEvidence(store=bench.store, signer=bench.signer, factory=FACTORY, site="this-site")
 
 
 def test_every_receipt_verifies_offline_with_the_public_key_alone(charged, tmp_path):
@@ -83,6 +82,12 @@ def test_the_operators_cost_is_in_the_row_and_not_in_the_file(charged):
     values = [str(value) for value in leaves_of(orjson.loads(content))]
     assert str(receipt.usage.energy_mj) in values
     assert str(receipt.charge.operator_cost_neur) not in values
+
+
+def test_the_checkpoint_shown_first_is_of_a_site_there_is(charged):
+    evidence = evidence_of(charged)
+    assert evidence.origin() == charged.store.receipts()[0].origin
+    assert evidence_of(Bench()).origin().startswith(f"moulin/{FACTORY}/this-site")
 
 
 def test_there_is_no_proof_of_what_is_not_there(charged):

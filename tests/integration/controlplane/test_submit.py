@@ -212,6 +212,14 @@ def test_a_model_that_is_not_here_is_refused(mill):
         mill.submit(endpoint(model="unheard of"))
 
 
+def test_an_endpoint_keeps_the_variant_it_was_admitted_with(mill):
+    spec = mill.submit(endpoint()).spec
+    assert spec.endpoint.variant == "q8"
+    assert spec.resources.memory_bytes == mill.shelf.memory_bytes[MODEL]
+    own = replace(endpoint(), endpoint=replace(endpoint().endpoint, variant="f16"))
+    assert mill.submit(own).spec.endpoint.variant == "f16"
+
+
 def test_an_unknown_project_is_told(mill):
     with pytest.raises(NotFound, match="nobody"):
         mill.submit(project="nobody")

@@ -1,0 +1,133 @@
+"""The catalogue as control plane and API meet it, over real files."""
+
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from moulin.app import models
+from moulin.app.models import FAILED, FETCHING, READY, ModelLibrary
+from moulin.domain.control import FetchStatus, FetchWanted
+from moulin.domain.errors import EngineUnavailable, Refused, UnknownName
+from moulin.domain.ids import NodeId, OrganisationId, ProjectId, WorkloadId, attempt_id, step_id
+from moulin.domain.plan import StartStep
+from moulin.domain.workload import EndpointSpec, Resources, TaskTemplate
+from tests.gguf_bytes import gguf
+
+
+@pytest.fixture
+def library(tmp_path):
+    return ModelLibrary(tmp_path / "data", tmp_path / "keys", b"pepper")
+
+
+@pytest.fixture
+def name(tmp_path):
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(gguf())
+    return f"file:{path}"
+
+
+def fetched(library: ModelLibrary, name: str) -> FetchStatus:
+    """Fetch and wait for the end, as callers do: by asking again."""
+    status = library.fetch(name, FetchWanted())
+    while status.state == FETCHING:
+        status = library.model(name).fetch
+    return status
+
+
+def step(name: str, generation: int = 1) -> StartStep:
+    attempt = attempt_id("end_1", 0, generation)
+    return StartStep(
+        step=step_id(attempt, 0),
+        attempt=attempt,
+        workload=WorkloadId("end_1"),
+        organisation=OrganisationId("lab"),
+        project=ProjectId("atelier"),
+        unit=0,
+        generation=generation,
+        rank=0,
+        nodes=(NodeId("n"),),
+        devices=(),
+        resources=Resources(cpu_milli=1500),
+        task=TaskTemplate(command=()),
+        endpoint=EndpointSpec(model=name),
+    )
+
+
+def test_what_is_not_on_disk_is_not_served(library, name):
+    with pytest.raises(Refused, match="not on"):
+        library.facts(EndpointSpec(model=name))
+    with pytest.raises(Refused):
+        library.facts(EndpointSpec(model="smollm2-135m-instruct"))
+    with pytest.raises(UnknownName):
+        library.facts(EndpointSpec(model="smolm"))
+
+
+def test_facts_name_the_variant_and_its_digest(library, name):
+    assert fetched(library, name).state == READY
+    facts = library.facts(EndpointSpec(model=name, context_tokens=64))
+    [variant] = library.model(name).variants
+    assert facts.variant == variant.name
+    assert facts.digest == f"sha256:{library.model(name).fetch.sha256}"
+    assert facts.memory_bytes > variant.size_bytes
+    again = library.facts(EndpointSpec(model=name, variant=facts.variant, context_tokens=64))
+    assert again == facts
+
+
+def test_a_replicas_key_is_in_a_file_for_this_user_alone(library, name, tmp_path):
+    fetched(library, name)
+    task = library.task(step(name))
+    key_file = Path(task.command[task.command.index("--key-file") + 1])
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
+    key = key_file.read_text()
+    assert key == library.replica_key(step(name).attempt)
+    assert key not in " ".join(task.command)
+    assert task.command[task.command.index("--threads") + 1] == "2"
+
+
+def test_keys_of_earlier_generations_go(library, name, tmp_path):
+    fetched(library, name)
+    for generation in (1, 2, 3):
+        library.task(step(name, generation))
+    assert [path.name for path in (tmp_path / "keys").iterdir()] == ["end_1.u0.g3"]
+
+
+def test_a_key_that_cannot_be_written_now_is_tried_again(library, name, tmp_path):
+    fetched(library, name)
+    (tmp_path / "keys").write_text("in the way")
+    with pytest.raises(EngineUnavailable, match="write the key"):
+        library.task(step(name))
+
+
+def test_only_endpoints_are_served(library, name):
+    with pytest.raises(Refused, match="not an endpoint"):
+        library.task(replace(step(name), endpoint=None))
+
+
+def test_replica_keys_differ_by_replica_and_by_factory(library, tmp_path):
+    other = ModelLibrary(tmp_path, tmp_path, b"another pepper")
+    keys = {each.replica_key(a) for each in (library, other) for a in ("a.u0.g1", "a.u0.g2")}
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError("a bug")])
+def test_a_fetch_that_breaks_says_so(library, name, monkeypatch, error):
+    def broken(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr(models, "fetch_variant", broken)
+    status = fetched(library, name)
+    assert status.state == FAILED
+    assert status.message
+    monkeypatch.undo()
+    assert fetched(library, name).state == READY
+
+
+def test_a_source_that_is_gone_is_a_failed_fetch_with_its_reason(library, name):
+    library.model(name)
+    Path(name.removeprefix("file:")).unlink()
+    status = fetched(library, name)
+    assert (status.state, status.code) == (FAILED, "source_unavailable")
+    assert "tiny.gguf" in status.message

@@ -425,14 +425,13 @@ def _complete(cursors: Cursors, attempt: AttemptId) -> None:
         if all(interval.replica != oldest for interval in cursors.open.intervals):
             del cursors.retired[oldest]
             _forget(cursors, oldest)
+            closed = cursors.open.closed_until_ns
+            kept = {key: until_ns for key, until_ns in closed.items() if key[0] != oldest}
+            cursors.open = replace(cursors.open, closed_until_ns=kept)
 
 
 def _forget(cursors: Cursors, attempt: AttemptId) -> None:
     workload = cursors.attempts.pop(attempt).workload
-    closed = cursors.open.closed_until_ns
-    if any(replica == attempt for replica, _ in closed):
-        kept = {key: until_ns for key, until_ns in closed.items() if key[0] != attempt}
-        cursors.open = replace(cursors.open, closed_until_ns=kept)
     admission = cursors.admissions[workload]
     admission.attempts -= 1
     if admission.is_finished and not admission.attempts:

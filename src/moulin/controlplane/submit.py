@@ -28,7 +28,7 @@ from moulin.domain.views import IdempotencyRecord, WorkloadView
 from moulin.domain.workload import Submission, WorkloadKind, WorkloadSpec, units_wanted
 from moulin.ledger import book_at, find_price
 from moulin.policy import Admitted, Denied, admit
-from moulin.policy.admit import UnitPrice
+from moulin.policy.admit import OPEN_ENDED_HOLD_S, UnitPrice
 from moulin.scheduler import possible, trial
 
 HELD_METERS = (Meter.CPU_MILLI_MS, Meter.MEMORY_MB_MS, Meter.ACCELERATOR_MS)
@@ -304,12 +304,13 @@ def _zones(draft: Draft, outcome: Place | tuple[Reason, ...]) -> tuple[str, ...]
 
 
 def _energy_mj_max(draft: Draft, outcome: Place | tuple[Reason, ...], spec: WorkloadSpec) -> int:
-    """Estimate the energy of the whole time limit at full use of what is held, PUE included."""
+    """Estimate the energy of what is reserved for, at full use of what is held, PUE included."""
     total = 0
+    held_s = spec.time_limit_s or OPEN_ENDED_HOLD_S
     for node in _nodes(outcome):
         capacity = capacity_of(draft.books.schedule, node)
         site = draft.books.site_of(draft.books.schedule.zone_of_node(node))
         share_mw = capacity.peak_mw * spec.resources.cpu_milli // max(1, capacity.cpu_milli)
         pue_ppm = site.pue_ppm if site else 1_000_000
-        total += share_mw * spec.time_limit_s * pue_ppm // 1_000_000
+        total += share_mw * held_s * pue_ppm // 1_000_000
     return total * units_wanted(spec)

@@ -19,7 +19,7 @@ from moulin.domain.events import WorkloadRefused, WorkloadScaled, WorkloadSubmit
 from moulin.domain.factory import Quota, Site, Zone, ZoneState
 from moulin.domain.ids import ProjectId, WorkloadId
 from moulin.domain.reasons import ReasonCode
-from moulin.domain.workload import Resources, Where, WorkloadKind
+from moulin.domain.workload import EndpointSpec, Resources, Where, WorkloadKind
 from tests.integration.controlplane.bench import (
     ADMIN,
     BIG_MODEL,
@@ -216,7 +216,7 @@ def test_an_endpoint_keeps_the_variant_it_was_admitted_with(mill):
     spec = mill.submit(endpoint()).spec
     assert spec.endpoint.variant == "q8"
     assert spec.resources.memory_bytes == mill.shelf.memory_bytes[MODEL]
-    own = replace(endpoint(), endpoint=replace(endpoint().endpoint, variant="f16"))
+    own = replace(endpoint(), endpoint=EndpointSpec(model=MODEL, variant="f16"))
     assert mill.submit(own).spec.endpoint.variant == "f16"
 
 
@@ -246,6 +246,12 @@ def test_a_trial_says_where_for_how_much_and_changes_nothing(mill):
     assert answer.time_limit_s == 1800
     # Half of 120 W for half an hour, times 1.2.
     assert answer.energy_mj == 60_000 * 1800 * 12 // 10
+
+
+def test_a_trial_of_an_endpoint_speaks_of_its_first_hour(mill):
+    answer = trial(mill, endpoint())
+    assert answer.reserved_neur == EURO
+    assert answer.energy_mj == 30_000 * 3600 * 12 // 10
 
 
 def test_a_trial_of_what_must_wait_says_why(mill):

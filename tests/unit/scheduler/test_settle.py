@@ -237,6 +237,21 @@ def test_a_budget_stop_ends_the_whole_endpoint_even_if_money_came_back():
     assert state_of(here) == ("failed", "BudgetExceeded")
 
 
+def test_a_single_workload_without_money_ends_alone():
+    here = running(endpoint(2))
+    here.submit("y", job())
+    here.cycle()
+    here.run("y.u0.g1.t0")
+    here.policy = SchedulerPolicy(workloads_exhausted=("x", "unknown"))
+    assert stops(here) == [("x.u0.g1", "budget"), ("x.u1.g1", "budget")]
+    for unit in (0, 1):
+        here.exit(f"x.u{unit}.g1.t0", 143)
+    here.cycle()
+    assert state_of(here) == ("failed", "BudgetExceeded")
+    assert here.cycle().is_empty
+    assert here.state.workloads[WorkloadId("y")].state is WorkloadState.RUNNING
+
+
 def test_a_closed_zone_stops_its_work_and_lets_it_wait_elsewhere():
     here = running()
     here.declare(Zone(name="a", site="lyon", state=ZoneState.DRAINING))

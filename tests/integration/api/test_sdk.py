@@ -92,6 +92,20 @@ def test_a_fetch_reports_progress_and_its_failure():
         assert raised.value.hint == "did you mean tiny?"
 
 
+def test_only_an_operator_adds_files_of_the_machine():
+    with (
+        running_world() as world,
+        connect(world) as moulin,
+        connect(world, Role.OPERATOR) as operator,
+    ):
+        with pytest.raises(Forbidden, match="only an operator"):
+            moulin.models.start_fetch("tiny", source="file:/srv/tiny.gguf")
+        operator.models.start_fetch("tiny", source="file:/srv/tiny.gguf")
+        for source in ("file:tiny.gguf", "ftp", "file:/a\nb"):
+            with pytest.raises(InvalidSpec):
+                operator.models.start_fetch("tiny", source=source)
+
+
 def test_errors_are_the_servers_classes(world):
     with connect(world) as moulin:
         with pytest.raises(BudgetExceeded) as raised:

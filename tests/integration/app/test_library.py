@@ -9,7 +9,13 @@ import pytest
 from moulin.app import models
 from moulin.app.models import FAILED, FETCHING, READY, ModelLibrary
 from moulin.domain.control import FetchStatus, FetchWanted
-from moulin.domain.errors import EngineUnavailable, Refused, UnknownName
+from moulin.domain.errors import (
+    AlreadyExists,
+    EngineUnavailable,
+    Refused,
+    SourceUnavailable,
+    UnknownName,
+)
 from moulin.domain.ids import NodeId, OrganisationId, ProjectId, WorkloadId, attempt_id, step_id
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import EndpointSpec, Resources, TaskTemplate
@@ -21,16 +27,25 @@ def library(tmp_path):
     return ModelLibrary(tmp_path / "data", tmp_path / "keys", b"pepper")
 
 
+class Tiny(str):
+    """The name of a model that an operator adds from `source`."""
+
+    __slots__ = ("source",)
+    source: str
+
+
 @pytest.fixture
 def name(tmp_path):
     path = tmp_path / "tiny.gguf"
     path.write_bytes(gguf())
-    return f"file:{path}"
+    tiny = Tiny("tiny")
+    tiny.source = f"file:{path}"
+    return tiny
 
 
-def fetched(library: ModelLibrary, name: str) -> FetchStatus:
+def fetched(library: ModelLibrary, name: Tiny) -> FetchStatus:
     """Fetch and wait for the end, as callers do: by asking again."""
-    status = library.fetch(name, FetchWanted())
+    status = library.fetch(name, FetchWanted(source=name.source))
     while status.state == FETCHING:
         status = library.model(name).fetch
     return status
@@ -57,11 +72,37 @@ def step(name: str, generation: int = 1) -> StartStep:
 
 def test_what_is_not_on_disk_is_not_served(library, name):
     with pytest.raises(Refused, match="not on"):
-        library.facts(EndpointSpec(model=name))
-    with pytest.raises(Refused):
         library.facts(EndpointSpec(model="smollm2-135m-instruct"))
-    with pytest.raises(UnknownName):
-        library.facts(EndpointSpec(model="smolm"))
+    for unknown in ("smolm", name):
+        with pytest.raises(UnknownName):
+            library.facts(EndpointSpec(model=unknown))
+
+
+def test_a_tenant_learns_nothing_of_files(library, name):
+    for asked in (name.source, "file:/etc/passwd", "file:/nowhere"):
+        with pytest.raises(UnknownName):
+            library.facts(EndpointSpec(model=asked))
+        with pytest.raises(UnknownName):
+            library.model(asked)
+
+
+def test_an_added_file_is_an_entry_that_outlives_the_process(library, name, tmp_path):
+    fetched(library, name)
+    Path(name.source.removeprefix("file:")).unlink()
+    again = ModelLibrary(tmp_path / "data", tmp_path / "keys", b"pepper")
+    assert name in [entry.name for entry in again.models()]
+    wanted = EndpointSpec(model=name, context_tokens=64)
+    assert again.facts(wanted) == library.facts(wanted)
+
+
+def test_a_name_that_is_taken_is_not_taken_over(library, name, tmp_path):
+    with pytest.raises(AlreadyExists):
+        library.fetch("smollm2-135m-instruct", FetchWanted(source=name.source))
+    fetched(library, name)
+    other = tmp_path / "other.gguf"
+    other.write_bytes(gguf()[:-1] + b"\x01")
+    with pytest.raises(AlreadyExists):
+        library.fetch(name, FetchWanted(source=f"file:{other}"))
 
 
 def test_facts_name_the_variant_and_its_digest(library, name):
@@ -125,9 +166,9 @@ def test_a_fetch_that_breaks_says_so(library, name, monkeypatch, error):
     assert fetched(library, name).state == READY
 
 
-def test_a_source_that_is_gone_is_a_failed_fetch_with_its_reason(library, name):
-    library.model(name)
-    Path(name.removeprefix("file:")).unlink()
-    status = fetched(library, name)
-    assert (status.state, status.code) == (FAILED, "source_unavailable")
-    assert "tiny.gguf" in status.message
+def test_a_file_that_is_gone_is_not_added(library, name):
+    Path(name.source.removeprefix("file:")).unlink()
+    with pytest.raises(SourceUnavailable, match=r"tiny\.gguf"):
+        library.fetch(name, FetchWanted(source=name.source))
+    with pytest.raises(UnknownName):
+        library.model(name)

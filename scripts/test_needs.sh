@@ -6,6 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 needs=(
     "nginx|nginx|the gateway benchmark's nginx peer"
+    "wrk|wrk|the gateway benchmark's load"
 )
 
 for need in "${needs[@]}"; do

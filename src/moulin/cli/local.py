@@ -65,7 +65,7 @@ def up(
     Examples:
       moulin up
       moulin up --country FR --nodes 2
-      moulin up --factory examples/factory.yaml --data /var/lib/moulin
+      moulin up --factory examples/07_factory.yaml --data /var/lib/moulin
     """
     from moulin.app.settings import resolve
 

@@ -236,7 +236,8 @@ def _show_brief(stage: Stage, line: Mapping[str, Any]) -> None:
         ("origin", where_from),
     ]
     stage.screen.gap()
-    stage.screen.table((line["document"], brief["language"]), rows)
+    stage.screen.say(f"{line['document']}, in {brief['language']}", style="bold")
+    stage.screen.table(("", ""), rows)
 
 
 def _documents(stage: Stage) -> list[str]:

@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from moulin.controlplane.books import Books, fold_all
-from moulin.domain.events import Event, Payload
+from moulin.domain.events import (
+    AttemptPlaced,
+    AttemptStopDecided,
+    Event,
+    IntervalMetered,
+    NodeJoined,
+    NodeLeft,
+    NodeReachabilityChanged,
+    Payload,
+    TaskObserved,
+)
 from moulin.domain.usage import Entry
 from moulin.domain.views import IdempotencyRecord, NodeIntervalView, ReceiptView
 from moulin.ledger import Frontier
@@ -42,7 +52,7 @@ class Draft:
         project: str = "",
         labels: Mapping[str, str] | None = None,
     ) -> Event:
-        """Draft one event and fold it; the project's organisation is filled in."""
+        """Draft one event and fold it; the project's organisation and the site are filled in."""
         declared = self.books.project(project) if project else None
         event = Event(
             sequence=self.books.sequence + 1,
@@ -51,6 +61,7 @@ class Draft:
             actor=actor,
             organisation=declared.organisation if declared else "",
             project=project,
+            site=site_of(self.books, payload),
             causation=causation,
             payload=payload,
             labels=labels or {},
@@ -63,3 +74,29 @@ class Draft:
     def is_empty(self) -> bool:
         """Whether a commit would write nothing."""
         return not (self.events or self.receipts or self.checkpoints)
+
+
+def site_of(books: Books, payload: Payload) -> str:
+    """Return the site an event happens at, empty for those of no one place."""
+    schedule = books.schedule
+    match payload:
+        case TaskObserved(step=step):
+            task = schedule.steps.get(step)
+            node = task.node if task is not None else None
+        case AttemptPlaced(tasks=tasks):
+            node = tasks[0].node if tasks else None
+        case AttemptStopDecided(attempt=attempt):
+            row = schedule.attempts.get(attempt)
+            node = row.tasks[0].node if row is not None and row.tasks else None
+        case IntervalMetered(node=named) | NodeLeft(node=named):
+            node = named
+        case NodeReachabilityChanged(node=named):
+            node = named
+        case NodeJoined(pool=pool):
+            declared = schedule.declared.pools.get(pool)
+            site = schedule.declared.site_of(declared.zone) if declared is not None else None
+            return site.name if site is not None else ""
+        case _:
+            return ""
+    site = schedule.site_of_node(node) if node is not None else None
+    return site.name if site is not None else ""

@@ -5,6 +5,7 @@ import pytest
 from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable
 from moulin.domain.events import (
     AttemptPlaced,
+    IntervalMetered,
     NodeJoined,
     NodeLeft,
     NodeReachabilityChanged,
@@ -22,6 +23,18 @@ def reachable(mill):
 def test_nodes_join_once_and_unchanged_ones_are_no_news(mill):
     mill.turns(20, 1.0)
     assert [e.capacity.node for e in mill.events(NodeJoined)] == ["floor-0", "floor-1"]
+
+
+def test_events_of_a_place_name_its_site(mill):
+    view = mill.submit(job(1))
+    mill.turns(4, 1.0)
+    mill.stop(view.id)
+    of_a_place = (NodeJoined, AttemptPlaced, TaskObserved, IntervalMetered)
+    sites = {type(e.payload): e.site for e in mill.log() if isinstance(e.payload, of_a_place)}
+    [site] = set(sites.values())
+    assert set(sites) == set(of_a_place)
+    assert site == "hill"
+    assert {e.site for e in mill.log() if isinstance(e.payload, WorkloadFinished)} == {""}
 
 
 def test_a_quiet_factory_writes_nothing(mill):

@@ -35,9 +35,9 @@ bench: ## one benchmark: BENCH=control_path|startup|gateway|crash, ARGS=...
 	@scripts/test_needs.sh
 	$(BIN)/python -m benchmarks $(or $(BENCH),control_path) --json $(ARGS)
 
-docs: ## regenerate docs/reference
+docs: ## regenerate docs/reference and the figures in README.md
 	@scripts/install.sh dev
-	$(BIN)/python scripts/docs.py
+	$(BIN)/python -m scripts.docs
 
 lock: ## resolve the dependencies again, with hashes
 	@scripts/install.sh dev

@@ -1,4 +1,4 @@
-"""Write docs/reference from the code, so that it cannot lie; --check only says what is stale.
+"""Write docs/reference and README's figures, so that they cannot lie; --check says what is stale.
 
 A page is a function returning Markdown; PAGES is the list. A page whose source does not exist yet
 is left out by returning "".
@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from scripts.benchmark_table import with_table
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -164,7 +166,9 @@ PAGES: Mapping[str, Callable[[], str]] = {
 def rendered() -> dict[Path, str]:
     """Return what every page should hold, without the pages whose source does not exist yet."""
     texts = {REFERENCE / name: page() for name, page in PAGES.items()}
-    return {path: f"{NOTE}\n{text.rstrip()}\n" for path, text in texts.items() if text}
+    pages = {path: f"{NOTE}\n{text.rstrip()}\n" for path, text in texts.items() if text}
+    readme = ROOT / "README.md"
+    return pages | {readme: with_table(readme.read_text("utf-8"))}
 
 
 def stale() -> list[str]:

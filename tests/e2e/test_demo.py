@@ -15,6 +15,7 @@ import pytest
 
 from moulin.app.demo.processes import processes_of
 from moulin.runtimes.briefs import Brief
+from tests.e2e.test_readme import quoted, said
 from tests.real_model import cache_directory, smollm2
 
 MODEL = "smollm2-135m-instruct"
@@ -79,6 +80,8 @@ def test_every_step_holds_and_nothing_is_left(tmp_path):
         "all 6 steps held",
     ):
         assert promised in words
+    shown = said(words)
+    assert [line for line in quoted() if line not in shown] == []
 
 
 def check_facts(report: dict) -> None:

@@ -1,0 +1,111 @@
+"""The table of measured figures in README.md, from benchmarks/results: what was measured, not hoped.
+
+Each row is one figure with its goal and the command that gives it; a benchmark without a kept
+result says so.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+START: Final = "<!-- benchmarks: written by `make docs` from benchmarks/results; do not edit -->"
+END: Final = "<!-- end of benchmarks -->"
+Result = Mapping[str, Any]
+
+# benchmark, what was measured, the figure in words, the goal
+ROWS: Final[tuple[tuple[str, str, Callable[[Result], str], str], ...]] = (
+    (
+        "control_path",
+        "jobs submitted by HTTP, durable, decided and started (simulated engine, 1,250 nodes)",
+        lambda r: (
+            f"{_number(r['submit_to_start_per_s'])} jobs/s; at 500/s p99 "
+            f"{_number(r['p99_ms_at_500_per_s'])} ms"
+        ),
+        "1,000 jobs/s, 50 ms",
+    ),
+    (
+        "gateway",
+        "gateway CPU for one request with keys, budgets and metering, beside nginx and Envoy",
+        lambda r: (
+            f"{_number(r['cpu_us']['moulin'])} µs; nginx {_number(r['cpu_us']['nginx'])}, "
+            f"Envoy {_number(r['cpu_us']['envoy'])}"
+        ),
+        "below Envoy",
+    ),
+    (
+        "decide",
+        "decider: gangs decided on 12,500 nodes, one core",
+        lambda r: (
+            f"{_number(r['12500']['gangs_decided_per_s'])} gangs/s, "
+            f"{_number(r['12500']['single_places_per_s'])} single placements/s"
+        ),
+        "200,000 gangs/s",
+    ),
+    (
+        "startup",
+        "`moulin up` ready; memory of control plane, gateway, one shim",
+        lambda r: (
+            f"{_number(r['up_ready_s'])} s; {_number(r['control_rss_mb'])}, "
+            f"{_number(r['gateway_rss_mb'])}, {_number(r['shim_rss_mb'])} MB"
+        ),
+        "5 s; 150 MB, -, 10 MB",
+    ),
+    (
+        "crash",
+        "SIGKILL of control plane, gateway, shims and replicas under load, judged from outside",
+        lambda r: (
+            f"{r['kills']} kills, {r['tasks']} tasks: {r['lost']} lost, {r['duplicated']} doubled, "
+            f"{r['orphaned']} orphaned, {r['unbalanced']} unbalanced"
+        ),
+        "none",
+    ),
+)
+
+
+def table() -> str:
+    """Return the block of README.md, markers included."""
+    lines = ["| what | measured | goal | `python -m benchmarks …` | day |", "|---|---|---|---|---|"]
+    lines += [_row(name, what, words, goal) for name, what, words, goal in ROWS]
+    machines = sorted({_machine(record) for name, *_ in ROWS if (record := _record(name))})
+    note = f"\n\nMeasured on {'; '.join(machines)}, shared with other work." if machines else ""
+    return "\n".join([START, *lines]) + note + f"\n{END}"
+
+
+def with_table(readme: str) -> str:
+    """Return the text of README.md with its block made anew; raises `ValueError` without one."""
+    before, start, rest = readme.partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ValueError("README.md has no block for the benchmarks")
+    return f"{before}{table()}{after}"
+
+
+def _row(name: str, what: str, words: Callable[[Result], str], goal: str) -> str:
+    record = _record(name)
+    measured = words(record["result"]) if record else "not kept yet"
+    day = str(record["date"])[:10] if record else ""
+    return f"| {what} | {measured} | {goal} | `{name}` | {day} |"
+
+
+def _record(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.exists() else None
+    return found
+
+
+def _machine(record: Mapping[str, Any]) -> str:
+    machine = record["machine"]
+    return f"{machine['cpus']} CPUs ({machine['cpu']}), {machine['memory_gb']} GB"
+
+
+def _number(value: float) -> str:
+    """Return three significant digits, with separators.
+
+    >>> _number(64877), _number(3.14159)
+    ('64,900', '3.14')
+    """
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:g}"

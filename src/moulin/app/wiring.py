@@ -21,7 +21,7 @@ from moulin.controlplane.recover import take_lead
 from moulin.domain.errors import EngineRefused, InvalidSpec, LocalError, NotFound
 from moulin.domain.factory import Pool
 from moulin.domain.ids import NodeId, StepId
-from moulin.domain.observation import LogChunk, NodeCapacity
+from moulin.domain.observation import ENDED_PHASES, LogChunk, NodeCapacity
 from moulin.energy import cpu_power
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.local.engine import LocalEngine
@@ -229,15 +229,17 @@ def read_pepper(path: Path) -> bytes:
 
 
 def stop_everything_local(data_dir: Path) -> int:
-    """Stop every task the local engine still owns under a data directory; return how many.
+    """Stop every task the local engine still runs under a data directory; return how many.
 
-    For `moulin down` when no control plane runs. Returns when each was asked to stop.
+    For `moulin down` when no control plane runs. Returns when each was asked to stop; a task whose
+    shim was killed ends here, because observing it ends what is left of it.
     """
     engine: Engine = local_engine(data_dir, SystemClock(), 1, "node")
     steps: tuple[StepId, ...] = engine.steps() if isinstance(engine, ListsSteps) else ()
-    for step in steps:
+    running = [seen.step for seen in engine.observe(steps) if seen.phase not in ENDED_PHASES]
+    for step in running:
         engine.stop(step, STOP_GRACE_S)
-    return len(steps)
+    return len(running)
 
 
 def memory_limit_method() -> str:

@@ -32,7 +32,7 @@ from moulin.domain.ids import (
     WorkloadId,
     step_id,
 )
-from moulin.domain.observation import NodeCapacity, TaskPhase
+from moulin.domain.observation import SEEN_PHASES, NodeCapacity
 from moulin.domain.snapshot import JournalKind, JournalRecord
 from moulin.domain.usage import NodeAllocation, NodeReading, RequestUsage, TaskReading
 from moulin.domain.workload import Submission, WorkloadKind
@@ -49,7 +49,6 @@ from moulin.metering import (
 )
 from moulin.scheduler import State
 
-SEEN: Final = frozenset({TaskPhase.STARTING, TaskPhase.RUNNING})
 RULES: Final = MeteringRules(
     share=share_requests, share_method=SHARE_METHOD, carbon=carbon, deadline_ns=600 * 10**9
 )
@@ -172,6 +171,7 @@ class Facts(Mapping[AttemptId, AttemptFacts]):
             subject=endpoint.model if endpoint else submission.spec.resources.accelerator_class,
             model_digest=admission.model_digest,
             policy_decision=admission.policy_decision,
+            has_ended=known.steps_open == 0,
         )
 
     def __iter__(self) -> Iterator[AttemptId]:
@@ -365,7 +365,7 @@ def _observe(cursors: Cursors, seen: TaskObserved, schedule: State) -> None:
     cursor = cursors.steps.get(seen.step)
     if cursor is None:
         return
-    if not cursor.started_ns and (seen.phase in SEEN or seen.started_at_ns):
+    if not cursor.started_ns and (seen.phase in SEEN_PHASES or seen.started_at_ns):
         cursor.started_ns = seen.started_at_ns or seen.observed_at_ns
     if seen.step not in schedule.steps:
         _end(cursors, seen.step, seen.ended_at_ns or seen.observed_at_ns, seen.cpu_ns)

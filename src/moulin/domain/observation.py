@@ -5,6 +5,7 @@ UNREACHABLE is an absence of knowledge; only EXITED and GONE are evidence of an 
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from moulin.domain.factory import EnergyClass
 from moulin.domain.ids import NodeId, StepId
@@ -19,6 +20,11 @@ class TaskPhase(StrEnum):
     GONE = "gone"
     ABSENT = "absent"
     UNREACHABLE = "unreachable"
+
+
+# A task that is there, and the phases that are positive evidence of its end.
+SEEN_PHASES: Final = frozenset({TaskPhase.STARTING, TaskPhase.RUNNING})
+ENDED_PHASES: Final = frozenset({TaskPhase.EXITED, TaskPhase.GONE, TaskPhase.ABSENT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

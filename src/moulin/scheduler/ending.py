@@ -9,7 +9,7 @@ from typing import Final
 from moulin.domain.events import TaskObserved
 from moulin.domain.ids import WorkloadId
 from moulin.domain.lifecycle import Trigger, next_attempt_state
-from moulin.domain.observation import TaskPhase
+from moulin.domain.observation import ENDED_PHASES, SEEN_PHASES, TaskPhase
 from moulin.domain.plan import StopCause
 from moulin.domain.workload import AttemptState, WorkloadKind, WorkloadState
 from moulin.scheduler.queues import Due
@@ -18,8 +18,6 @@ from moulin.scheduler.state import State
 
 # A replica that was ready this long was healthy: what ends it is a new trouble, not the old one.
 HEALTHY_AFTER_NS: Final = 60 * 10**9
-_SEEN: Final = frozenset({TaskPhase.STARTING, TaskPhase.RUNNING})
-_ENDS: Final = frozenset({TaskPhase.EXITED, TaskPhase.GONE, TaskPhase.ABSENT})
 
 
 def observe_task(state: State, task: TaskRow, seen: TaskObserved) -> None:
@@ -30,11 +28,11 @@ def observe_task(state: State, task: TaskRow, seen: TaskObserved) -> None:
     if not task.is_seen and seen.phase is TaskPhase.ABSENT and attempt.stop_cause is None:
         return  # never started yet; the start is repeated under the same step id
     _take_over(task, seen)
-    if seen.phase in _SEEN:
+    if seen.phase in SEEN_PHASES:
         task.is_seen = True
         if seen.phase is TaskPhase.RUNNING:
             _run(state, attempt, seen)
-    if seen.phase in _ENDS:
+    if seen.phase in ENDED_PHASES:
         end_task(state, task, seen.ended_at_ns or seen.observed_at_ns)
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from moulin.domain.errors import EngineRefused, EngineUnavailable, InUse
 from moulin.domain.ids import NodeId, StepId
-from moulin.domain.observation import Claim, NodeCapacity, Observation, TaskPhase
+from moulin.domain.observation import SEEN_PHASES, Claim, NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
 from moulin.ports.clock import Clock
 
@@ -24,7 +24,6 @@ EVIDENCE: Final = "simulated"
 _NS_PER_S: Final = 1_000_000_000
 _TERMINATED: Final = 128 + 15
 _KILLED: Final = 128 + 9
-_LIVE: Final = frozenset({TaskPhase.STARTING, TaskPhase.RUNNING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +95,7 @@ class World:
         self._require_reachable(step, task.node if task else None)
         if task is None:
             self._fenced.add(step)
-        elif task.phase in _LIVE:
+        elif task.phase in SEEN_PHASES:
             if task.step.task.env.get(IGNORES_TERM_VARIABLE):
                 due_ns = self._clock.now_ns() + grace_s * _NS_PER_S
                 self._at(due_ns, lambda at_ns: self._exit(task, at_ns, _KILLED))
@@ -164,12 +163,14 @@ class World:
     def live_steps(self) -> tuple[StepId, ...]:
         """Return the steps that start or run, in step order."""
         self.advance()
-        return tuple(sorted(step for step, task in self._tasks.items() if task.phase in _LIVE))
+        return tuple(
+            sorted(step for step, task in self._tasks.items() if task.phase in SEEN_PHASES)
+        )
 
     def forget(self, step: StepId) -> None:
         """Drop the record of an ended or fenced step; raises `InUse` while it runs."""
         task = self._tasks.get(step)
-        if task is not None and task.phase in _LIVE:
+        if task is not None and task.phase in SEEN_PHASES:
             raise InUse(f"forget {step}: its end is not on record", hint="stop it first")
         if task is not None:
             del self._tasks[step]
@@ -200,7 +201,7 @@ class World:
         self._nodes[node] = replace(self._nodes[node], boot_id=boot_id)
         for step in tuple(self._tasks_on[node]):
             task = self._tasks[step]
-            if task.phase in _LIVE:
+            if task.phase in SEEN_PHASES:
                 task.evidence = "simulated node was restarted (boot id changed)"
                 self._end(task, now_ns, TaskPhase.GONE)
 
@@ -264,7 +265,7 @@ class World:
             self._changed[task.step.step] = None
 
     def _exit(self, task: _Task, at_ns: int, exit_code: int) -> None:
-        if task.phase in _LIVE:
+        if task.phase in SEEN_PHASES:
             task.exit_code = exit_code
             self._end(task, at_ns, TaskPhase.EXITED)
 

@@ -194,9 +194,10 @@ def close_intervals(
 
     An interval closes when the gateways' journals are known up to its end (`journal_until_ns`)
     and every request begun before its end is settled, or `rules.deadline_ns` after its end. A
-    request is final when its replica's intervals are closed up to its end, or two deadlines after
-    its end (one to read the last interval, one for that to close); it is marked estimated when
-    energy is missing because an interval closed without it or was never read.
+    request is final when its replica's intervals are closed up to its end or all there will ever
+    be, or two deadlines after its end (one to read the last interval, one for that to close); it
+    is marked estimated when energy is missing because an interval closed without it or was never
+    read.
 
     Raises `InvariantViolated` when `facts` misses the replica of an interval.
 
@@ -293,11 +294,17 @@ def _finish_requests(
     closed_ns: dict[AttemptId, int] = {}
     for (replica, _), end_ns in sorted(state.closed_until_ns.items()):
         closed_ns[replica] = min(end_ns, closed_ns.get(replica, end_ns))
+    open_replicas = {interval.replica for interval in state.intervals}
     final: set[str] = set()
     unplaced: list[RequestUsage] = []
     for name, request in sorted(state.settled.items()):
-        is_covered = closed_ns.get(request.replica, 0) >= request.end_ns
-        if not is_covered and now_ns < request.end_ns + 2 * rules.deadline_ns:
+        # A gateway may learn late that a replica is gone: such a request ends after every interval.
+        own = facts.get(request.replica)
+        has_ended = own is not None and own.has_ended and request.replica not in open_replicas
+        until_ns = closed_ns.get(request.replica, 0)
+        is_covered = until_ns >= request.end_ns or (has_ended and until_ns > 0)
+        is_due = has_ended or now_ns >= request.end_ns + 2 * rules.deadline_ns
+        if not (is_covered or is_due):
             continue
         final.add(name)
         if request.replica not in facts:

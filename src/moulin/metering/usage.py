@@ -26,7 +26,8 @@ class AttemptFacts:
     """What metering must be told of an attempt: who pays, where it runs, what it was allowed by.
 
     `subject` is what prices may be narrowed to (a model, a machine class); `policy_decision` is
-    the digest of the decision that let it run here.
+    the digest of the decision that let it run here. `has_ended` when no interval of it is still
+    to come: it ended, and it is metered to its end.
     """
 
     attempt: AttemptId
@@ -38,6 +39,7 @@ class AttemptFacts:
     subject: str = ""
     model_digest: str = ""
     policy_decision: str = ""
+    has_ended: bool = False
 
 
 class Place(TypedDict):

@@ -1,5 +1,7 @@
 """When a model server's interval closes, what its requests carry then, and what its owner does."""
 
+from dataclasses import replace
+
 import pytest
 
 from moulin.domain.errors import InvariantViolated
@@ -201,6 +203,38 @@ def test_a_request_whose_interval_never_comes_is_charged_without_energy():
     assert close(state, 8 + 2 * DEADLINE - 1).usages == ()
     (asked,) = close(state, 8 + 2 * DEADLINE).usages
     assert (asked.energy_mj, asked.is_estimated, asked.energy_quality.value) == (0, True, "E")
+
+
+ENDED = {replica: replace(facts, has_ended=True) for replica, facts in FACTS.items()}
+
+
+def test_a_request_that_ends_after_its_replica_waits_for_no_interval():
+    state = absorb(
+        OpenMetering(),
+        intervals=[interval(0, 10), interval(10, 20)],
+        begun=[RequestBegun(request="q2", begun_ns=15, replica=AttemptId("r1"))],
+        settled=[request("q1", 4, 30)],
+    )
+    first = close_intervals(state, 25, journal_until_ns=40, facts=ENDED, rules=RULES)
+    assert energies(first) == {"use_r1.n1.0": 0}, "an interval of it is still open"
+    told = absorb(first.state, settled=[request("q2", 15, 31)])
+    second = close_intervals(told, 35, journal_until_ns=40, facts=ENDED, rules=RULES)
+    assert energies(second) == {"use_r1.n1.10": 0, "use_q1": 150, "use_q2": 50}
+    assert not any(usage.is_estimated for usage in second.usages)
+    assert close(told, 35, journal_until_ns=40).usages[-1].id == "use_r1.n1.10"
+
+
+def test_a_request_to_a_replica_that_is_gone_is_final_at_once_and_carries_nothing():
+    metered = close(absorb(OpenMetering(), intervals=[interval(0, 10)]), 10).state
+    told = absorb(metered, settled=[request("q1", 11, 12)])
+    (asked,) = close_intervals(told, 13, journal_until_ns=13, facts=ENDED, rules=RULES).usages
+    assert (asked.id, asked.energy_mj, asked.is_estimated) == ("use_q1", 0, False)
+
+
+def test_a_request_to_a_replica_that_was_never_metered_says_that_energy_is_missing():
+    state = absorb(OpenMetering(), settled=[request("q1", 4, 8)])
+    (asked,) = close_intervals(state, 9, journal_until_ns=9, facts=ENDED, rules=RULES).usages
+    assert (asked.energy_mj, asked.is_estimated) == (0, True)
 
 
 def test_the_worst_class_of_the_intervals_counts():

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moulin.cli.screen import answer, carbon, energy, euros, moment, say, table, write
+from moulin.cli.screen import answer, say, table, write
 from moulin.cli.session import Data, IsJson, Project, connect, find_workload
 from moulin.domain.errors import InvalidRequest, LocalError, NotFound
+from moulin.domain.words import carbon, energy, euros, moment
 
 if TYPE_CHECKING:
     from moulin.domain.control import KeyInfo

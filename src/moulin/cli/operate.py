@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moulin.cli.screen import answer, cpus, euros, memory, say, table, write
+from moulin.cli.screen import answer, say, table, write
 from moulin.cli.session import Data, IsJson, connect
 from moulin.domain.errors import InvalidRequest
+from moulin.domain.words import cpus, euros, memory
 
 if TYPE_CHECKING:
     from moulin.domain.control import Applied, FactoryStatus, ObjectDiff

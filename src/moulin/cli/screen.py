@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from moulin.domain.views import WorkloadView
 
 PIPE_COLUMNS: Final = 400
-MICRO_NEUR: Final = 1_000
 DETACHED_STATUS: Final = 130
 
 
@@ -100,73 +99,6 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str = "
         say(empty)
 
 
-def euros(amount_neur: int) -> str:
-    """Return an amount for people, to the micro-euro; smaller amounts are shown exactly."""
-    from moulin.domain.units import divide_round_half_even, format_euros
-
-    if 0 < abs(amount_neur) < MICRO_NEUR:
-        return f"{format_euros(amount_neur)} €"
-    return f"{format_euros(divide_round_half_even(amount_neur, MICRO_NEUR) * MICRO_NEUR)} €"
-
-
-def energy(amount_mj: int) -> str:
-    """Return energy in the unit that people would choose.
-
-    >>> energy(1500), energy(7_200_000_000)
-    ('1.5 J', '2 kWh')
-    """
-    for unit, size in (("kWh", 3_600_000_000), ("kJ", 1_000_000), ("J", 1_000)):
-        if amount_mj >= size:
-            return f"{amount_mj / size:.4g} {unit}"
-    return f"{amount_mj} mJ"
-
-
-def carbon(amount_ng: int) -> str:
-    """Return a mass of CO2e in the unit that people would choose."""
-    for unit, size in (("kg", 10**12), ("g", 10**9), ("mg", 10**6), ("µg", 10**3)):
-        if amount_ng >= size:
-            return f"{amount_ng / size:.4g} {unit} CO2e"
-    return f"{amount_ng} ng CO2e"
-
-
-def memory(amount_bytes: int) -> str:
-    """Return bytes in decimal units.
-
-    >>> memory(64_000_000_000), memory(1500)
-    ('64 GB', '1.5 kB')
-    """
-    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if amount_bytes >= size:
-            return f"{amount_bytes / size:.4g} {unit}"
-    return f"{amount_bytes} B"
-
-
-def cpus(amount_milli: int) -> str:
-    """Return milli-CPUs as CPUs."""
-    return f"{amount_milli / 1000:g}"
-
-
-def duration(amount_ns: int) -> str:
-    """Return a span as people say it.
-
-    >>> duration(3_200_000_000), duration(3_725_000_000_000)
-    ('3.2s', '1h2m5s')
-    """
-    seconds = amount_ns / 1_000_000_000
-    if seconds < 60:
-        return f"{seconds:.1f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
-
-
-def moment(at_ns: int) -> str:
-    """Return a time in UTC to the second, a dash for one that has not come."""
-    from moulin.domain.units import format_time
-
-    return f"{format_time(at_ns)[:19].replace('T', ' ')}Z" if at_ns else "-"
-
-
 def sentences(reasons: "Sequence[Reason]") -> list[str]:
     """Return reasons in words."""
     from moulin.domain.reasons import sentence
@@ -179,6 +111,8 @@ def ran(view: "WorkloadView") -> str:
     if not view.started_at_ns:
         return "-"
     import time
+
+    from moulin.domain.words import duration
 
     return duration((view.ended_at_ns or time.time_ns()) - view.started_at_ns)
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from moulin.cli.screen import answer, console, memory, say, table, write
+from moulin.cli.screen import answer, console, say, table, write
 from moulin.cli.session import Data, IsJson, Project, connect, live
 from moulin.domain.errors import AlreadyExists, InvalidRequest, MoulinError, Refused
+from moulin.domain.words import memory
 
 if TYPE_CHECKING:
     from moulin.domain.control import FetchStatus

@@ -9,9 +9,6 @@ from typer.core import TyperCommand
 from moulin.cli.screen import (
     DETACHED_STATUS,
     answer,
-    duration,
-    energy,
-    euros,
     ran,
     say,
     sentences,
@@ -20,6 +17,7 @@ from moulin.cli.screen import (
     write_json,
 )
 from moulin.cli.session import Data, IsJson, Project, connect
+from moulin.domain.words import duration, energy, euros
 
 if TYPE_CHECKING:
     from moulin.domain.control import Trial

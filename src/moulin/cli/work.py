@@ -7,8 +7,6 @@ import typer
 from moulin.cli.screen import (
     DETACHED_STATUS,
     answer,
-    euros,
-    moment,
     ran,
     say,
     sentences,
@@ -19,6 +17,7 @@ from moulin.cli.screen import (
 )
 from moulin.cli.session import Data, IsJson, Project, Word, connect, find_workload
 from moulin.domain.errors import InvalidRequest
+from moulin.domain.words import euros, moment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,7 +5,7 @@ It decides units and digits, in one place for every edge that speaks to people.
 
 from typing import Final
 
-from moulin.domain.units import divide_round_half_even, format_euros
+from moulin.domain.units import divide_round_half_even, format_euros, format_time
 
 MICRO_NEUR: Final = 1_000
 _ENERGY: Final = (("kWh", 3_600_000_000), ("kJ", 1_000_000), ("J", 1_000))
@@ -49,6 +49,30 @@ def memory(amount_bytes: int) -> str:
     ('64 GB', '1.5 kB')
     """
     return _scaled(amount_bytes, _MEMORY, "B")
+
+
+def cpus(amount_milli: int) -> str:
+    """Return milli-CPUs as CPUs."""
+    return f"{amount_milli / 1000:g}"
+
+
+def duration(amount_ns: int) -> str:
+    """Return a span as people say it.
+
+    >>> duration(3_200_000_000), duration(3_725_000_000_000)
+    ('3.2s', '1h2m5s')
+    """
+    seconds = amount_ns / 1_000_000_000
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
+
+
+def moment(at_ns: int) -> str:
+    """Return a time in UTC to the second, a dash for one that has not come."""
+    return f"{format_time(at_ns)[:19].replace('T', ' ')}Z" if at_ns else "-"
 
 
 def _scaled(amount: int, units: tuple[tuple[str, int], ...], smallest: str) -> str:

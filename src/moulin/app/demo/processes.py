@@ -5,8 +5,11 @@ It asks neither Moulin nor its files, so that it would notice what Moulin has fo
 
 import os
 from pathlib import Path
+from typing import Final
 
 from moulin.app.processes import ProcessMark, mark_of
+
+COMMAND_CHARACTERS_MAX: Final = 300
 
 
 def processes_of(data: Path) -> tuple[ProcessMark, ...]:
@@ -30,7 +33,7 @@ def processes_of(data: Path) -> tuple[ProcessMark, ...]:
 def command_of(pid: int) -> str:
     """Return the command line of a process for people, empty when it has gone."""
     words = _read(Path(f"/proc/{pid}/cmdline")).split(b"\0")
-    return b" ".join(words).decode(errors="replace").strip()[:120]
+    return b" ".join(words).decode(errors="replace").strip()[:COMMAND_CHARACTERS_MAX]
 
 
 def _ancestors(pid: int) -> list[int]:

@@ -74,7 +74,7 @@ class Screen:
         drawn = Table(
             box=box.SIMPLE_HEAD if has_heads else None,
             show_header=has_heads,
-            padding=(0, 1, 0, 0),
+            padding=(0, 1 if has_heads else 2, 0, 0),
             pad_edge=False,
             show_edge=False,
         )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moulin.cli.screen import carbon, cpus, duration, energy, euros, memory, moment
+from moulin.domain.words import carbon, cpus, duration, energy, euros, memory, moment
 
 
 @pytest.mark.parametrize(

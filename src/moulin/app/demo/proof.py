@@ -111,7 +111,7 @@ def _show_receipts(stage: Stage, receipts: list[ReceiptView]) -> dict[str, Any]:
     sums = list(_by_subject(stage, receipts))
     total = Sum(what=f"all {len(receipts)} receipts", receipts=tuple(receipts))
     screen.table(
-        ("what", "tok. in>", "out>", "energy>", "class>", "CO2e>", "€>", "where"),
+        ("what", "tok in>", "out>", "energy>", "class>", "CO2e>", "€>", "where"),
         [_row(each) for each in (*sums, total)],
     )
     used = receipts[0].usage
@@ -138,9 +138,9 @@ def _by_subject(stage: Stage, receipts: list[ReceiptView]) -> Iterable[Sum]:
         if each.id in document_by_receipt:
             what = f"brief {document_by_receipt[each.id]}"
         elif each.usage.request:
-            what = f"{POOR_PROJECT}' questions" if each.project == POOR_PROJECT else "other calls"
+            what = f"{POOR_PROJECT}, asking" if each.project == POOR_PROJECT else "other calls"
         else:
-            what = "the job itself" if each.usage.workload == stage.job else "model, kept ready"
+            what = "job itself" if each.usage.workload == stage.job else "model, waiting"
         groups.setdefault(what, []).append(each)
     for what in sorted(groups, key=lambda what: (not what.startswith("brief"), what)):
         yield Sum(what=what, receipts=tuple(groups[what]))

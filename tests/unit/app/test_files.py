@@ -123,7 +123,7 @@ def test_a_job_is_named_after_its_file_and_works_beside_it(tmp_path):
 
 
 def test_the_example_factory_has_three_open_zones_and_one_building():
-    objects = read_factory_file(ROOT / "examples" / "factory.yaml")
+    objects = read_factory_file(ROOT / "examples" / "07_factory.yaml")
     zones = {each.name: each.state for each in objects if isinstance(each, Zone)}
     assert zones == {
         "fr": ZoneState.OPEN,
@@ -133,7 +133,7 @@ def test_the_example_factory_has_three_open_zones_and_one_building():
     }
 
 
-@pytest.mark.parametrize("name", ["job.yaml", "tache.yaml"])
+@pytest.mark.parametrize("name", ["01_job.yaml", "02_travail.yaml"])
 def test_the_example_jobs_are_right(name):
     spec = read_job_file(ROOT / "examples" / name)
     assert spec.time_limit_s == 300

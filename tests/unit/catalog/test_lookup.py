@@ -23,7 +23,7 @@ def test_unknown_model_is_answered_with_the_nearest(name: str, hint: str) -> Non
     with pytest.raises(UnknownName) as caught:
         find_model(name)
     assert hint in caught.value.hint
-    assert "file:/" in caught.value.hint
+    assert "file:" in caught.value.hint
 
 
 def test_variant_is_found_by_name_or_is_the_first() -> None:

@@ -134,7 +134,9 @@ def test_what_can_never_run_here_is_refused_with_a_reason(bench, task, word):
 
 def test_a_program_finds_the_signals_at_their_defaults(bench):
     _, log = run(bench, shell("grep -E 'Sig(Ign|Blk)' /proc/self/status"))
-    assert {int(line.split()[1], 16) for line in log.splitlines()} == {0}
+    masks = {int(line.split()[1], 16) for line in log.splitlines()}
+    # Signals 32 and 33 are the C library's own: no program can set them, so they come as they are.
+    assert {mask & ~(0b11 << 31) for mask in masks} == {0}
 
 
 def test_two_tasks_meet_at_the_agreed_address(bench):

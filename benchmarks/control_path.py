@@ -40,8 +40,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     )
     with control(pool) as running:
         time.sleep(2)
-        closed = drive(running, "closed", options.jobs, 0, 128)
         open_loop = drive(running, "open", options.rate * options.seconds, options.rate, 256)
+        closed = drive(running, "closed", options.jobs, 0, 128)
         cpu_s = process_cpu_s(running.process.pid)
     jobs = closed["jobs"] + open_loop["jobs"]
     return {

@@ -19,8 +19,9 @@ from moulin.domain.events import (
     Payload,
     TaskObserved,
 )
+from moulin.domain.ids import WorkloadId
 from moulin.domain.usage import Entry
-from moulin.domain.views import IdempotencyRecord, NodeIntervalView, ReceiptView
+from moulin.domain.views import IdempotencyRecord, NodeIntervalView, ReceiptView, WorkloadView
 from moulin.ledger import Frontier
 from moulin.ports.store import Checkpoint, Leaf
 
@@ -29,7 +30,7 @@ CONTROL_PLANE = "control-plane"
 
 @dataclass(slots=True)
 class Draft:
-    """One cycle's writes. `now_ns` is the cycle's only time."""
+    """One cycle's writes. `now_ns` is the cycle's only time. `views` are the rows it wrote."""
 
     books: Books
     epoch: int
@@ -42,6 +43,7 @@ class Draft:
     intervals: list[NodeIntervalView] = field(default_factory=list)
     frontiers: dict[str, Frontier] = field(default_factory=dict)
     idempotency: dict[tuple[str, str], IdempotencyRecord] = field(default_factory=dict)
+    views: dict[WorkloadId, WorkloadView] = field(default_factory=dict)
 
     def append(
         self,

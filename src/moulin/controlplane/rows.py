@@ -25,10 +25,11 @@ def batch_of(plane: Plane, draft: Draft) -> Batch:
     """Collect a draft into the one transaction that makes it durable."""
     declared, undeclared = _declared(draft)
     touched = sorted(draft.books.schedule.touched)
+    draft.views = {workload: view_of(draft.books, workload) for workload in touched}
     return Batch(
         epoch=draft.epoch,
         events=tuple(draft.events),
-        workloads=tuple(view_of(draft.books, workload) for workload in touched),
+        workloads=tuple(draft.views.values()),
         declared=declared,
         undeclared=undeclared,
         keys=_keys(draft),

@@ -64,7 +64,7 @@ def submit_workload(plane: Plane, draft: Draft, command: SubmitWorkload) -> Call
         labels=_labels(command),
     )
     _remember(draft, command, submission.id)
-    return lambda: view_of(draft.books, submission.id)
+    return lambda: draft.views.get(submission.id) or view_of(draft.books, submission.id)
 
 
 def try_workload(plane: Plane, draft: Draft, command: TryWorkload) -> Callable[[], Answer]:
@@ -236,8 +236,10 @@ def check_scale(plane: Plane, draft: Draft, submission: Submission, added: int) 
 def _as_held(draft: Draft, submission: Submission) -> Submission:
     """Return the submission with what it would hold: a lease, the largest node there is."""
     spec = submission.spec
+    if spec.kind is not WorkloadKind.LEASE:
+        return submission
     nodes = [row.capacity for row in draft.books.schedule.nodes.rows if row.is_present]
-    if spec.kind is not WorkloadKind.LEASE or not nodes:
+    if not nodes:
         return submission
     resources = replace(
         spec.resources,

@@ -24,7 +24,6 @@ LIVE_STATES: Final = tuple(s.value for s in WorkloadState if s not in FINAL_WORK
 PROCESS_WAIT_S: Final = 40.0
 _POLL_S: Final = 0.1
 
-StopLeftOver = Callable[[Path], int]
 Report = Callable[[str], None]
 
 

@@ -30,7 +30,7 @@ from moulin.domain.workload import (
     WorkloadSpec,
     WorkloadState,
 )
-from moulin.ports.store import Batch, Leaf
+from moulin.ports.store import Batch, Checkpoint, Leaf, TreeNode
 
 START_NS = 1_790_000_000_000_000_000
 UNI = OrganisationId("uni")
@@ -199,6 +199,16 @@ def entry(number: int, amount_neur: int, project: str = "lab") -> Entry:
 
 def leaf(index: int, origin: str = "factory/1") -> Leaf:
     return Leaf(origin=origin, index=index, leaf_hash=index.to_bytes(32, "big"))
+
+
+def tree_node(level: int, index: int, origin: str = "factory/1") -> TreeNode:
+    digest = (level * 1000 + index).to_bytes(32, "big")
+    return TreeNode(origin=origin, level=level, index=index, node_hash=digest)
+
+
+def checkpoint(tree_size: int, origin: str = "factory/1") -> Checkpoint:
+    note = f"note {tree_size}\n"
+    return Checkpoint(origin=origin, tree_size=tree_size, note=note, at_ns=tree_size)
 
 
 def api_key(name: str, project: str = "lab") -> ApiKey:

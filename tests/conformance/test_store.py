@@ -15,7 +15,7 @@ from moulin.domain.errors import (
     StoreError,
     StoreUnavailable,
 )
-from moulin.ports.store import Batch, Checkpoint, DeclaredRef, Store, WorkloadFilter
+from moulin.ports.store import Batch, DeclaredRef, Store, WorkloadFilter
 from moulin.store.memory import MemoryDisk, MemoryStore
 from moulin.store.opening import open_store
 from tests.conformance import store_samples as sample
@@ -356,12 +356,44 @@ def test_leaves_continue_their_shard(place):
     assert len(store.leaves("factory/1", 0, 100)) == 6
 
 
+def test_tree_nodes_are_kept_by_shard_level_and_index(place):
+    store, epoch = place.lead()
+    nodes = tuple(sample.tree_node(8, index) for index in range(300))
+    others = (sample.tree_node(16, 0), sample.tree_node(8, 0, origin="factory/2"))
+    leaves = tuple(sample.leaf(index) for index in range(3))
+    store.commit(Batch(epoch=epoch, leaves=leaves, nodes=(*nodes, *others)))
+    reader = place.open()
+    assert list(reader.tree_hashes("factory/1", 8, 256, 512)) == [
+        node.node_hash for node in nodes[256:]
+    ]
+    assert list(reader.tree_hashes("factory/1", 16, 0, 256)) == [others[0].node_hash]
+    assert list(reader.tree_hashes("factory/2", 8, 0, 1)) == [others[1].node_hash]
+    assert list(reader.tree_hashes("factory/2", 8, 1, 2)) == []
+    assert list(reader.tree_hashes("factory/1", 0, 1, 9)) == list(reader.leaves("factory/1", 1, 9))
+
+
+def test_a_tree_node_is_written_once_and_without_holes(place):
+    store, epoch = place.lead()
+    store.commit(Batch(epoch=epoch, nodes=(sample.tree_node(8, 0),)))
+    with pytest.raises(AlreadyExists):
+        store.commit(Batch(epoch=epoch, nodes=(sample.tree_node(8, 1), sample.tree_node(8, 0))))
+    assert len(store.tree_hashes("factory/1", 8, 0, 9)) == 1
+    store.commit(Batch(epoch=epoch, nodes=(sample.tree_node(8, 2),)))
+    with pytest.raises(StoreCorrupt, match="node 1 at level 8 of shard factory/1"):
+        store.tree_hashes("factory/1", 8, 0, 9)
+
+
+def test_the_shards_with_a_checkpoint_are_listed(place):
+    store, epoch = place.lead()
+    assert list(store.origins()) == []
+    found = [sample.checkpoint(size, name) for size in (1, 2) for name in ("b/1", "a/é", "B/1")]
+    store.commit(Batch(epoch=epoch, checkpoints=tuple(found)))
+    assert list(store.origins()) == ["B/1", "a/é", "b/1"]
+
+
 def test_the_newest_checkpoint_is_the_one_of_the_largest_tree(place):
     store, epoch = place.lead()
-    checkpoints = tuple(
-        Checkpoint(origin="factory/1", tree_size=size, note=f"note {size}\n", at_ns=size)
-        for size in (2, 10, 9)
-    )
+    checkpoints = tuple(sample.checkpoint(size) for size in (2, 10, 9))
     store.commit(Batch(epoch=epoch, checkpoints=checkpoints))
     assert store.checkpoint("factory/1") == checkpoints[1]
     assert store.checkpoint("factory/2") is None

@@ -17,9 +17,10 @@ from moulin.ledger import (
     inclusion_proof,
     invoice,
     leaf_hash,
-    nodes_from_leaves,
+    nodes_from_tiles,
     post,
     price,
+    read_frontier,
     release,
     reserve,
     root,
@@ -29,47 +30,35 @@ from moulin.ledger import (
     verify_inclusion,
     verify_receipt,
 )
-from moulin.ledger.merkle import EMPTY_ROOT
-from moulin.ledger.proof import node_hash
 from tests.unit.ledger.examples import ASKED, KEY, SITE, file_of, is_signed
+from tests.unit.ledger.reference import kept, naive_root
 
 FILES = [file_of(index) for index in range(3)]
-HASHES = [leaf_hash(number.to_bytes(4, "big")) for number in range(300)]
+HASHES = [leaf_hash(number.to_bytes(4, "big")) for number in range(1000)]
 METERS = ("tokens_input", "tokens_output", "cpu_milli_ms")
 AMOUNTS = st.integers(0, 2**90)
 
 
-def reference_root(hashes):
-    """Return the root by the recursive definition of RFC 6962 section 2.1."""
-    if not hashes:
-        return EMPTY_ROOT
-    if len(hashes) == 1:
-        return hashes[0]
-    half = 1
-    while half * 2 < len(hashes):
-        half *= 2
-    return node_hash(reference_root(hashes[:half]), reference_root(hashes[half:]))
-
-
-@given(st.lists(st.integers(0, 20), max_size=12))
+@given(st.lists(st.integers(0, 80), max_size=12))
 def test_a_frontier_grown_in_any_steps_has_the_defined_root(steps):
     frontier, grown = Frontier(), 0
-    nodes: dict[tuple[int, int], bytes] = {}
+    nodes: list[tuple[int, int, bytes]] = []
     for step in steps:
         frontier, made = append(frontier, HASHES[grown : grown + step])
-        nodes |= {(level, index): digest for level, index, digest in made}
+        nodes += made
         grown += step
-        assert root(frontier) == reference_root(HASHES[:grown])
-    computed = nodes_from_leaves(lambda start, end: HASHES[start:end])
-    assert all(computed([node]) == (digest,) for node, digest in nodes.items())
+        assert root(frontier) == naive_root(HASHES[:grown])
+        assert read_frontier(grown, nodes_from_tiles(kept(HASHES[:grown]))) == frontier
+    defined = [(8, i, naive_root(HASHES[i << 8 : (i + 1) << 8])) for i in range(grown >> 8)]
+    assert nodes == defined
 
 
-@given(st.integers(1, 300), st.data())
+@given(st.integers(1, 1000), st.data())
 def test_every_leaf_is_provable_and_no_other_is(size, data):
     index = data.draw(st.integers(0, size - 1))
-    read = nodes_from_leaves(lambda start, end: HASHES[start:end])
-    proof = inclusion_proof(index, size, read)
-    tree = reference_root(HASHES[:size])
+    grown = data.draw(st.integers(size, 1000))
+    proof = inclusion_proof(index, size, nodes_from_tiles(kept(HASHES[:grown])))
+    tree = naive_root(HASHES[:size])
     assert len(proof) <= (size - 1).bit_length()
     assert verify_inclusion(HASHES[index], index, size, proof, tree)
     other = data.draw(st.integers(0, size - 1))
@@ -82,18 +71,16 @@ def test_every_leaf_is_provable_and_no_other_is(size, data):
         assert not verify_inclusion(HASHES[index], index, size, wrong, tree)
 
 
-@given(st.integers(0, 300), st.integers(0, 300), st.integers(0, 299))
+@given(st.integers(0, 1000), st.integers(0, 1000), st.integers(0, 999))
 def test_a_log_proves_that_it_only_grew(first, second, place):
     old, new = sorted((first, second))
-    read = nodes_from_leaves(lambda start, end: HASHES[start:end])
-    proof = consistency_proof(old, new, read)
-    roots = reference_root(HASHES[:old]), reference_root(HASHES[:new])
+    proof = consistency_proof(old, new, nodes_from_tiles(kept(HASHES[:new])))
+    roots = naive_root(HASHES[:old]), naive_root(HASHES[:new])
     assert verify_consistency((old, roots[0]), (new, roots[1]), proof)
     if place < old:
         rewritten = [*HASHES[:place], leaf_hash(b"another"), *HASHES[place + 1 : new]]
-        reread = nodes_from_leaves(lambda start, end: rewritten[start:end])
-        lie = consistency_proof(old, new, reread)
-        assert not verify_consistency((old, roots[0]), (new, reference_root(rewritten)), lie)
+        lie = consistency_proof(old, new, nodes_from_tiles(kept(rewritten)))
+        assert not verify_consistency((old, roots[0]), (new, naive_root(rewritten)), lie)
 
 
 @st.composite

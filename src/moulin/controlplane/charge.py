@@ -4,10 +4,8 @@ One shard of evidence per site. The frontiers kept here are of the durable log; 
 not committed leaves them as they were: the cycle takes over the draft's after the commit.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Sequence
 
-from moulin.controlplane.books import Books
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.plane import Plane
 from moulin.domain.events import ChargedUsage, UsagesCharged
@@ -15,8 +13,6 @@ from moulin.domain.factory import ObjectKind, Site
 from moulin.domain.usage import Charge, Receipt, Usage
 from moulin.domain.views import ReceiptView
 from moulin.ledger import (
-    Evidence,
-    Frontier,
     Issue,
     VerifierKey,
     checkpoint_text,
@@ -24,13 +20,9 @@ from moulin.ledger import (
     make_salt,
     post,
     price,
-    read_frontier,
     signed_note,
 )
-from moulin.ports.store import Checkpoint, Leaf, Store
-
-LEAVES_READ_MAX: Final = 100_000
-UNKNOWN_SITE: Final = "unknown"
+from moulin.ports.store import Checkpoint, Leaf, TreeNode
 
 
 def charge(plane: Plane, draft: Draft, usages: Sequence[Usage]) -> None:
@@ -45,38 +37,12 @@ def charge(plane: Plane, draft: Draft, usages: Sequence[Usage]) -> None:
         _charge_site(plane, draft, owner, by_site[name])
 
 
-def read_evidence(store: Store, factory: str, books: Books) -> Evidence:
-    """Rebuild the frontier of every shard from its stored leaves.
-
-    Cost:   O(leaves), one hash each.
-    """
-    evidence = Evidence(factory=factory)
-    sites = [name for kind, name in books.declared if kind is ObjectKind.SITE]
-    for name in sorted({*sites, UNKNOWN_SITE}):
-        _frontier(evidence, store, evidence.origin(name))
-    return evidence
-
-
-def _frontier(evidence: Evidence, store: Store, origin: str) -> Frontier:
-    """Return a shard's frontier; one unknown yet may have leaves of a site that was away."""
-    if origin not in evidence.frontiers:
-        evidence.keep(origin, read_frontier(_leaves(store, origin)))
-    return evidence.frontier(origin)
-
-
-def _leaves(store: Store, origin: str) -> Iterator[bytes]:
-    start = 0
-    while leaves := store.leaves(origin, start, start + LEAVES_READ_MAX):
-        yield from leaves
-        start += len(leaves)
-
-
 def _charge_site(plane: Plane, draft: Draft, site: Site, usages: Sequence[Usage]) -> None:
     price_books = draft.books.price_books()
     charged = [(usage, price(usage, price_books, site)) for usage in usages]
     origin = plane.evidence.origin(site.name)
     issued = issue(
-        draft.frontiers.get(origin) or _frontier(plane.evidence, plane.ports.store, origin),
+        draft.frontiers.get(origin) or plane.evidence.frontier(origin),
         origin=origin,
         charged=charged,
         salts=[make_salt(plane.ports.ids.entropy) for _ in charged],
@@ -102,6 +68,10 @@ def _draft_evidence(plane: Plane, draft: Draft, issued: Issue) -> None:
     for receipt, leaf_hash in zip(issued.receipts, issued.leaf_hashes, strict=True):
         draft.receipts.append(_view(receipt, draft.now_ns))
         draft.leaves.append(Leaf(origin=receipt.origin, index=receipt.index, leaf_hash=leaf_hash))
+    draft.nodes.extend(
+        TreeNode(origin=issued.head.origin, level=level, index=index, node_hash=digest)
+        for level, index, digest in issued.nodes
+    )
     text = checkpoint_text(issued.head)
     signer = plane.ports.signer
     key = VerifierKey(name=signer.key_name, public_key=signer.public_key)

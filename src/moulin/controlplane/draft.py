@@ -23,7 +23,7 @@ from moulin.domain.ids import WorkloadId
 from moulin.domain.usage import Entry
 from moulin.domain.views import IdempotencyRecord, NodeIntervalView, ReceiptView, WorkloadView
 from moulin.ledger import Frontier
-from moulin.ports.store import Checkpoint, Leaf
+from moulin.ports.store import Checkpoint, Leaf, TreeNode
 
 CONTROL_PLANE = "control-plane"
 
@@ -39,6 +39,7 @@ class Draft:
     receipts: list[ReceiptView] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     leaves: list[Leaf] = field(default_factory=list)
+    nodes: list[TreeNode] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
     intervals: list[NodeIntervalView] = field(default_factory=list)
     frontiers: dict[str, Frontier] = field(default_factory=dict)

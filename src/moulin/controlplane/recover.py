@@ -6,8 +6,8 @@ proof of a start is started once, whatever happened to the former control plane.
 
 from moulin.controlplane.act import resume
 from moulin.controlplane.books import read_books
-from moulin.controlplane.charge import read_evidence
 from moulin.controlplane.draft import Draft
+from moulin.controlplane.evidence import keep_nodes, read_evidence
 from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.plane import Plane, PlaneSettings, Ports
 from moulin.controlplane.rows import batch_of
@@ -26,6 +26,7 @@ def take_lead(
     Cost:   O(events in the log).
     """
     epoch = ports.store.open_epoch()
+    keep_nodes(ports.store, epoch)
     books = read_books(ports.store.events(0))
     plane = Plane(
         ports=ports,
@@ -34,7 +35,7 @@ def take_lead(
         inbox=inbox,
         epoch=epoch,
         books=books,
-        evidence=read_evidence(ports.store, settings.factory_name, books),
+        evidence=read_evidence(ports.store, settings.factory_name),
         behind_ns=max(0, books.at_ns - ports.clock.now_ns()),
     )
     draft = Draft(plane.books, epoch, plane.now_ns())
@@ -50,7 +51,7 @@ def read_again(plane: Plane) -> None:
     Raises `StoreUnavailable` or `StoreCorrupt` when the log cannot be read now.
     """
     plane.books = read_books(plane.ports.store.events(0))
-    plane.evidence = read_evidence(plane.ports.store, plane.settings.factory_name, plane.books)
+    plane.evidence = read_evidence(plane.ports.store, plane.settings.factory_name)
     plane.snapshot = None
     plane.due_ns.clear()
     plane.unstarted.clear()

@@ -36,6 +36,7 @@ def batch_of(plane: Plane, draft: Draft) -> Batch:
         receipts=tuple(draft.receipts),
         entries=tuple(draft.entries),
         leaves=tuple(draft.leaves),
+        nodes=tuple(draft.nodes),
         checkpoints=tuple(draft.checkpoints),
         intervals=tuple(draft.intervals),
         idempotency=tuple(draft.idempotency.values()),

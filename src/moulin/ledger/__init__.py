@@ -21,13 +21,13 @@ from moulin.ledger.entries import (
     settle,
     totals,
 )
-from moulin.ledger.evidence import Evidence, read_frontier
+from moulin.ledger.evidence import Evidence
 from moulin.ledger.merkle import (
     Frontier,
     append,
     consistency_proof,
     inclusion_proof,
-    nodes_from_leaves,
+    read_frontier,
     root,
 )
 from moulin.ledger.pricing import book_at, find_price, price, price_book_digest
@@ -45,6 +45,7 @@ from moulin.ledger.receipts import (
     receipt_id,
     shard_origin,
 )
+from moulin.ledger.tiles import missing_nodes, nodes_from_tiles
 from moulin.ledger.verification import Verdict, verify_receipt
 
 __all__ = [
@@ -70,7 +71,8 @@ __all__ = [
     "leaf_hash",
     "make_receipt",
     "make_salt",
-    "nodes_from_leaves",
+    "missing_nodes",
+    "nodes_from_tiles",
     "open_checkpoint",
     "operator_commitment",
     "operator_salt",

@@ -3,12 +3,11 @@
 Never advances before the receipts are durable: `keep` is called after the commit.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from moulin.domain.errors import check
 from moulin.ledger.checkpoint import TreeHead
-from moulin.ledger.merkle import Frontier, append, root
+from moulin.ledger.merkle import Frontier, root
 from moulin.ledger.receipts import shard_origin
 
 
@@ -39,9 +38,3 @@ class Evidence:
         """Take over a frontier whose receipts are durable; raises `InvariantViolated` if it shrinks."""
         check(frontier.size >= self.frontier(origin).size, "an evidence log never shrinks")
         self.frontiers[origin] = frontier
-
-
-def read_frontier(leaf_hashes: Iterable[bytes]) -> Frontier:
-    """Return the frontier of a stored log, from all its leaf hashes in order."""
-    frontier, _ = append(Frontier(), leaf_hashes)
-    return frontier

@@ -1,8 +1,7 @@
 """Grow the evidence log's Merkle tree and prove what is in it.
 
 Never sees a leaf's bytes or a key, only hashes. The tree is kept as a frontier (the roots of its
-complete subtrees, at most 64 hashes); proofs are made from hashes that are read back, either
-stored inner nodes or, through `nodes_from_leaves`, the leaf hashes alone.
+complete subtrees, at most 64 hashes); proofs are made from nodes that are read back (see `tiles`).
 Source: RFC 6962 section 2.1; node (level, index) covers leaves [index << level, (index + 1) << level).
 """
 
@@ -15,6 +14,8 @@ from moulin.domain.errors import check
 from moulin.ledger.proof import node_hash
 
 EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
+TILE_LEVELS: Final = 8
+"""Inner nodes are kept at every eighth level."""
 
 Node = tuple[int, int]
 StoredNode = tuple[int, int, bytes]
@@ -30,20 +31,20 @@ class Frontier:
 
 
 def append(frontier: Frontier, leaves: Iterable[bytes]) -> tuple[Frontier, tuple[StoredNode, ...]]:
-    """Add leaf hashes; return the new frontier and every complete node that came to be.
+    """Add leaf hashes; return the new frontier and the nodes to keep that came to be.
 
-    The nodes, leaves included, are what proofs need: store them by (level, index), never change.
+    Those are the inner nodes at every `TILE_LEVELS`th level, which never change (see `tiles`).
 
-    Cost:   two hashes per leaf on average, O(log size) memory besides the result.
+    Cost:   one inner hash per leaf on average, and one node to keep for 255 leaves.
     """
     size, peaks = frontier.size, list(frontier.peaks)
     nodes: list[StoredNode] = []
     for leaf in leaves:
         digest, level, index = leaf, 0, size
-        nodes.append((0, index, digest))
         while index & 1:
             digest, level, index = node_hash(peaks.pop(), digest), level + 1, index >> 1
-            nodes.append((level, index, digest))
+            if level % TILE_LEVELS == 0:
+                nodes.append((level, index, digest))
         peaks.append(digest)
         size += 1
     check(len(peaks) == size.bit_count(), "a frontier has one peak per set bit of its size")
@@ -101,25 +102,12 @@ def consistency_proof(old_size: int, new_size: int, read: ReadNodes) -> tuple[by
     return _read_ranges([*own, *ranges[::-1]], read)
 
 
-def nodes_from_leaves(leaves: Callable[[int, int], Sequence[bytes]]) -> ReadNodes:
-    """Return a reader that computes nodes from leaf hashes, given a reader of leaves [start, end).
+def read_frontier(size: int, read: ReadNodes) -> Frontier:
+    """Return the frontier of the tree of a stored log's first `size` leaves.
 
-    Cost:   a proof reads and hashes each leaf of the tree at most once.
+    Cost:   one `read` of O(log size) nodes.
     """
-
-    def read(nodes: Sequence[Node]) -> tuple[bytes, ...]:
-        return tuple(
-            _complete(leaves(index << level, (index + 1) << level)) for level, index in nodes
-        )
-
-    return read
-
-
-def _complete(digests: Sequence[bytes]) -> bytes:
-    level = list(digests)
-    while len(level) > 1:
-        level = [node_hash(level[i], level[i + 1]) for i in range(0, len(level), 2)]
-    return level[0]
+    return Frontier(size=size, peaks=tuple(read(_complete_nodes(0, size))))
 
 
 def _largest_power_below(count: int) -> int:

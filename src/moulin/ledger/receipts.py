@@ -20,7 +20,7 @@ from moulin.domain.ids import ReceiptId
 from moulin.domain.units import format_time
 from moulin.domain.usage import Charge, Receipt, Usage
 from moulin.ledger.checkpoint import TreeHead, VerifierKey
-from moulin.ledger.merkle import Frontier, append, root
+from moulin.ledger.merkle import Frontier, StoredNode, append, root
 from moulin.ledger.proof import leaf_hash
 from moulin.ledger.verification import FILE_FORMAT, file_bytes, leaf_bytes
 
@@ -30,11 +30,15 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issue:
-    """Receipts issued together: the shard's frontier after them, and the leaf hash of each."""
+    """Receipts issued together: the shard's frontier after them, and the leaf hash of each.
+
+    `nodes` are the inner nodes to keep that the leaves completed.
+    """
 
     frontier: Frontier
     receipts: tuple[Receipt, ...]
     leaf_hashes: tuple[bytes, ...]
+    nodes: tuple[StoredNode, ...]
     head: TreeHead
 
 
@@ -99,11 +103,12 @@ def issue(
         for offset, ((usage, charge), salt) in enumerate(zip(charged, salts, strict=True))
     )
     hashes = tuple(leaf_hash(receipt.leaf_bytes) for receipt in receipts)
-    grown, _ = append(frontier, hashes)
+    grown, nodes = append(frontier, hashes)
     return Issue(
         frontier=grown,
         receipts=receipts,
         leaf_hashes=hashes,
+        nodes=nodes,
         head=TreeHead(origin=origin, size=grown.size, root=root(grown)),
     )
 

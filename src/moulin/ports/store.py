@@ -30,6 +30,20 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TreeNode:
+    """One inner node of an evidence shard's Merkle tree, kept so that proofs need not make it.
+
+    It covers the leaves [index << level, (index + 1) << level). Which levels are kept is for the
+    writer to say.
+    """
+
+    origin: str
+    level: int
+    index: int
+    node_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A signed tree head of a shard, as its note text."""
 
@@ -64,6 +78,7 @@ class Batch:
     receipts: tuple[ReceiptView, ...] = ()
     entries: tuple[Entry, ...] = ()
     leaves: tuple[Leaf, ...] = ()
+    nodes: tuple[TreeNode, ...] = ()
     checkpoints: tuple[Checkpoint, ...] = ()
     intervals: tuple[NodeIntervalView, ...] = ()
     idempotency: tuple[IdempotencyRecord, ...] = ()
@@ -148,6 +163,17 @@ class Store(Protocol):
 
     def leaves(self, origin: str, start: int, end: int) -> Sequence[bytes]:
         """Return the leaf hashes [start, end) of a shard."""
+        ...
+
+    def tree_hashes(self, origin: str, level: int, start: int, end: int) -> Sequence[bytes]:
+        """Return the kept hashes [start, end) of a level of a shard's tree; level 0 is the leaves.
+
+        Fewer come back where the level ends, in order and without a hole: `StoreCorrupt` at one.
+        """
+        ...
+
+    def origins(self) -> Sequence[str]:
+        """Return the shards that have a checkpoint, by name."""
         ...
 
     def checkpoint(self, origin: str) -> Checkpoint | None:

@@ -23,7 +23,7 @@ from moulin.domain.views import (
     WorkloadView,
 )
 from moulin.ports.store import Batch, Checkpoint, WorkloadFilter
-from moulin.store.tallies import Tallies, advance, log_gap, settle
+from moulin.store.tallies import Tallies, advance, leaf_gap, log_gap, settle
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -55,6 +55,7 @@ class MemoryDisk:
     receipts: dict[str, ReceiptView] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
     leaves: dict[str, list[bytes]] = field(default_factory=dict)
+    nodes: dict[tuple[str, int, int], bytes] = field(default_factory=dict)
     checkpoints: dict[tuple[str, int], Checkpoint] = field(default_factory=dict)
     intervals: dict[tuple[str, int], NodeIntervalView] = field(default_factory=dict)
     idempotency: dict[tuple[str, str], IdempotencyRecord] = field(default_factory=dict)
@@ -182,6 +183,26 @@ class MemoryStore:
         """Return the leaf hashes [start, end) of a shard, fewer when it is shorter."""
         return self.disk.leaves.get(origin, [])[start:end]
 
+    def tree_hashes(self, origin: str, level: int, start: int, end: int) -> Sequence[bytes]:
+        """Return the kept hashes [start, end) of a level; see `Store.tree_hashes`.
+
+        Raises `StoreCorrupt` at a hole.
+        """
+        if level == 0:
+            return self.leaves(origin, start, end)
+        hashes: list[bytes] = []
+        for index in range(start, end):
+            digest = self.disk.nodes.get((origin, level, index))
+            if digest is not None and index != start + len(hashes):
+                raise leaf_gap(origin, start + len(hashes), index, level)
+            if digest is not None:
+                hashes.append(digest)
+        return hashes
+
+    def origins(self) -> Sequence[str]:
+        """Return the shards that have a checkpoint, by name."""
+        return sorted({row.origin for row in self._copy(self.disk.checkpoints)})
+
     def checkpoint(self, origin: str) -> Checkpoint | None:
         """Return the newest checkpoint of a shard."""
         rows = [row for row in self._copy(self.disk.checkpoints) if row.origin == origin]
@@ -217,6 +238,9 @@ class MemoryStore:
         disk.entries.update((row.id, row) for row in batch.entries)
         for leaf in batch.leaves:
             disk.leaves.setdefault(leaf.origin, []).append(leaf.leaf_hash)
+        disk.nodes.update(
+            ((row.origin, row.level, row.index), row.node_hash) for row in batch.nodes
+        )
         disk.checkpoints.update(((row.origin, row.tree_size), row) for row in batch.checkpoints)
         disk.intervals.update(((row.node, row.start_ns), row) for row in batch.intervals)
         disk.idempotency.update(((row.project, row.key), row) for row in batch.idempotency)
@@ -230,9 +254,11 @@ class MemoryStore:
 
     def _check_entries(self, batch: Batch) -> None:
         seen = {entry.id for entry in batch.entries}
-        if len(seen) < len(batch.entries) or seen & self.disk.entries.keys():
+        nodes = {(node.origin, node.level, node.index) for node in batch.nodes}
+        is_twice = len(seen) < len(batch.entries) or len(nodes) < len(batch.nodes)
+        if is_twice or seen & self.disk.entries.keys() or nodes & self.disk.nodes.keys():
             raise AlreadyExists(
-                "commit: an entry of this batch is posted already",
+                "commit: an entry or a tree node of this batch is written already",
                 hint="entries and leaves are written once",
             )
 

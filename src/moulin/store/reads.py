@@ -139,12 +139,41 @@ class SqlReads:
         table = schema.leaves.c
         query: Query = select(table.leaf_index, table.leaf_hash).order_by(table.leaf_index)
         query = query.where(table.origin == origin, table.leaf_index.between(start, end - 1))
+        return self._hashes(query, (origin, 0), start)
+
+    def tree_hashes(self, origin: str, level: int, start: int, end: int) -> Sequence[bytes]:
+        """Return the kept hashes [start, end) of a level; see `Store.tree_hashes`.
+
+        Raises `StoreCorrupt` at a hole.
+        """
+        if level == 0:
+            return self.leaves(origin, start, end)
+        table = schema.tree_nodes.c
+        query: Query = select(table.node_index, table.node_hash).order_by(table.node_index)
+        query = query.where(table.origin == origin, table.level == level)
+        query = query.where(table.node_index.between(start, end - 1))
+        return self._hashes(query, (origin, level), start)
+
+    def _hashes(self, query: Query, place: tuple[str, int], start: int) -> list[bytes]:
+        origin, level = place
         hashes = []
-        for expected, (index, leaf_hash) in enumerate(self._all(query), start):
+        for expected, (index, digest) in enumerate(self._all(query), start):
             if index != expected:
-                raise leaf_gap(origin, expected, index)
-            hashes.append(bytes(leaf_hash))
+                raise leaf_gap(origin, expected, index, level)
+            hashes.append(bytes(digest))
         return hashes
+
+    def origins(self) -> Sequence[str]:
+        """Return the shards that have a checkpoint, by name. Cost: one look-up for each."""
+        table = schema.checkpoints.c
+        # Each step jumps to the next name; DISTINCT would read every checkpoint.
+        names = select(func.min(table.origin).label("origin")).cte("names", recursive=True)
+        following = select(func.min(table.origin)).where(table.origin > names.c.origin)
+        names = names.union_all(
+            select(following.scalar_subquery()).where(names.c.origin.is_not(None))
+        )
+        rows = self._all(select(names.c.origin).where(names.c.origin.is_not(None)))
+        return sorted(origin for (origin,) in rows)
 
     def checkpoint(self, origin: str) -> Checkpoint | None:
         """Return the newest checkpoint of a shard."""

@@ -24,7 +24,7 @@ from moulin.domain.views import (
     WorkloadView,
 )
 from moulin.domain.wire import decode, encode
-from moulin.ports.store import Batch, Checkpoint, Leaf
+from moulin.ports.store import Batch, Checkpoint, Leaf, TreeNode
 
 T = TypeVar("T")
 Values = tuple[Any, ...]
@@ -63,6 +63,7 @@ def batch_rows(batch: Batch) -> list[RowGroup]:
             statement="postings", rows=[row for each in batch.entries for row in posting_rows(each)]
         ),
         RowGroup(statement="leaves", rows=[leaf_row(each) for each in batch.leaves]),
+        RowGroup(statement="nodes", rows=[node_row(each) for each in batch.nodes]),
         RowGroup(
             statement="checkpoints", rows=[checkpoint_row(each) for each in batch.checkpoints]
         ),
@@ -223,6 +224,11 @@ def entry_of(row: Sequence[Any], postings: Sequence[Sequence[Any]]) -> Entry:
 def leaf_row(leaf: Leaf) -> Values:
     """Return a leaf's row."""
     return (leaf.origin, leaf.index, leaf.leaf_hash)
+
+
+def node_row(node: TreeNode) -> Values:
+    """Return a tree node's row."""
+    return (node.origin, node.level, node.index, node.node_hash)
 
 
 def checkpoint_row(checkpoint: Checkpoint) -> Values:

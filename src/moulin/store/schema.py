@@ -21,7 +21,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD_REVISION: Final = "0001"
+HEAD_REVISION: Final = "0002"
 
 metadata = MetaData()
 
@@ -159,6 +159,16 @@ leaves = Table(
     Column("origin", Text, primary_key=True),
     Column("leaf_index", BigInteger, primary_key=True, autoincrement=False),
     Column("leaf_hash", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+tree_nodes = Table(
+    "tree_nodes",
+    metadata,
+    Column("origin", Text, primary_key=True),
+    Column("level", SmallInteger, primary_key=True, autoincrement=False),
+    Column("node_index", BigInteger, primary_key=True, autoincrement=False),
+    Column("node_hash", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -27,7 +27,7 @@ from moulin.store import schema
 
 # Tables whose rows in one batch never share a key, so that many can go in one statement.
 JOINABLE: Final = frozenset(
-    {"events", "workloads", "receipts", "entries", "postings", "leaves", "idempotency"}
+    {"events", "workloads", "receipts", "entries", "postings", "leaves", "nodes", "idempotency"}
 )
 # Rows in one statement, largest first; the texts are few, so each is prepared once.
 PORTIONS: Final = (64, 16, 4)
@@ -114,6 +114,7 @@ def _row_statements(dialect: Dialect) -> dict[str, str]:
         "entries": _insert(dialect, schema.entries),
         "postings": _insert(dialect, schema.postings),
         "leaves": _insert(dialect, schema.leaves),
+        "nodes": _insert(dialect, schema.tree_nodes),
         "checkpoints": _upsert(dialect, schema.checkpoints, ("note", "at_ns")),
         "intervals": _upsert(dialect, schema.intervals, ("end_ns", "zone", "site", "body")),
         "idempotency": _upsert(

@@ -74,10 +74,11 @@ def log_gap(expected: int, found: int) -> StoreCorrupt:
     )
 
 
-def leaf_gap(origin: str, expected: int, found: int) -> StoreCorrupt:
-    """Return the error for a leaf that does not follow the one before."""
+def leaf_gap(origin: str, expected: int, found: int, level: int = 0) -> StoreCorrupt:
+    """Return the error for a leaf, or an inner node, that does not follow the one before."""
+    what = f"node {expected} at level {level}" if level else f"leaf {expected}"
     return StoreCorrupt(
-        f"leaf {expected} of shard {origin} was expected next and {found} was found",
+        f"{what} of shard {origin} was expected next and {found} was found",
         hint="the evidence log must have no holes: stop, keep a copy, restore the last backup",
         details={"origin": origin, "expected": expected, "found": found},
     )

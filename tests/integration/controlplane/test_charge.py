@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import orjson
 import pytest
@@ -17,7 +18,7 @@ from moulin.domain.workload import Where
 from moulin.ledger import (
     check_balanced,
     consistency_proof,
-    nodes_from_leaves,
+    nodes_from_tiles,
     verify_consistency,
 )
 from moulin.store.memory import WritePoint
@@ -144,7 +145,7 @@ def test_the_evidence_log_only_grows_over_restarts(charged):
     sizes = [size for size, _ in heads]
     assert sizes == sorted(set(sizes))
     origin = charged.plane.evidence.origin("hill")
-    read = nodes_from_leaves(lambda a, b: charged.store.leaves(origin, a, b))
+    read = nodes_from_tiles(partial(charged.store.tree_hashes, origin))
     for (old_size, old_root), (new_size, new_root) in itertools.pairwise(heads):
         proof = consistency_proof(old_size, new_size, read)
         assert verify_consistency((old_size, old_root), (new_size, new_root), proof)

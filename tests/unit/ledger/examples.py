@@ -11,16 +11,17 @@ from moulin.domain.usage import Usage
 from moulin.ledger import (
     Frontier,
     VerifierKey,
-    append,
     checkpoint_text,
     inclusion_proof,
     issue,
     key_name,
+    nodes_from_tiles,
     price,
     receipt_file,
     shard_origin,
     signed_note,
 )
+from tests.unit.ledger.reference import kept
 
 ORIGIN = shard_origin("demo", "lyon")
 SECRET = bytes(range(32))
@@ -108,7 +109,6 @@ def note_of(head, private=PRIVATE, key=KEY):
 def file_of(index, found=None):
     """Return the receipt file of one of the issued receipts."""
     found = found or issued()
-    _, nodes = append(Frontier(), found.leaf_hashes)
-    stored = {(level, i): digest for level, i, digest in nodes}
-    proof = inclusion_proof(index, found.head.size, lambda wanted: [stored[n] for n in wanted])
+    read = nodes_from_tiles(kept(found.leaf_hashes))
+    proof = inclusion_proof(index, found.head.size, read)
     return receipt_file(found.receipts[index], proof, note_of(found.head), KEY)

@@ -181,6 +181,7 @@ def test_a_newer_checkpoint_proves_an_older_receipt():
         frontier=more.frontier,
         receipts=(*first.receipts, *more.receipts),
         leaf_hashes=(*first.leaf_hashes, *more.leaf_hashes),
+        nodes=(),
         head=more.head,
     )
     assert verify(file_of(0, whole)).ok

@@ -16,7 +16,6 @@ from moulin.metering.usage import (
     held_quantities,
     interval_usage_id,
     job_usages,
-    merge_usages,
     request_usage_id,
 )
 
@@ -33,7 +32,6 @@ __all__ = [
     "held_quantities",
     "interval_usage_id",
     "job_usages",
-    "merge_usages",
     "replica_intervals",
     "request_usage_id",
 ]

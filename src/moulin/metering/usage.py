@@ -5,7 +5,7 @@ the same interval twice gives the same usage twice and the store keeps one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TypedDict
 
 from moulin.domain.errors import check
@@ -101,37 +101,6 @@ def held_quantities(tasks: Sequence[TaskReading]) -> dict[str, int]:
             if quantity:
                 quantities[meter.value] = quantities.get(meter.value, 0) + quantity
     return dict(sorted(quantities.items()))
-
-
-def merge_usages(usages: Sequence[Usage], usage_id: str) -> Usage:
-    """Return one usage for several of the same attempt: quantities, energy and carbon added up.
-
-    The class is the worst and the uncertainty the largest of the parts.
-    Raises `InvariantViolated` when there are none, or when they differ in attempt, site or zone.
-    """
-    check(bool(usages), "merging needs at least one usage")
-    first = min(usages, key=lambda usage: (usage.start_ns, usage.id))
-    check(
-        len({(u.attempt, u.project, u.site, u.zone, u.request) for u in usages}) == 1,
-        "only usages of one attempt in one place can be merged",
-    )
-    quantities: dict[str, int] = {}
-    for usage in usages:
-        for meter, quantity in usage.quantities.items():
-            quantities[meter] = quantities.get(meter, 0) + quantity
-    return replace(
-        first,
-        id=usage_id,
-        end_ns=max(usage.end_ns for usage in usages),
-        quantities=dict(sorted(quantities.items())),
-        energy_mj=sum(usage.energy_mj for usage in usages),
-        overhead_mj=sum(usage.overhead_mj for usage in usages),
-        energy_quality=worst(*(usage.energy_quality for usage in usages)),
-        energy_uncertainty_ppm=max(usage.energy_uncertainty_ppm for usage in usages),
-        carbon_location_ng=sum(usage.carbon_location_ng for usage in usages),
-        carbon_market_ng=sum(usage.carbon_market_ng for usage in usages),
-        is_estimated=any(usage.is_estimated for usage in usages),
-    )
 
 
 def worst(*qualities: EnergyClass) -> EnergyClass:

@@ -8,7 +8,7 @@ from moulin.domain.errors import InvariantViolated
 from moulin.domain.factory import CountryBasis, EnergyClass, Site
 from moulin.domain.ids import AttemptId, NodeId, OrganisationId, ProjectId, StepId, WorkloadId
 from moulin.domain.usage import NodeAllocation, NodeReading, TaskReading
-from moulin.metering.usage import AttemptFacts, held_quantities, job_usages, merge_usages
+from moulin.metering.usage import AttemptFacts, held_quantities, job_usages
 
 MS = 1_000_000
 SITE = Site(
@@ -110,27 +110,3 @@ def test_memory_is_in_mb_and_devices_count():
 
 def test_what_was_not_held_is_left_out():
     assert held_quantities([task("a0", "a", cpu_milli=0)]) == {}
-
-
-def test_usages_of_one_attempt_merge_to_their_sums():
-    parts = [
-        job_usages(
-            allocation({"a0": mj}, {"a0": 1}, start_ns=at),
-            [task("a0", "a", start_ns=at, end_ns=at + 1000 * MS)],
-            FACTS,
-            carbon,
-        )[0]
-        for at, mj in ((1000 * MS, 30), (0, 20))
-    ]
-    whole = merge_usages(parts, "use_a")
-    assert (whole.id, whole.start_ns, whole.end_ns) == ("use_a", 0, 2000 * MS)
-    assert (whole.energy_mj, whole.overhead_mj, whole.carbon_location_ng) == (52, 2, 156)
-    assert whole.quantities == {"cpu_milli_ms": 1_000_000}
-
-
-def test_usages_of_two_attempts_do_not_merge():
-    split = allocation({"a0": 1, "b0": 1}, {"a0": 0, "b0": 0})
-    with pytest.raises(InvariantViolated, match="one attempt"):
-        merge_usages(job_usages(split, [task("a0", "a"), task("b0", "b")], FACTS, carbon), "x")
-    with pytest.raises(InvariantViolated, match="at least one"):
-        merge_usages([], "x")

@@ -350,9 +350,10 @@ def test_leaves_continue_their_shard(place):
             store.commit(Batch(epoch=epoch, leaves=(sample.leaf(wrong),)))
     store.close()
     store, epoch = place.lead()
-    with pytest.raises(StoreCorrupt):
-        store.commit(Batch(epoch=epoch, leaves=(sample.leaf(0),)))
-    store.commit(Batch(epoch=epoch, leaves=(sample.leaf(5),)))
+    for origin in ("factory/1", "factory/2"):
+        with pytest.raises(StoreCorrupt):
+            store.commit(Batch(epoch=epoch, leaves=(sample.leaf(0, origin),)))
+    store.commit(Batch(epoch=epoch, leaves=(sample.leaf(5), sample.leaf(1, "factory/2"))))
     assert len(store.leaves("factory/1", 0, 100)) == 6
 
 

@@ -23,6 +23,15 @@ from moulin.store.tallies import AccountTotal, Advance, Tallies, advance, log_ga
 
 # What a driver says of values that no column can hold.
 _UNFIT: Final = (OverflowError, UnicodeEncodeError)
+# From one shard's name to the next, and its last leaf: GROUP BY would read every leaf.
+_LEAF_COUNTS: Final = """
+    WITH RECURSIVE names(origin) AS (
+        SELECT min(origin) FROM leaves UNION ALL
+        SELECT (SELECT min(origin) FROM leaves WHERE origin > names.origin) FROM names
+        WHERE names.origin IS NOT NULL)
+    SELECT origin, (SELECT max(leaf_index) + 1 FROM leaves WHERE leaves.origin = names.origin)
+    FROM names WHERE origin IS NOT NULL
+"""
 
 
 class SqlStore(SqlReads):
@@ -194,7 +203,7 @@ class SqlStore(SqlReads):
                 details={"expected": last_sequence, "count": count, "last": last or 0},
             )
         totals = writer.execute("SELECT project, account, organisation, total_neur FROM accounts")
-        counts = writer.execute("SELECT origin, max(leaf_index) + 1 FROM leaves GROUP BY origin")
+        counts = writer.execute(_LEAF_COUNTS)
         return Tallies(
             last_sequence=last_sequence,
             accounts={

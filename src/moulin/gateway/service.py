@@ -205,9 +205,7 @@ class Service:
             if inbound.is_mistral:
                 # Mistral's API sends usage in every stream; its client has no way to ask.
                 ask = ask._replace(wants_usage=True)
-        bounds = Bounds(
-            input_bound(ask, model, len(inbound.body)), limit * ask.answers, len(inbound.body)
-        )
+        bounds = Bounds(input_bound(ask, model, len(inbound.body)), limit, len(inbound.body))
         order = Order(identifier, ask, model, dialect.path, orjson.dumps(body), bounds)
         return Exchange(self, client, route, order)
 

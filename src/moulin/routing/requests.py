@@ -2,7 +2,9 @@
 
 It decides which fields go upstream: a field that is not known is refused, because a replica could
 read it as a longer answer than the one that was reserved (llama.cpp's `n_predict` overrides
-`max_tokens`). It never looks at the words of a prompt.
+`max_tokens`). So is more than one completion in one request: llama.cpp reports the usage of the
+first alone, so the others could be counted neither for the client nor for the bill. It never looks
+at the words of a prompt.
 
 Source: OpenAI API reference (chat and completions), Mistral API reference, llama.cpp server README.
 """
@@ -13,7 +15,6 @@ from typing import Any, Final, NamedTuple
 from moulin.domain.errors import InvalidRequest
 from moulin.domain.snapshot import ModelView
 
-CHOICES_MAX: Final = 16
 INPUT_TOKENS_MARGIN: Final = 64
 """Tokens a chat template adds beyond the bytes of the body: role marks, a default system prompt."""
 TOOLS_TOKENS_MARGIN: Final = 256
@@ -64,14 +65,12 @@ _TEXT_PARTS: Final = ("refusal", "text", "thinking")
 class Ask(NamedTuple):
     """What the gateway must know of a request; a tuple because one is made for every request.
 
-    `answers` is how many completions one call makes (choices times prompts); `tokens_output_max`
-    is 0 when the client did not say.
+    `tokens_output_max` is 0 when the client did not say.
     """
 
     model: str
     is_stream: bool
     wants_usage: bool
-    answers: int
     tokens_output_max: int
     has_tools: bool
     ignored: tuple[str, ...]
@@ -97,14 +96,16 @@ def read_request(dialect: Dialect, body: Any) -> Ask:
     tokens = body.get("max_tokens")
     if tokens is not None and (type(tokens) is not int or tokens < 1):
         raise _bad("max_tokens", "an integer of 1 or more")
-    answers = _one_chat(body) if dialect.is_chat else _prompts(body)
+    if dialect.is_chat:
+        _check_messages(body)
+    else:
+        _check_prompt(body)
     if "n" in body:
-        answers *= _choices(body)
+        _check_choices(body)
     return Ask(
         model,
         stream is True,
         stream is True and _wants_usage(body),
-        answers,
         tokens or 0,
         bool(body.get("tools")),
         ignored,
@@ -122,7 +123,7 @@ def input_bound(ask: Ask, model: ModelView, body_bytes: int) -> int:
     Byte-level vocabularies have no token shorter than a byte, and JSON only lengthens text.
     """
     margin = INPUT_TOKENS_MARGIN + (TOOLS_TOKENS_MARGIN if ask.has_tools else 0)
-    return min(body_bytes + margin, model.context_tokens * ask.answers)
+    return min(body_bytes + margin, model.context_tokens)
 
 
 def _normalise(dialect: Dialect, body: dict[str, Any]) -> tuple[str, ...]:
@@ -131,7 +132,7 @@ def _normalise(dialect: Dialect, body: dict[str, Any]) -> tuple[str, ...]:
     for name in [name for name in body if name not in forwarded]:
         value = body.pop(name)
         if name == "best_of":
-            _refuse_best_of(value, body)
+            _refuse_best_of(value)
         if name in _RENAMED:
             if value is not None:
                 body[_RENAMED[name]] = value
@@ -146,9 +147,9 @@ def _normalise(dialect: Dialect, body: dict[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(ignored))
 
 
-def _refuse_best_of(value: Any, body: Mapping[str, Any]) -> None:
-    if value is not None and value != (body.get("n") or 1):
-        raise _bad("best_of", "equal to n: candidates that are not returned are not served")
+def _refuse_best_of(value: Any) -> None:
+    if value is not None and value != 1:
+        raise _bad("best_of", "1: candidates that are not returned are not served")
 
 
 def _wants_usage(body: Mapping[str, Any]) -> bool:
@@ -160,16 +161,17 @@ def _wants_usage(body: Mapping[str, Any]) -> bool:
     return options.get("include_usage") is True
 
 
-def _choices(body: Mapping[str, Any]) -> int:
-    choices = body.get("n")
+def _check_choices(body: Mapping[str, Any]) -> None:
+    choices = body["n"]
     if choices is None:
-        return 1
-    if type(choices) is not int or not 1 <= choices <= CHOICES_MAX:
-        raise _bad("n", f"an integer from 1 to {CHOICES_MAX}")
-    return choices
+        return
+    if type(choices) is not int or choices < 1:
+        raise _bad("n", "the number 1")
+    if choices > 1:
+        raise _one_only("n", f"{choices} completions")
 
 
-def _one_chat(body: Mapping[str, Any]) -> int:
+def _check_messages(body: Mapping[str, Any]) -> None:
     messages = body.get("messages")
     if type(messages) is not list or not messages:
         raise _bad("messages", "a list with at least one message")
@@ -178,7 +180,6 @@ def _one_chat(body: Mapping[str, Any]) -> int:
             raise _bad("messages", "a list of objects")
         if type(message.get("content")) is list:
             _check_parts(message["content"])
-    return 1
 
 
 def _check_parts(parts: list[Any]) -> None:
@@ -188,13 +189,22 @@ def _check_parts(parts: list[Any]) -> None:
             raise _bad("messages", f"text: the parts served here are {', '.join(_TEXT_PARTS)}")
 
 
-def _prompts(body: Mapping[str, Any]) -> int:
+def _check_prompt(body: Mapping[str, Any]) -> None:
     prompt = body.get("prompt")
     if type(prompt) is str:
-        return 1
+        return
     if type(prompt) is not list or not prompt:
-        raise _bad("prompt", "text, a list of texts, or token numbers")
-    return 1 if type(prompt[0]) is int else len(prompt)
+        raise _bad("prompt", "text or token numbers")
+    if type(prompt[0]) is not int and len(prompt) > 1:
+        raise _one_only("prompt", f"{len(prompt)} prompts")
+
+
+def _one_only(field: str, asked: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{asked} in one request are not supported: the model server counts the tokens of one",
+        hint="send one request for each",
+        details={"param": field},
+    )
 
 
 def _bad(field: str, expected: str) -> InvalidRequest:

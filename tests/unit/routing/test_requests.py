@@ -31,23 +31,42 @@ def text(**fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("dialect", "body", "answers"),
+    ("dialect", "body"),
     [
-        (CHAT, chat(), 1),
-        (CHAT, chat(n=3), 3),
-        (CHAT, chat(n=None), 1),
-        (CHAT, chat(messages=[{"role": "user", "content": [TEXT_PART]}]), 1),
-        (TEXT, text(), 1),
-        (TEXT, text(prompt=["a", "b", "c"]), 3),
-        (TEXT, text(prompt=["a", "b"], n=2), 4),
-        (TEXT, text(prompt=[1, 2, 3]), 1),
-        (TEXT, text(prompt=[[1, 2], [3]]), 2),
+        (CHAT, chat()),
+        (CHAT, chat(n=1)),
+        (CHAT, chat(n=None)),
+        (CHAT, chat(messages=[{"role": "user", "content": [TEXT_PART]}])),
+        (TEXT, text()),
+        (TEXT, text(n=1)),
+        (TEXT, text(prompt=["a"])),
+        (TEXT, text(prompt=[1, 2, 3])),
+        (TEXT, text(prompt=[[1, 2, 3]])),
     ],
 )
-def test_answers_are_choices_times_prompts(
-    dialect: Dialect, body: dict[str, Any], answers: int
+def test_one_completion_goes_as_it_came(dialect: Dialect, body: dict[str, Any]) -> None:
+    asked = dict(body)
+    read_request(dialect, body)
+    assert body == asked
+
+
+@pytest.mark.parametrize(
+    ("dialect", "body", "field"),
+    [
+        (CHAT, chat(n=2), "n"),
+        (CHAT, chat(n=2, stream=True), "n"),
+        (TEXT, text(n=2), "n"),
+        (TEXT, text(prompt=["a", "b"]), "prompt"),
+        (TEXT, text(prompt=[[1, 2], [3]]), "prompt"),
+    ],
+)
+def test_more_completions_than_are_counted_are_refused(
+    dialect: Dialect, body: dict[str, Any], field: str
 ) -> None:
-    assert read_request(dialect, body).answers == answers
+    with pytest.raises(InvalidRequest, match=r"^2 \w+ in one request are not supported") as caught:
+        read_request(dialect, body)
+    assert caught.value.details["param"] == field
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -95,7 +114,7 @@ def test_an_unknown_field_without_a_value_is_dropped() -> None:
         (CHAT, chat(max_tokens=1.5), "max_tokens"),
         (CHAT, chat(max_completion_tokens="5"), "max_tokens"),
         (CHAT, chat(n=0), "n"),
-        (CHAT, chat(n=17), "n"),
+        (CHAT, chat(n=1.5), "n"),
         (CHAT, chat(n=True), "n"),
         (CHAT, chat(best_of=2), "best_of"),
         (CHAT, chat(n_predict=5), "n_predict"),
@@ -135,7 +154,6 @@ def test_the_output_limit(fields: dict[str, Any], limit: int) -> None:
     [
         ({}, 100, 164),
         ({}, 10_000, 1000),
-        ({"n": 2}, 10_000, 2000),
         ({"tools": [{}]}, 100, 420),
         ({"tools": []}, 100, 164),
     ],

@@ -157,7 +157,13 @@ def local_engine(data_dir: Path, clock: SystemClock, nodes: int, prefix: str) ->
         replace(node, power_quality=power.quality, power_uncertainty_ppm=power.uncertainty_ppm)
         for node in divided
     ]
-    return LocalEngine(data_dir, clock=clock, nodes=stated, cgroup=find_cgroup_base())
+    return LocalEngine(
+        data_dir,
+        clock=clock,
+        nodes=stated,
+        cgroup=find_cgroup_base(),
+        booted_at_ns=machine.booted_at_ns,
+    )
 
 
 def open_factory(settings: FactorySettings) -> Factory:

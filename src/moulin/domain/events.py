@@ -165,11 +165,15 @@ class UnitRequeued:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadFinished:
-    """A workload has its final state; what was reserved and not spent is released."""
+    """A workload has its final state; what is left of its hold goes when all it used is charged.
+
+    `ended_at_ns` is when the last of its tasks ended; 0 when the event itself is the end.
+    """
 
     workload: WorkloadId
     state: WorkloadState
     reason: Reason | None = None
+    ended_at_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,11 +66,16 @@ class Requeue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
-    """Give a workload its final state."""
+    """Give a workload its final state.
+
+    `ended_at_ns` is when the last task of its last attempts ended, which can be long before that
+    became known; 0 when the workload ends by this decision.
+    """
 
     workload: WorkloadId
     state: WorkloadState
     reason: Reason | None = None
+    ended_at_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

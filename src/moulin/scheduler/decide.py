@@ -54,7 +54,12 @@ def decide(state: State, now_ns: int, policy: SchedulerPolicy) -> Plan:
 def plan_events(plan: Plan) -> tuple[Payload, ...]:
     """Return a plan as the events to append, in order: ends, retries, stops, placements."""
     events: list[Payload] = [
-        WorkloadFinished(workload=item.workload, state=item.state, reason=item.reason)
+        WorkloadFinished(
+            workload=item.workload,
+            state=item.state,
+            reason=item.reason,
+            ended_at_ns=item.ended_at_ns,
+        )
         for item in plan.finishes
     ]
     events.extend(

@@ -276,7 +276,11 @@ def _finished(state: State, payload: WorkloadFinished, event: Event) -> None:
     if row.deadline_at_ns:
         state.deadlines.remove(Due(row.deadline_at_ns, payload.workload))
     del state.unfinished_by_project[row.submission.project][payload.workload]
-    row.state, row.ended_at_ns = payload.state, event.at_ns
+    # An engine's clock may be elsewhere: no end before the start or after it was known.
+    ended_at_ns = (
+        max(payload.ended_at_ns, row.started_at_ns) if payload.ended_at_ns else event.at_ns
+    )
+    row.state, row.ended_at_ns = payload.state, min(ended_at_ns, event.at_ns)
     row.reasons = (payload.reason,) if payload.reason is not None else ()
     settle_later(state, row)
     _keep_finished(state, payload.workload)

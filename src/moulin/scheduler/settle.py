@@ -103,7 +103,7 @@ def _conclusion(state: State, row: WorkloadRow, policy: SchedulerPolicy) -> Fini
         if finish is not None:
             return finish
     if row.stop_requested_by:
-        return _finish(row, WorkloadState.CANCELLED, _cancelled(row))
+        return _finish(state, row, WorkloadState.CANCELLED, _cancelled(row))
     return None
 
 
@@ -116,14 +116,14 @@ def _verdict(
     if row.submission.spec.kind is WorkloadKind.ENDPOINT:
         return None
     if attempt.state is AttemptState.SUCCEEDED:
-        return _finish(row, WorkloadState.SUCCEEDED)
+        return _finish(state, row, WorkloadState.SUCCEEDED)
     if row.stop_requested_by:
-        return _finish(row, WorkloadState.CANCELLED, _cancelled(row))
+        return _finish(state, row, WorkloadState.CANCELLED, _cancelled(row))
     is_given_up = unit.failures >= row.submission.spec.retry.attempts_max or _is_declined(attempt)
     if attempt.state is AttemptState.FAILED and is_given_up:
-        return _finish(row, WorkloadState.FAILED, reason_of_end(attempt))
+        return _finish(state, row, WorkloadState.FAILED, reason_of_end(attempt))
     if attempt.state is AttemptState.LOST and unit.losses > policy.losses_max:
-        return _finish(row, WorkloadState.FAILED, reason_of_end(attempt))
+        return _finish(state, row, WorkloadState.FAILED, reason_of_end(attempt))
     return None
 
 
@@ -131,10 +131,10 @@ def _stopped_verdict(state: State, row: WorkloadRow, attempt: AttemptRow) -> Fin
     if attempt.stop_cause is StopCause.TIME_LIMIT:
         parameters = {"limit_s": str(row.time_limit_s)}
         reason = Reason(code=ReasonCode.TIME_LIMIT_REACHED, parameters=parameters)
-        return _finish(row, WorkloadState.FAILED, reason)
+        return _finish(state, row, WorkloadState.FAILED, reason)
     if attempt.stop_cause is StopCause.BUDGET:
-        return _finish(row, WorkloadState.FAILED, budget_reason(state, row))
-    return _finish(row, WorkloadState.CANCELLED, _cancelled(row))
+        return _finish(state, row, WorkloadState.FAILED, budget_reason(state, row))
+    return _finish(state, row, WorkloadState.CANCELLED, _cancelled(row))
 
 
 def _requeue(
@@ -230,12 +230,12 @@ def _deadlines(state: State, now_ns: int) -> Iterator[Finish]:
         if all(unit.is_waiting for unit in row.units):
             parameters = {"late_s": str((now_ns - due.at_ns) // NS_PER_S)}
             reason = Reason(code=ReasonCode.DEADLINE_PASSED, parameters=parameters)
-            yield _finish(row, WorkloadState.FAILED, reason)
+            yield _finish(state, row, WorkloadState.FAILED, reason)
 
 
 def _exhausted(state: State, row: WorkloadRow) -> Iterator[Reaction]:
     if row.attempts_live == 0:
-        yield _finish(row, WorkloadState.FAILED, budget_reason(state, row))
+        yield _finish(state, row, WorkloadState.FAILED, budget_reason(state, row))
     for attempt in state.live_attempts(row):
         if attempt.stop_cause is None:
             yield _stop(row, attempt, StopCause.BUDGET)
@@ -258,8 +258,25 @@ def _stop(row: WorkloadRow, attempt: AttemptRow, cause: StopCause) -> Stop:
     return Stop(attempt=attempt.id, cause=cause, grace_s=row.submission.spec.stop_grace_s)
 
 
-def _finish(row: WorkloadRow, state: WorkloadState, reason: Reason | None = None) -> Finish:
-    return Finish(workload=row.submission.id, state=state, reason=reason)
+def _finish(
+    state: State, row: WorkloadRow, final: WorkloadState, reason: Reason | None = None
+) -> Finish:
+    return Finish(
+        workload=row.submission.id,
+        state=final,
+        reason=reason,
+        ended_at_ns=_ended_at_ns(state, row),
+    )
+
+
+def _ended_at_ns(state: State, row: WorkloadRow) -> int:
+    """Return when a workload's last task ended, 0 while there is none or another try was to come."""
+    units = [unit for unit in row.units if not unit.is_retired]
+    if any(unit.is_waiting for unit in units):
+        return 0
+    attempts = [state.latest_attempt(unit) for unit in units]
+    tasks = [task for attempt in attempts if attempt is not None for task in attempt.tasks]
+    return max((task.ended_at_ns for task in tasks), default=0)
 
 
 def _cancelled(row: WorkloadRow) -> Reason:

@@ -6,6 +6,7 @@ Sources: /proc, sched_getaffinity, the memory limit of the process's own cgroups
 import contextlib
 import importlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +30,13 @@ class MachineFacts:
 
     `cpu_ids` are the CPUs the process may use, ascending; `memory_bytes` the smaller of the
     machine's memory and what its cgroups allow. `gpus` are in PCI order, as NVML counts.
+    `booted_at_ns` is by the present clock: it moves when the clock is set.
     """
 
     cpu_ids: tuple[int, ...]
     memory_bytes: int
     boot_id: str
+    booted_at_ns: int
     hostname: str
     cpu_model: str
     gpus: tuple[Gpu, ...] = ()
@@ -58,6 +61,7 @@ def read_machine() -> MachineFacts:
         cpu_ids=tuple(sorted(os.sched_getaffinity(0))),
         memory_bytes=min([parse_memory_total(meminfo), *limits]),
         boot_id=boot_id,
+        booted_at_ns=time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
         hostname=uname.nodename,
         cpu_model=parse_cpu_model(cpuinfo) or uname.machine,
         gpus=read_gpus(),

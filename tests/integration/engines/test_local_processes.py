@@ -4,13 +4,18 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
+
 from moulin.domain.observation import TaskPhase
+from moulin.domain.words import moment
 from moulin.domain.workload import TaskTemplate
 from moulin.engines.local.engine import LocalEngine
 from moulin.engines.local.shim import descendants as children
+from moulin.engines.local.shim import stat_fields
 from moulin.engines.local.spool import step_files
 from tests.conformance.engine_bench import (
     LocalBench,
@@ -37,6 +42,19 @@ print(*{engine.start(step) for _ in range(5)}, sep="\\n", flush=True)
 if is_killed:
     os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class ShiftedClock:
+    """The machine's clock as it will be later."""
+
+    later_s: int
+
+    def now_ns(self) -> int:
+        return time.time_ns() + self.later_s * SECOND_NS
 
 
 def another_process(data_dir, script, mode="lives"):
@@ -201,6 +219,56 @@ def test_a_changed_boot_id_is_evidence_of_an_end(bench: LocalBench):
     wait_until(lambda: not is_alive(claim.pid))
     assert (seen.phase, seen.exit_code) == (TaskPhase.GONE, None)
     assert "boot id" in seen.evidence
+
+
+@pytest.mark.parametrize(
+    ("written_s", "booted_s", "ended_s"),
+    [
+        (40, 0, 40),  # nobody knows when the machine came back: its last sign of life counts
+        (40, 90, 40),
+        (120, 90, 90),  # a copied spool has later times; nothing lived past the new boot
+        (-10, 90, 0),  # a clock that was set back: it lived when it started
+    ],
+)
+def test_a_task_lost_in_a_reboot_ended_when_it_was_last_known_to_live(
+    bench: LocalBench, written_s, booted_s, ended_s
+):
+    step = make_step("a", bench.program(seconds=1000))
+    claim = bench.engine.start(step)
+    started_ns = bench.engine.observe([step.step])[0].started_at_ns
+    files = step_files(bench.directory / "spool", step.step)
+    wait_until(lambda: Path(files.log).exists() and Path(files.usage).exists())
+    os.kill(claim.pid, signal.SIGSTOP)
+    wait_until(lambda: stat_fields(claim.pid)[0] == b"T")
+    Path(files.usage).write_bytes(b"600000000000 77 600000000000 77\n")
+    for path in (files.usage, files.log):
+        os.utime(path, ns=(0, started_ns + written_s * SECOND_NS))
+    later = LocalEngine(
+        bench.directory,
+        clock=ShiftedClock(3600),
+        nodes=[replace(node, boot_id="another") for node in bench.nodes],
+        booted_at_ns=started_ns + booted_s * SECOND_NS if booted_s else 0,
+    )
+    seen = later.observe([step.step])[0]
+    # In truth nothing was restarted: end the task in order.
+    os.kill(claim.pid, signal.SIGCONT)
+    os.kill(claim.pid, signal.SIGTERM)
+    wait_until(lambda: not is_alive(claim.pid))
+    assert (seen.phase, seen.cpu_ns) == (TaskPhase.GONE, 600 * SECOND_NS)
+    assert seen.ended_at_ns - started_ns == ended_s * SECOND_NS
+    assert f"last known to live on {moment(seen.ended_at_ns)}" in seen.evidence
+
+
+def test_a_task_that_outlived_its_shim_ended_when_it_was_found(bench, tmp_path):
+    step = make_step("a", family(tmp_path, last="while :; do sleep 1; done"))
+    claim = bench.engine.start(step)
+    read_pids(tmp_path, 3)
+    survivor = int((tmp_path / "child.pid").read_text())
+    os.kill(claim.pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(claim.pid))
+    assert is_alive(survivor)
+    looked_ns = time.time_ns()
+    assert wait_for(bench, step.step, TaskPhase.GONE).ended_at_ns >= looked_ns
 
 
 def test_an_engine_that_died_before_its_shim_ran_can_start_again(bench, tmp_path):

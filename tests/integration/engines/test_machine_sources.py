@@ -12,6 +12,7 @@ def test_facts_of_this_machine():
     assert facts.cpu_ids == tuple(sorted(os.sched_getaffinity(0)))
     assert facts.memory_bytes >= 10**8
     assert len(facts.boot_id) == 36
+    assert 0 < facts.booted_at_ns < time.time_ns()
     assert facts.hostname
     assert facts.cpu_model
 

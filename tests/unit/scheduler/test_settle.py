@@ -397,3 +397,45 @@ def test_first_cause_wins():
     assert stops(here) == [("x.u0.g1", "cancelled")]
     assert stops(here) == []
     assert here.state.workloads[WorkloadId("x")].state is WorkloadState.RUNNING
+
+
+def test_a_workload_ended_when_its_last_task_did_not_when_that_became_known():
+    here = world(node("n1"), node("n2"))
+    here.submit("j", job(4, nodes=2))
+    here.cycle()
+    here.now_ns = 10 * SECOND
+    for rank in (0, 1):
+        here.run(f"j.u0.g1.t{rank}")
+    here.now_ns = 100 * SECOND
+    here.see("j.u0.g1.t1", TaskPhase.EXITED, 0, ended_at_ns=30 * SECOND)
+    here.see("j.u0.g1.t0", TaskPhase.EXITED, 0, ended_at_ns=20 * SECOND)
+    here.cycle()
+    assert here.state.workloads[WorkloadId("j")].ended_at_ns == 30 * SECOND
+
+
+@pytest.mark.parametrize(("seen_s", "ended_s"), [(1, 10), (500, 100)])
+def test_an_engines_clock_moves_no_end_before_the_start_or_after_it_was_known(seen_s, ended_s):
+    here = world(node("n1"))
+    here.submit("j", job())
+    here.cycle()
+    here.now_ns = 10 * SECOND
+    here.run("j.u0.g1.t0")
+    here.now_ns = 100 * SECOND
+    here.see("j.u0.g1.t0", TaskPhase.EXITED, 0, ended_at_ns=seen_s * SECOND)
+    here.cycle()
+    assert here.state.workloads[WorkloadId("j")].ended_at_ns == ended_s * SECOND
+
+
+def test_what_is_stopped_between_two_tries_ends_with_that():
+    here = world(node("n1"))
+    here.submit("j", job(retry=Retry(attempts_max=3, backoff_s=50)))
+    here.cycle()
+    here.run("j.u0.g1.t0")
+    here.now_ns = 10 * SECOND
+    here.exit("j.u0.g1.t0", 1)
+    here.cycle()
+    here.now_ns = 20 * SECOND
+    here.add(WorkloadStopRequested(workload=WorkloadId("j"), by="ada"))
+    here.cycle()
+    row = here.state.workloads[WorkloadId("j")]
+    assert (row.state, row.ended_at_ns) == (WorkloadState.CANCELLED, 20 * SECOND)

@@ -20,6 +20,7 @@ from moulin.domain.errors import EngineRefused, EngineUnavailable, InUse, Invali
 from moulin.domain.ids import StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
+from moulin.domain.words import moment
 from moulin.engines.local.cgroup import CgroupBase
 from moulin.engines.local.launch import (
     launch,
@@ -32,6 +33,7 @@ from moulin.engines.local.shim import read_spec, stat_fields
 from moulin.engines.local.spool import (
     StepFiles,
     format_record,
+    last_written_ns,
     listed_steps,
     make_directory,
     read_exact,
@@ -74,11 +76,13 @@ class LocalEngine:
         nodes: Sequence[NodeCapacity],
         cgroup: CgroupBase | None = None,
         environment: Mapping[str, str] | None = None,
+        booted_at_ns: int = 0,
     ) -> None:
         """Open or make the spool under `data_dir`.
 
         `nodes` come from `divide_machine`, `cgroup` from `find_cgroup_base` (None: no groups).
         `environment` offers PATH, HOME and the like to tasks; the rest of it is not passed on.
+        No task of an earlier boot is believed to have lived past `booted_at_ns` (0: not known).
         """
         self._spool = (data_dir / "spool").resolve()
         make_directory(str(self._spool))
@@ -87,6 +91,7 @@ class LocalEngine:
         self._nodes = tuple(nodes)
         self._node_by_id = {node.node: node for node in self._nodes}
         self._cgroup = cgroup
+        self._booted_at_ns = booted_at_ns
         self._base_env = clean_environment(os.environ if environment is None else environment)
         self._known: dict[StepId, _Known] = {}
         self._ports: set[int] = set()
@@ -344,20 +349,25 @@ class LocalEngine:
         )
 
     def _bury(self, known: _Known, now_ns: int, cause: str) -> Observation:
-        """End what is left of a step without a shim, then put on record that it is gone."""
+        """End what is left of a step without a shim, then put on record that it is gone.
+
+        It ended when it was last known to live, not when somebody looked.
+        """
         cpu_ns, memory_bytes_max = _usage(known)
         is_same_boot = known.claim.boot_id == self._boot_id()
-        left = end_survivors(known.files.directory, known.cgroup) if is_same_boot else 0
+        found, left = end_survivors(known.files.directory, known.cgroup) if is_same_boot else (0, 0)
         if left:
             words = f"{cause}; {left} of its processes do not end"
             return _without_process(known.step, TaskPhase.UNREACHABLE, now_ns, words)
+        until_ns = now_ns if is_same_boot else self._booted_at_ns or now_ns
+        ended_at_ns = now_ns if found else _last_life_ns(known, until_ns)
         record = {
             "phase": TaskPhase.GONE.value,
             "started_at_ns": known.started_at_ns,
-            "ended_at_ns": now_ns,
+            "ended_at_ns": ended_at_ns,
             "cpu_ns": cpu_ns,
             "memory_bytes_max": memory_bytes_max,
-            "evidence": cause,
+            "evidence": f"{cause}; last known to live on {moment(ended_at_ns)}",
         }
         write_once(known.files.exit, format_record(record))
         final = self._read_exit(known, now_ns)
@@ -411,6 +421,16 @@ def _usage(known: _Known) -> tuple[int, int]:
         if data.startswith(b"usage_usec "):
             cpu_ns = max(cpu_ns, int(data[11 : data.index(b"\n")]) * 1000)
     return cpu_ns, memory_bytes_max
+
+
+def _last_life_ns(known: _Known, until_ns: int) -> int:
+    """Return when a step whose processes are gone was last known to live, at most `until_ns`.
+
+    Its shim writes a reading about once a second, and only its program writes to its log. These
+    times are of the machine's clock and may be lost with its power, never later than the truth.
+    """
+    written_ns = last_written_ns(known.files.usage, known.files.log)
+    return max(known.started_at_ns, min(written_ns, until_ns))
 
 
 def _without_process(step: StepId, phase: TaskPhase, at_ns: int, evidence: str) -> Observation:

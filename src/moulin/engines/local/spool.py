@@ -15,6 +15,7 @@ and beside the ranks `port`, the rendezvous port that all tasks of the attempt a
 `shared`, a directory for the tasks' own use and their working directory when they name none.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -129,6 +130,15 @@ def write_once(path: str, data: bytes) -> bool:
         os.unlink(temporary)
     sync_directory(os.path.dirname(path))
     return True
+
+
+def last_written_ns(*paths: str) -> int:
+    """Return when any of these files was last written, 0 when none of them is there."""
+    written = 0
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            written = max(written, os.stat(path).st_mtime_ns)
+    return written
 
 
 def make_directory(path: str) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from moulin.engines.local.spool import read_small
 
@@ -18,20 +18,29 @@ _WAIT_S: Final = 2.0
 _PAUSE_S: Final = 0.01
 
 
-def end_survivors(step_directory: str, cgroup: str) -> int:
-    """Kill every process of a step; return how many are still there after two seconds.
+class Survivors(NamedTuple):
+    """How many processes of a step were found alive, and how many of them are still there."""
 
-    Zero is evidence that none is left. More than zero means that the kernel has not let go of
-    them (uninterruptible I/O): ask again later. Cost: one scan of /proc per round.
+    found: int
+    left: int
+
+
+def end_survivors(step_directory: str, cgroup: str) -> Survivors:
+    """Kill every process of a step and wait up to two seconds for their ends.
+
+    None left is evidence. Some left means that the kernel has not let go of them (uninterruptible
+    I/O): ask again later. Cost: one scan of /proc per round.
     """
     deadline = time.monotonic() + _WAIT_S
+    found: set[int] = set()
     while True:
         pids = _members(cgroup) | _marked(step_directory)
+        found |= pids
         if not pids:
             _remove(cgroup)
-            return 0
+            return Survivors(len(found), 0)
         if time.monotonic() > deadline:
-            return len(pids)
+            return Survivors(len(found), len(pids))
         for pid in sorted(pids):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

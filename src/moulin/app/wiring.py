@@ -4,7 +4,7 @@
 """
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -93,6 +93,18 @@ class EngineBook:
                 )
             self._engines[key] = maker(pool)
         return self._engines[key]
+
+    @staticmethod
+    def check_pools(pools: Sequence[Pool]) -> None:
+        """Raise `InvalidSpec` when several pools would each count all of this machine."""
+        here = [pool.name for pool in pools if pool.engine == "local"]
+        if len(here) > 1:
+            raise InvalidSpec(
+                f"connect pools {', '.join(here)}: engine local is this one machine, and each of"
+                " them would count all of it",
+                hint="keep one of them; its setting `nodes` divides the machine into nodes",
+                details={"pools": here},
+            )
 
     def _local(self, pool: Pool) -> Engine:
         return local_engine(self._data_dir, self._clock, _count(pool, "nodes", 1), pool.name)
@@ -189,6 +201,7 @@ def open_factory(settings: FactorySettings) -> Factory:
             launcher=library,
             meter=MachineMeter(clock),
             signer=signer,
+            check_pools=engines.check_pools,
         ),
         settings.plane,
         SchedulerPolicy(),

@@ -30,16 +30,16 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 def apply_factory(plane: Plane, draft: Draft, command: ApplyFactory) -> Callable[[], Answer]:
     """Draft one event that makes the file true; a dry run and a no-op draft nothing.
 
-    Raises `InvalidSpec` for a name declared twice or a reference to nothing, `Conflict` for an
-    object another file manages, `InUse` with the users of what would be removed or exchanged.
+    Raises `InvalidSpec` for a name declared twice, a reference to nothing or pools that cannot
+    stand beside one another, `Conflict` for an object another file manages, `InUse` with the users
+    of what would be removed or exchanged, and what an engine says of a pool it cannot serve.
     """
     before = draft.books.declared
     changes = changes_of(before, command.managed_by, command.objects)
     after = _applied(before, changes, command.managed_by)
     check_references(after)
     _check_in_use(draft.books, changes)
-    for pool in _new_pools(changes):
-        plane.ports.engine_for(pool)
+    _check_pools(plane, after, changes)
     applied = Applied(
         diffs=tuple(_diff(before, change) for change in changes),
         is_dry_run=command.is_dry_run,
@@ -178,10 +178,15 @@ def _users(books: Books, kind: ObjectKind, name: str) -> Iterator[str]:
                 yield step
 
 
-def _new_pools(changes: tuple[ObjectChange, ...]) -> Iterator[Pool]:
-    for change in changes:
-        if isinstance(change.value, Pool):
-            yield change.value
+def _check_pools(plane: Plane, after: Objects, changes: tuple[ObjectChange, ...]) -> None:
+    """Have new pools looked at by those who know engines: each alone, then all together."""
+    new = [change.value for change in changes if isinstance(change.value, Pool)]
+    for pool in new:
+        plane.ports.engine_for(pool)
+    if new:
+        plane.ports.check_pools(
+            [item.value for _, item in sorted(after.items()) if isinstance(item.value, Pool)]
+        )
 
 
 def _diff(before: Objects, change: ObjectChange) -> ObjectDiff:

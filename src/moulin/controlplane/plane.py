@@ -3,7 +3,7 @@
 Nothing here decides; `cycle.py` composes the stages over these parts.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from moulin.controlplane.books import Books
@@ -24,6 +24,11 @@ from moulin.ports.store import Store
 from moulin.scheduler import SchedulerPolicy
 
 EngineFor = Callable[[Pool], Engine]
+PoolsCheck = Callable[[Sequence[Pool]], None]
+
+
+def any_pools(_pools: Sequence[Pool]) -> None:
+    """Let pools stand beside one another, whatever they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +50,10 @@ class PlaneSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """The world as the control plane meets it."""
+    """The world as the control plane meets it.
+
+    `check_pools` raises `InvalidSpec` for pools that cannot stand beside one another.
+    """
 
     store: Store
     clock: Clock
@@ -54,6 +62,7 @@ class Ports:
     launcher: Launcher
     meter: NodeMeter
     signer: Signer
+    check_pools: PoolsCheck = any_pools
 
 
 @dataclass(slots=True, kw_only=True)

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from moulin.app.clock import SystemClock, SystemDice
-from moulin.app.control import bootstrap, factory_settings, read_settings
+from moulin.app.control import SETUP, bootstrap, factory_settings, read_settings
 from moulin.app.wiring import EngineBook, Factory, FactorySettings, open_factory
+from moulin.controlplane.commands import ApplyFactory
 from moulin.controlplane.cycle import cycle
 from moulin.domain.errors import EngineRefused, InvalidSpec, LocalError, NotFound
 from moulin.domain.factory import Organisation, Pool, Project, Site, Zone, kind_of
@@ -124,6 +125,45 @@ def test_settings_no_engine_can_have_are_refused(tmp_path, engine, settings, err
     book = EngineBook(tmp_path, SystemClock())
     with pytest.raises(error, match=words):
         book.engine_for(replace(POOL, engine=engine, settings=settings))
+
+
+@pytest.mark.parametrize("is_dry_run", [True, False])
+def test_no_two_pools_count_this_machine(opened, data, is_dry_run):
+    here = replace(POOL, engine="local", settings={"nodes": "1"})
+    prepare(data, objects=(*OBJECTS, replace(here, name="this-one")))
+    factory = opened()
+    bootstrap(factory, data)
+    apply = ApplyFactory(
+        principal=SETUP,
+        managed_by="more.yaml",
+        objects=(replace(here, name="again"), replace(here, name="another")),
+        is_dry_run=is_dry_run,
+    )
+    asked = factory.services.call(apply)
+    cycle(factory.plane, 0.0)
+    with pytest.raises(InvalidSpec, match="again, another, this-one: engine local") as caught:
+        asked.result(timeout=0)
+    assert "`nodes` divides" in caught.value.hint
+    assert [row.name for row in factory.store.declared() if row.kind == "pool"] == [
+        "floor",
+        "this-one",
+    ]
+
+
+def test_a_pool_of_this_machine_may_be_exchanged_for_another(opened, data):
+    here = replace(POOL, engine="local", settings={"nodes": "1"})
+    others = tuple(each for each in OBJECTS if each is not POOL)
+    prepare(data, objects=(*others, here))
+    factory = opened()
+    bootstrap(factory, data)
+    apply = ApplyFactory(
+        principal=SETUP,
+        managed_by="factory.yaml",
+        objects=(*others, replace(here, name="other")),
+    )
+    asked = factory.services.call(apply)
+    cycle(factory.plane, 0.0)
+    assert [diff.action for diff in asked.result(timeout=0).diffs] == ["delete", "create"]
 
 
 # -- key files ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 
+import httpx
 import pytest
 
 JOB = """
@@ -240,6 +241,21 @@ def test_keys_are_shown_once(mill):
     assert plain(done.stdout) == ["ID laptop is revoked"]
     states = {key["name"]: key["revoked_at"] for key in mill.json("keys", "list")["items"]}
     assert states["laptop"] is not None
+
+
+def test_a_key_calls_models_from_the_moment_it_is_shown_until_it_is_revoked(mill):
+    gateway = json.loads((mill.data / "credentials.json").read_text("utf-8"))["gateway_url"]
+
+    def ask(secret):
+        headers = {"authorization": f"Bearer {secret}"}
+        url = f"{gateway.removesuffix('/v1')}/v1/models"
+        return httpx.get(url, headers=headers, trust_env=False).status_code
+
+    for number in range(5):
+        issued = mill.json("keys", "create", f"caller-{number}", "--role", "inference")
+        assert (issued["is_in_force"], ask(issued["secret"])) == (True, 200)
+        assert mill.moulin("keys", "revoke", issued["key"]["id"]).returncode == 0
+        assert ask(issued["secret"]) == 401
 
 
 def test_usage_and_receipts_that_verify(mill):

@@ -57,7 +57,10 @@ async def _wait(
 
 
 async def _ask(state: ApiState, principal: Principal, wanted: SyncRequest) -> SyncReply:
-    return await state.bridge.ask(SyncGateway(principal=principal, request=wanted), SyncReply)
+    asked_at_s = asyncio.get_running_loop().time()
+    reply = await state.bridge.ask(SyncGateway(principal=principal, request=wanted), SyncReply)
+    await state.gateways.hear(wanted.gateway, asked_at_s, is_current=reply.snapshot is None)
+    return reply
 
 
 def _is_report(wanted: SyncRequest) -> bool:

@@ -1,5 +1,6 @@
 """Keys of a project: issue (the secret is shown once), list, revoke."""
 
+import asyncio
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Request
@@ -10,8 +11,9 @@ from moulin.api.describe import described
 from moulin.api.exchange import in_thread, read_value, respond
 from moulin.api.parameters import KeyPath, ProjectPath
 from moulin.api.services import ApiServices
-from moulin.api.state import state_of
+from moulin.api.state import ApiState, state_of
 from moulin.controlplane.commands import CreateKey, RevokeKey
+from moulin.controlplane.snapshot import may_infer
 from moulin.domain.control import KeyInfo, KeyIssued, KeyPage, KeyWanted
 from moulin.domain.errors import Forbidden
 from moulin.domain.factory import ObjectKind
@@ -30,7 +32,11 @@ ENTROPY_DRAWS: Final = 3  # of 80 bits each
 
 @router.post("/projects/{project}/keys", **described(KeyIssued, body=KeyWanted, status=201))
 async def create_key(request: Request, project: ProjectPath, principal: Creator) -> Response:
-    """Issue a key; its secret is in this answer and nowhere else, ever."""
+    """Issue a key; its secret is in this answer and nowhere else, ever.
+
+    A key that may call models is answered when every connected gateway knows it, at the latest
+    after two seconds; `is_in_force` says which it was.
+    """
     state = state_of(request)
     wanted = await read_value(request, KeyWanted)
     if wanted.role not in PROJECT_ROLES:
@@ -55,7 +61,9 @@ async def create_key(request: Request, project: ProjectPath, principal: Creator)
         expires_at_ns=wanted.expires_at_ns,
     )
     issued = await state.bridge.ask(CreateKey(principal=principal, key=key), ApiKey)
-    return respond(KeyIssued(key=info(issued), secret=secret), 201, {"cache-control": "no-store"})
+    is_in_force = not may_infer(issued) or await _reached_gateways(state)
+    answer = KeyIssued(key=info(issued), secret=secret, is_in_force=is_in_force)
+    return respond(answer, 201, {"cache-control": "no-store"})
 
 
 @router.get("/projects/{project}/keys", **described(KeyPage))
@@ -67,13 +75,17 @@ async def list_keys(request: Request, project: ProjectPath, principal: Reader) -
 
 @router.delete("/keys/{key}", **described(KeyInfo))
 async def revoke_key(request: Request, key: KeyPath, principal: Revoker) -> Response:
-    """Stop a key from working, at once here and within the snapshot's staleness at gateways."""
+    """Stop a key from working: at once here and at gateways that are connected.
+
+    A gateway that cannot be reached within two seconds follows within its snapshot's staleness.
+    """
     state = state_of(request)
     found = state.services.keyring().by_id.get(key)
     if found is None:
         raise missing(f"key {key}")
     require_owner(principal, Action.KEY_REVOKE, (found.project, found.organisation), f"key {key}")
     revoked = await state.bridge.ask(RevokeKey(principal=principal, key=key), ApiKey)
+    await _reached_gateways(state)
     return respond(info(revoked))
 
 
@@ -91,6 +103,13 @@ def info(key: ApiKey) -> KeyInfo:
         expires_at_ns=key.expires_at_ns,
         revoked_at_ns=key.revoked_at_ns,
     )
+
+
+async def _reached_gateways(state: ApiState) -> bool:
+    """Return whether what is durable now has reached every connected gateway; wait a little."""
+    since_s = asyncio.get_running_loop().time()
+    await state.news.latest()
+    return await state.gateways.caught_up(since_s, state.services.limits.gateways_wait_s)
 
 
 def _organisation(services: ApiServices, principal: Principal, project: str) -> str:

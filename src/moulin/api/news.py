@@ -21,8 +21,11 @@ class News:
         self.is_closed = False
 
     async def latest(self) -> int:
-        """Return the last committed sequence now."""
-        self._latest = max(self._latest, await run_in_threadpool(self._last_sequence))
+        """Return the last committed sequence now; whoever waits for it is told."""
+        found = await run_in_threadpool(self._last_sequence)
+        if found > self._latest:
+            self._latest = found
+            self._tell()
         return self._latest
 
     async def after(self, sequence: int, wait_s: float) -> int:
@@ -54,9 +57,7 @@ class News:
 
     async def _look(self) -> None:
         while self._waiters:
-            known = self._latest
-            if await self.latest() > known:
-                self._tell()
+            await self.latest()
             await asyncio.sleep(self._period_s)
 
     def _tell(self) -> None:

@@ -76,6 +76,7 @@ class ApiLimits:
     heartbeat_s: float = 15.0
     news_period_s: float = 0.1
     sync_wait_s_max: int = 60
+    gateways_wait_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import cast
 from fastapi import Request
 
 from moulin.api.bridge import Bridge
+from moulin.api.gateways import Gateways
 from moulin.api.metrics import Metrics
 from moulin.api.news import News
 from moulin.api.services import ApiServices
@@ -21,6 +22,7 @@ class ApiState:
     metrics: Metrics
     news: News
     sums: UsageSums
+    gateways: Gateways
 
 
 def make_state(services: ApiServices) -> ApiState:
@@ -32,6 +34,7 @@ def make_state(services: ApiServices) -> ApiState:
         metrics=Metrics(services.version),
         news=News(services.store.last_sequence, limits.news_period_s),
         sums=UsageSums(services.store),
+        gateways=Gateways(),
     )
 
 

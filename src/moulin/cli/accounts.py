@@ -135,6 +135,8 @@ def keys_create(
     def show() -> None:
         say(f"key {issued.key.id} for project {issued.key.project}; it is shown this once:")
         write(issued.secret)
+        if not issued.is_in_force:
+            say("no gateway has taken it over yet; once one does, it may call models")
 
     answer(issued, is_json=is_json, show=show)
 

@@ -59,11 +59,6 @@ class Inbox:
                 self._ready.wait(wait_s)
             return [self._calls.popleft() for _ in range(min(calls_max, len(self._calls)))]
 
-    def wake(self) -> None:
-        """Let a waiting `take` return now."""
-        with self._ready:
-            self._ready.notify()
-
     def close(self) -> None:
         """Refuse further calls, and those that nobody took: no cycle will."""
         with self._ready:

@@ -33,7 +33,7 @@ def build_snapshot(plane: Plane, books: Books, now_ns: int) -> GatewaySnapshot:
 
 def _keys(books: Books) -> Iterator[KeyView]:
     for _, key in sorted(books.keyring.by_id.items()):
-        if _may_infer(key) and books.project(key.project) is not None:
+        if may_infer(key) and books.project(key.project) is not None:
             yield KeyView(
                 id=key.id,
                 digest=key.digest,
@@ -45,7 +45,8 @@ def _keys(books: Books) -> Iterator[KeyView]:
             )
 
 
-def _may_infer(key: ApiKey) -> bool:
+def may_infer(key: ApiKey) -> bool:
+    """Say whether gateways are told of a key: it may call models and is not revoked."""
     return key.role in INFERENCE_ROLES and key.revoked_at_ns == 0 and bool(key.project)
 
 

@@ -172,10 +172,14 @@ class KeyInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyIssued:
-    """A new key with its secret, which is shown this once and kept nowhere."""
+    """A new key with its secret, which is shown this once and kept nowhere.
+
+    Without `is_in_force` a gateway, which may be away, does not know the key yet.
+    """
 
     key: KeyInfo
     secret: str = field(repr=False)
+    is_in_force: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

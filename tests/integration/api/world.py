@@ -464,7 +464,7 @@ def running_world(
         ids=Dice(),
         pepper=PEPPER,
         version="9.9",
-        limits=limits or ApiLimits(heartbeat_s=0.3, news_period_s=0.02),
+        limits=limits or ApiLimits(heartbeat_s=0.3, news_period_s=0.02, gateways_wait_s=0.1),
     )
     app = create_app(services)
     bound = socket.create_server(("127.0.0.1", 0))

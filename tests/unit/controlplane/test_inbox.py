@@ -1,5 +1,6 @@
 """The door of the control plane: order, bounds and goodbyes."""
 
+import time
 from threading import Thread
 
 import pytest
@@ -53,15 +54,14 @@ def test_a_closed_inbox_answers_those_who_wait_and_those_who_come():
     assert inbox.take(60.0, 10) == []
 
 
-@pytest.mark.parametrize("wake", ["call", "wake", "close"])
-def test_a_taker_that_waits_is_woken(wake):
+@pytest.mark.parametrize(("act", "calls"), [("call", 1), ("close", 0)])
+def test_a_taker_that_waits_is_woken(act, calls):
     inbox = Inbox()
     taken: list[int] = []
-    taker = Thread(target=lambda: taken.append(len(inbox.take(3600.0, 10))))
+    taker = Thread(target=lambda: taken.append(len(inbox.take(3600.0, 10))), daemon=True)
     taker.start()
-    if wake == "call":
-        inbox.call(ReadStatus())
-    while taker.is_alive():  # until it waits there is nobody to wake
-        inbox.close() if wake == "close" else inbox.wake()
-        taker.join(0.01)
-    assert taken == [1 if wake == "call" else 0]
+    while not inbox._ready._waiters:  # until it waits there is nobody to wake
+        time.sleep(0.001)
+    inbox.call(ReadStatus()) if act == "call" else inbox.close()
+    taker.join(60.0)
+    assert taken == [calls]

@@ -146,19 +146,56 @@ def test_steps_lists_what_is_owned_until_it_ends(bench):
     assert owner.steps() == ()
 
 
-def test_forgetting_waits_for_the_end(bench):
+def forgetful(bench) -> Forgets:
     owner = bench.engine
     assert isinstance(owner, Forgets)
+    return owner
+
+
+def test_forgetting_waits_for_the_end(bench):
     step = make_step("a", bench.program(seconds=1000))
     bench.engine.start(step)
     with pytest.raises(InUse):
-        owner.forget(step.step)
+        forgetful(bench).forget(step.step)
+    assert phase(bench, step.step) is TaskPhase.RUNNING
     bench.engine.stop(step.step, 0)
     wait_for(bench, step.step, TaskPhase.EXITED)
-    owner.forget(step.step)
+    forgetful(bench).forget(step.step)
     assert phase(bench, step.step) is TaskPhase.ABSENT
     with pytest.raises(NotFound):
         bench.engine.logs(step.step, 0, 100)
+
+
+def test_forgetting_again_changes_nothing(bench):
+    steps = [make_step(name, bench.program()) for name in "ab"]
+    for step in steps:
+        bench.engine.start(step)
+        wait_for(bench, step.step, TaskPhase.EXITED)
+    for _ in range(2):
+        forgetful(bench).forget(steps[0].step)
+        bench.renew()
+    seen = bench.engine.observe([step.step for step in steps])
+    assert [found.phase for found in seen] == [TaskPhase.ABSENT, TaskPhase.EXITED]
+    assert bench.runs(steps[0].step) == 1
+
+
+def test_forgetting_a_step_nobody_started_changes_nothing(bench):
+    unknown, fenced = (make_step(name, bench.program()) for name in "ab")
+    bench.engine.stop(fenced.step, 0)
+    for step in (unknown, fenced):
+        forgetful(bench).forget(step.step)
+        forgetful(bench).forget(step.step)
+    assert {phase(bench, step.step) for step in (unknown, fenced)} == {TaskPhase.ABSENT}
+
+
+def test_a_fresh_instance_forgets_what_an_earlier_one_started(bench):
+    step = make_step("a", bench.program())
+    bench.engine.start(step)
+    wait_for(bench, step.step, TaskPhase.EXITED)
+    bench.renew()
+    forgetful(bench).forget(step.step)
+    bench.renew()
+    assert phase(bench, step.step) is TaskPhase.ABSENT
 
 
 def test_a_log_is_read_in_pieces_to_its_end(bench):

@@ -62,7 +62,13 @@ class Forgets(Protocol):
     """An engine that keeps records of ended steps until told otherwise."""
 
     def forget(self, step: StepId) -> None:
-        """Delete logs and records of an ended step whose end is durable in the log."""
+        """Delete logs and records of an ended step whose end is durable in the log.
+
+        A step the engine does not know, or has forgotten, changes nothing: calling again is safe.
+        Afterwards the step is as one that was never started, so nobody may start it again.
+        Raises `InUse` while the end of a started step is not on record, and `EngineUnavailable`
+        when it cannot be known whether it was forgotten.
+        """
         ...
 
 

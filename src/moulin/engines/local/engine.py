@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import re
-import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation
 from moulin.domain.plan import StartStep
 from moulin.domain.words import moment
 from moulin.engines.local.cgroup import CgroupBase
+from moulin.engines.local.dropped import Dropped
 from moulin.engines.local.launch import (
     launch,
     refuse_what_cannot_run,
@@ -92,6 +92,7 @@ class LocalEngine:
         self._node_by_id = {node.node: node for node in self._nodes}
         self._cgroup = cgroup
         self._booted_at_ns = booted_at_ns
+        self._dropped = Dropped(self._spool)
         self._base_env = clean_environment(os.environ if environment is None else environment)
         self._known: dict[StepId, _Known] = {}
         self._ports: set[int] = set()
@@ -181,19 +182,34 @@ class LocalEngine:
     def forget(self, step: StepId) -> None:
         """Delete the files of an ended or fenced step; its id could be started again afterwards.
 
-        Raises `InUse` while the end of a started step is not on record.
+        The last task of an attempt takes the directory that its tasks shared along. Raises `InUse`
+        while the end of a started step is not on record, and `EngineUnavailable` when the files
+        could not be taken out of the spool; forgetting again is then safe.
         """
         files = step_files(self._spool, step)
-        if self._is_open(step):
-            raise InUse(f"forget {step}: its end is not on record", hint="stop it first")
-        shutil.rmtree(files.directory, ignore_errors=True)
+        try:
+            if self._is_open(step):
+                self.observe([step])  # what died without a record gets one now
+            if self._is_open(step):
+                raise InUse(f"forget {step}: its end is not on record", hint="stop it first")
+            self._drop(files)
+        except BlockingIOError as cause:
+            raise InUse(f"forget {step}: a start is under way", hint="try again later") from cause
+        except OSError as cause:
+            raise EngineUnavailable(
+                f"forget {step}: the spool failed with {cause!r}",
+                hint=f"check the disk under {self._spool}; forgetting again is safe",
+            ) from cause
         self._known.pop(step, None)
-        has_ranks = any(
-            entry.name.isdigit()
-            for entry in _scan(files.attempt_directory)  # the last rank takes the rest along
-        )
-        if not has_ranks:
-            shutil.rmtree(files.attempt_directory, ignore_errors=True)
+
+    def _drop(self, files: StepFiles) -> None:
+        with (
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+            _starting(files.directory, is_waiting=False),
+        ):
+            self._dropped.take(files.directory)
+        if not any(entry.name.isdigit() for entry in _scan(files.attempt_directory)):
+            self._dropped.take(files.attempt_directory)
 
     def _is_open(self, step: StepId) -> bool:
         files = step_files(self._spool, step)

@@ -168,8 +168,13 @@ class World:
         )
 
     def forget(self, step: StepId) -> None:
-        """Drop the record of an ended or fenced step; raises `InUse` while it runs."""
+        """Drop the record of an ended or fenced step.
+
+        Raises `InUse` while it runs, `EngineUnavailable` while its node is cut off.
+        """
+        self.advance()
         task = self._tasks.get(step)
+        self._require_reachable(step, task.node if task else None)
         if task is not None and task.phase in SEEN_PHASES:
             raise InUse(f"forget {step}: its end is not on record", hint="stop it first")
         if task is not None:

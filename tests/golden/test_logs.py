@@ -9,7 +9,7 @@ from moulin.controlplane.books import read_books
 from moulin.domain.event_wire import decode_event, encode_event
 from moulin.domain.events import TYPE_BY_KIND
 from moulin.scheduler import empty_state, fold
-from tests.golden.story import ENDS, LOGS, logs
+from tests.golden.story import ENDS, HELD, LOGS, logs
 
 PATHS = sorted(LOGS.glob("*.jsonl"))
 
@@ -58,3 +58,4 @@ def test_a_log_folds_to_the_ends_its_workloads_had(path):
 def test_a_log_folds_into_every_book(path):
     books = read_books(decode_event(orjson.loads(line)) for line in lines(path))
     assert books.sequence == len(lines(path))
+    assert books.balances.reserved_by_workload == HELD[path.stem]

@@ -21,7 +21,7 @@ from moulin.domain.factory import ObjectKind, Project
 from moulin.domain.ids import OrganisationId, ProjectId, WorkloadId
 from moulin.domain.snapshot import JournalKind, JournalRecord
 from moulin.domain.workload import Submission, WorkloadKind, WorkloadSpec, WorkloadState
-from moulin.ledger.balances import Balances, fold_balances
+from moulin.ledger.balances import Balances, fold_balances, release
 
 PROJECTS = [ProjectId("a"), ProjectId("b")]
 BUDGET = 10**6
@@ -157,6 +157,9 @@ def test_when_everything_is_over_nothing_is_held(payloads):
     ends += [GatewayEpochClosed(gateway="g", gateway_epoch=epoch) for epoch in (1, 2)]
     ends += [charged(request, 0) for request in ("q0", "q1", "q2")]
     balances = folded([*payloads, *ends])
+    for workload in ("w0", "w1", "w2"):
+        release(balances, workload)
     assert all(money.held_neur == 0 for money in balances.projects.values())
     assert not balances.reserved_by_workload
+    assert not balances.finished
     assert not balances.requests

@@ -4,7 +4,7 @@ The judge folds the log for itself and keeps plain tallies of its own; it believ
 control plane. Money and evidence are judged in `money.py`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from moulin.controlplane.books import Books, fold_all
@@ -132,8 +132,8 @@ class Judge:
 
     # -- the log ------------------------------------------------------------------------------
 
-    def read_log(self) -> list[Event]:
-        """Read what became durable since the last time, judging event by event."""
+    def read_log(self, tell: Callable[[Event], None]) -> list[Event]:
+        """Read what became durable since the last time, judging and telling event by event."""
         events = list(self.reader.events(self.books.sequence))
         for event in events:
             self._judge_order(event)
@@ -143,6 +143,7 @@ class Judge:
                 self.drawn_w = self._draw_w(event.payload)
             fold_all(self.books, event)
             self._judge(event)
+            tell(event)
         return events
 
     def _judge_order(self, event: Event) -> None:
@@ -371,6 +372,10 @@ class Judge:
                 and row.devices_free | masks[name] == (1 << capacity.accelerators) - 1,
                 f"{name}: free {free} and held {sums} are not its capacity",
             )
+
+    def working_nodes(self) -> set[NodeId]:
+        """Return the nodes that hold something."""
+        return {task.node for task in self.books.schedule.steps.values()}
 
     # -- books and answers --------------------------------------------------------------------
 

@@ -1,10 +1,12 @@
 """Money and evidence judged from the log and the store's rows, by plain tallies of its own.
 
-Every usage is charged once; what is held is what was promised and neither spent nor freed; energy is
-split to the millijoule; the Merkle log commits to exactly the receipts there are.
+Every usage is charged once; what is held is what was promised and neither spent nor freed, and stays
+until all that a workload used is charged; energy is split to the millijoule; the Merkle log commits to
+exactly the receipts there are.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -22,12 +24,13 @@ from moulin.domain.events import (
     JournalRecorded,
     NodeLeft,
     UsagesCharged,
-    WorkloadFinished,
     WorkloadSubmitted,
 )
 from moulin.domain.factory import PriceBook, Project
 from moulin.domain.snapshot import JournalKind, JournalRecord
+from moulin.domain.usage import Meter
 from moulin.domain.views import ReceiptView
+from moulin.domain.workload import WorkloadKind, WorkloadSpec, units_wanted
 from moulin.ledger import (
     Frontier,
     VerifierKey,
@@ -37,13 +40,19 @@ from moulin.ledger import (
     open_checkpoint,
     root,
 )
+from moulin.policy.admit import OPEN_ENDED_HOLD_S
 from moulin.ports.store import Store
+from tests.simulation.holds import OF_METERING, Holds
 from tests.simulation.invariants import must
 from tests.simulation.world import OPERATOR_SECRET, SECOND, Signer
 
 # A gateway may serve from a snapshot this old, which changes with the next event only, and its clock
 # may be this far from the control plane's.
 STALE_NS = 150 * SECOND
+# What can make a project's debt larger.
+OF_MONEY = (FactoryApplied, WorkloadSubmitted, UsagesCharged, GrantIssued, JournalRecorded)
+# A receipt's price is rounded once for each of three meters.
+ROUNDING_NEUR = 2
 EpochKey = tuple[str, int]
 
 
@@ -51,13 +60,16 @@ EpochKey = tuple[str, int]
 class Purse:
     """One project's money as the log promised and spent it.
 
-    `excess_neur` is by how much its budget may be overdrawn: by charges above their reservation
-    (a retry, an endpoint's second hour), by the last interval of what has ended, whose hold was freed
-    with the end, and by a budget that was lowered below what was promised.
+    `debt_neur` is by how much the budget was overdrawn when it was last judged, and `excess_neur` by
+    how much it may be overdrawn more since, for one of three reasons, all told by the log: a workload
+    used more than was estimated and held for it (a retry, an endpoint's second hour, the time until a
+    stop took effect, prices that rose after its admission); a request was reserved at prices that have
+    changed since; a budget was lowered below what is spent and promised.
     """
 
     budget_neur: int = -1
     spent_neur: int = 0
+    debt_neur: int = 0
     excess_neur: int = 0
     reserved: dict[str, int] = field(default_factory=dict)
     escrow: dict[EpochKey, int] = field(default_factory=dict)
@@ -80,14 +92,14 @@ class Auditor:
 
     reader: Store
     signer: Signer
+    holds: Holds
     purses: dict[str, Purse] = field(default_factory=dict)
-    promised: dict[str, int] = field(default_factory=dict)
+    promised: dict[str, tuple[WorkloadSubmitted, int]] = field(default_factory=dict)
     project_of: dict[str, str] = field(default_factory=dict)
     charged: dict[str, ChargedUsage] = field(default_factory=dict)
     charged_requests: dict[str, int] = field(default_factory=dict)
     journals: dict[EpochKey, dict[str, JournalRecord]] = field(default_factory=dict)
     through: dict[EpochKey, int] = field(default_factory=dict)
-    ended: set[str] = field(default_factory=set)
     intervals: dict[str, tuple[int, int]] = field(default_factory=dict)
     gaps: set[str] = field(default_factory=set)
     windows: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -106,7 +118,16 @@ class Auditor:
     # -- the log ------------------------------------------------------------------------------
 
     def read(self, event: Event) -> None:
-        """Judge one event after the rows of its batch were read."""
+        """Judge one event, with its rows, before the next one is folded."""
+        if not isinstance(event.payload, OF_METERING):
+            self._end_holds()
+        self.holds.read(event)
+        self._read_money(event)
+        if isinstance(event.payload, OF_MONEY):
+            for project, purse in self.purses.items():
+                _judge_debt(project, purse)
+
+    def _read_money(self, event: Event) -> None:
         match event.payload:
             case FactoryApplied() as applied:
                 for change in applied.changes:
@@ -119,10 +140,8 @@ class Auditor:
             case WorkloadSubmitted(submission=submission, reserved_neur=reserved_neur):
                 self.project_of[submission.id] = submission.project
                 self._purse(submission.project).reserved[submission.id] = reserved_neur
-                self.promised[submission.id] = reserved_neur
+                self.promised[submission.id] = (event.payload, event.at_ns)
                 self._judge_promise(submission.project, f"admitting {submission.id}")
-            case WorkloadFinished(workload=workload):
-                self._purse(self.project_of[workload]).reserved.pop(workload)
             case UsagesCharged() as charged:
                 self._charge(charged)
             case IntervalMetered() as metered:
@@ -155,6 +174,11 @@ class Auditor:
 
     def _purse(self, project: str) -> Purse:
         return self.purses.setdefault(project, Purse())
+
+    def _end_holds(self) -> None:
+        """Give back the holds of workloads of which everything is charged."""
+        for workload in self.holds.over():
+            self._purse(self.project_of[workload]).reserved.pop(workload)
 
     def _judge_promise(self, project: str, doing: str) -> None:
         """What is promised fits the budget at that moment, whatever becomes of it later."""
@@ -190,6 +214,8 @@ class Auditor:
         must(recorded.through_sequence == self.through[key], "through_sequence is another")
 
     def _charge(self, charged: UsagesCharged) -> None:
+        if charged.items[-1].receipt not in self.receipts:
+            self.read_rows()
         frontier = self.frontiers.get(charged.origin, Frontier())
         start = frontier.size
         must(
@@ -225,13 +251,13 @@ class Auditor:
             if item.amount_neur != settled:
                 self.repriced.add(item.workload)
         else:
-            left_neur = self.promised[item.workload] - item.amount_neur
-            self.promised[item.workload] = max(0, left_neur)
-            if item.workload in purse.reserved:
-                purse.reserved[item.workload] = self.promised[item.workload]
-                purse.excess_neur += max(0, -left_neur)
-            else:
-                purse.excess_neur += item.amount_neur
+            must(
+                item.workload in purse.reserved,
+                f"{item.usage} is charged after the hold of {item.workload} has ended",
+            )
+            left_neur = purse.reserved[item.workload] - item.amount_neur
+            purse.reserved[item.workload] = max(0, left_neur)
+            purse.excess_neur += max(0, -left_neur)
         receipt = self.receipts[item.receipt]
         must(
             receipt.charge.amount_neur == item.amount_neur and receipt.usage.id == item.usage,
@@ -276,8 +302,12 @@ class Auditor:
             is_continued and metered.end_ns >= metered.start_ns,
             f"{metered.node} is metered from {metered.start_ns}, was until {until_ns}",
         )
-        must(metered.node_cpu_ns >= counter_ns, f"the counter of {metered.node} went back")
-        self.intervals[metered.node] = (metered.end_ns, metered.node_cpu_ns)
+        is_read = metered.node_cpu_ns >= 0
+        must(
+            not is_read or metered.node_cpu_ns >= counter_ns,
+            f"the counter of {metered.node} went back",
+        )
+        self.intervals[metered.node] = (metered.end_ns, max(metered.node_cpu_ns, counter_ns))
         self.metered_mj += allocated + sum(metered.task_overhead_mj.values())
 
     # -- rows ---------------------------------------------------------------------------------
@@ -299,6 +329,7 @@ class Auditor:
 
     def judge_sums(self, books: Books) -> None:
         """The ledger, the receipts and the balances all say what the log says."""
+        self._end_holds()
         must(
             self.entry_count == len(self.charged) == len(self.receipts)
             and self.entry_neur == self.charged_neur,
@@ -307,17 +338,30 @@ class Auditor:
         for project, purse in sorted(self.purses.items()):
             money = books.balances.projects[project]
             must(
-                purse.overdraft_neur <= purse.excess_neur,
-                f"{project} has {purse.overdraft_neur} n€ more spent and held than its budget, and "
-                f"only {purse.excess_neur} of that is explained",
-            )
-            must(
                 (money.spent_neur, money.reserved_neur)
                 == (purse.spent_neur, sum(purse.reserved.values()))
                 and money.granted_neur == sum(purse.escrow.values())
                 and money.settled_neur == sum(purse.settled.values())
                 and money.budget_neur == purse.budget_neur,
                 f"the balance of {project} is {money}, the log says {purse}",
+            )
+
+    def judge_estimates(self) -> None:
+        """Who used no more than was estimated is charged no more than was held, but for rounding."""
+        used: dict[str, list[ReceiptView]] = {}
+        for receipt in self.receipts.values():
+            if not receipt.usage.request:
+                used.setdefault(receipt.usage.workload, []).append(receipt)
+        for workload, receipts in used.items():
+            submitted, at_ns = self.promised[workload]
+            is_repriced = any(max(times_ns) > at_ns for times_ns in self.repriced_ns)
+            if is_repriced or not _is_within(submitted.submission.spec, receipts):
+                continue
+            charged_neur = sum(receipt.charge.amount_neur for receipt in receipts)
+            must(
+                charged_neur <= submitted.reserved_neur + ROUNDING_NEUR * len(receipts),
+                f"{workload} used what was estimated, held {submitted.reserved_neur} for it and is "
+                f"charged {charged_neur}",
             )
 
     def judge_evidence(self) -> None:
@@ -351,6 +395,32 @@ class Auditor:
             self.metered_mj == self.receipted_mj + waiting_mj,
             f"{self.metered_mj} mJ metered, {self.receipted_mj} on receipts, {waiting_mj} open",
         )
+
+
+def _is_within(spec: WorkloadSpec, receipts: Iterable[ReceiptView]) -> bool:
+    """Whether a workload held what its reservation counts on; a lease's depends on its nodes."""
+    if spec.kind is WorkloadKind.LEASE:
+        return False
+    held_ms = (spec.time_limit_s or OPEN_ENDED_HOLD_S) * 1000 * spec.nodes * units_wanted(spec)
+    used: Counter[str] = Counter()
+    for receipt in receipts:
+        used.update(receipt.usage.quantities)
+    return (
+        used[Meter.CPU_MILLI_MS] <= spec.resources.cpu_milli * held_ms
+        and used[Meter.MEMORY_MB_MS] * 10**6 <= spec.resources.memory_bytes * held_ms
+        and used[Meter.ACCELERATOR_MS] <= spec.resources.accelerators * held_ms
+    )
+
+
+def _judge_debt(project: str, purse: Purse) -> None:
+    """A budget is overdrawn only by what nobody could have held for."""
+    overdraft_neur = purse.overdraft_neur
+    must(
+        overdraft_neur <= purse.debt_neur + purse.excess_neur,
+        f"{project} has {overdraft_neur} n€ more spent and held than its budget, it was "
+        f"{purse.debt_neur} n€, and only {purse.excess_neur} n€ more are explained",
+    )
+    purse.debt_neur, purse.excess_neur = overdraft_neur, 0
 
 
 def _open_energy_mj(books: Books) -> Iterator[int]:

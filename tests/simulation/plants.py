@@ -12,7 +12,12 @@ from typing import Any
 from unittest.mock import patch
 
 from moulin.controlplane import act, answer, books, cycle, recover, run, schedule, submit, sync
-from moulin.domain.events import AttemptStopDecided, GrantIssued, NodeReachabilityChanged
+from moulin.domain.events import (
+    AttemptStopDecided,
+    GrantIssued,
+    NodeReachabilityChanged,
+    WorkloadFinished,
+)
 from moulin.domain.observation import TaskPhase
 from moulin.ledger import balances as ledger_balances
 from moulin.scheduler import declared, ending, settle
@@ -234,6 +239,23 @@ def reservation_freed_early() -> Any:
     return _patches((ledger_balances, "_settle", settle_early))
 
 
+def hold_released_early() -> Any:
+    """A workload's hold is given back with its end, before its last interval is charged."""
+
+    def release_at_once(balances: Any, event: Any) -> None:
+        original(balances, event)
+        if isinstance(event.payload, WorkloadFinished):
+            ledger_balances.release(balances, event.payload.workload)
+
+    original = vars(books)["fold_balances"]
+    return _patches((books, "fold_balances", release_at_once))
+
+
+def hold_kept_for_ever() -> Any:
+    """What is left of a hold is never given back."""
+    return _patches((books, "release", lambda *_: False))
+
+
 def decision_by_chance() -> Any:
     """A decision depends on something that is not in the log."""
     count = iter(range(10**9))
@@ -266,6 +288,8 @@ PLANTS: tuple[Plant, ...] = (
     starts_not_resumed,
     budget_ignored,
     reservation_freed_early,
+    hold_released_early,
+    hold_kept_for_ever,
     decision_by_chance,
 )
 

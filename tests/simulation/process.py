@@ -8,6 +8,7 @@ from moulin.controlplane.plane import Plane, PlaneSettings, Ports
 from moulin.controlplane.recover import take_lead
 from moulin.controlplane.run import turn
 from moulin.domain.errors import DiskFull, StaleGeneration, StoreUnavailable
+from moulin.domain.ids import NodeId
 from moulin.ports.store import Store
 from moulin.scheduler import SchedulerPolicy
 from tests.simulation.faults import Crash, Faults
@@ -40,7 +41,10 @@ SETTINGS = PlaneSettings(
 
 @dataclass(slots=True, kw_only=True)
 class Machine:
-    """What a control plane's process is started on; all of it outlives the process."""
+    """What a control plane's process is started on; all of it outlives the process.
+
+    `broken` are nodes whose counter cannot be read.
+    """
 
     disk: Disk
     clock: TrueClock
@@ -49,6 +53,7 @@ class Machine:
     signer: Signer
     places: dict[str, Place]
     policy: SchedulerPolicy = field(default_factory=SchedulerPolicy)
+    broken: set[NodeId] = field(default_factory=set)
 
 
 class Process:
@@ -66,7 +71,7 @@ class Process:
             ids=machine.dice,
             engine_for=self.engines.engine_for,
             launcher=Shelf(),
-            meter=Meters(machine.places, machine.clock, machine.faults),
+            meter=Meters(machine.places, machine.clock, machine.faults, machine.broken),
             signer=machine.signer,
         )
         self.plane: Plane | None = None

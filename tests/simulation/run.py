@@ -16,7 +16,7 @@ import orjson
 
 from moulin.controlplane.commands import Answer
 from moulin.domain.event_wire import encode_event
-from moulin.domain.events import Event, UsagesCharged
+from moulin.domain.events import Event
 from moulin.domain.snapshot import SyncReply
 from moulin.engines.simulated.world import World
 from moulin.scheduler import SchedulerPolicy
@@ -24,6 +24,7 @@ from tests.simulation.actions import Actions
 from tests.simulation.ending import judge_end, quiet_steps
 from tests.simulation.faults import Faults
 from tests.simulation.gateway import Gateway
+from tests.simulation.holds import Holds
 from tests.simulation.invariants import Judge, Violation
 from tests.simulation.money import Auditor
 from tests.simulation.process import Machine, Process
@@ -92,7 +93,8 @@ class Simulation:
         self.tenants = Tenants(self.rng, self.clock, found.objects)
         self.gateways = [Gateway(name, self.clock, self.rng) for name in ("gw-a", "gw-b")]
         self.judge = Judge(self.disk.reader, self.places, self.machine.policy)
-        self.auditor = Auditor(self.disk.reader, self.machine.signer)
+        holds = Holds(self.judge.books.schedule.steps)
+        self.auditor = Auditor(self.disk.reader, self.machine.signer, holds)
         self.process: Process | None = None
         self.former: Process | None = None
         self.error_ns = 0
@@ -160,7 +162,7 @@ class Simulation:
             return
         self.process = process
         assert process.plane
-        self.judge.read_log()
+        self._remember(self.judge.read_log(self.auditor.read))
         self.judge.compare(process.plane.books)
 
     def bury(self) -> None:
@@ -202,12 +204,7 @@ class Simulation:
                 self._polls.append((gateway, gateway.epoch, poll))
 
     def _judge(self) -> None:
-        events = self.judge.read_log()
-        if any(isinstance(event.payload, UsagesCharged) for event in events):
-            self.auditor.read_rows()
-        for event in events:
-            self.auditor.read(event)
-        self._remember(events)
+        self._remember(self.judge.read_log(self.auditor.read))
         self.judge.look_at_worlds()
         self.auditor.judge_sums(self.judge.books)
         for command, answer in self.tenants.hear(is_gone=False):

@@ -202,20 +202,25 @@ class Engines:
 
 
 class Meters:
-    """Node counters from the worlds; a node that is cut off cannot be read."""
+    """Node counters from the worlds; a node that is cut off or `broken` cannot be read."""
 
-    def __init__(self, places: dict[str, Place], clock: TrueClock, faults: Faults) -> None:
+    def __init__(
+        self, places: dict[str, Place], clock: TrueClock, faults: Faults, broken: set[NodeId]
+    ) -> None:
         self._place_by_node = {
             capacity.node: place for place in places.values() for capacity in place.world.capacity()
         }
         self._clock = clock
         self._faults = faults
+        self._broken = broken
 
     def read(self, node: NodeCapacity) -> NodeCounter:
         self._faults.trip("meter")
         place = self._place_by_node[node.node]
         if not any(n.node == node.node and n.is_reachable for n in place.world.capacity()):
             raise SourceUnavailable(f"read the counter of {node.node}: it is cut off")
+        if node.node in self._broken:
+            raise SourceUnavailable(f"read the counter of {node.node}: it is broken")
         now_ns = self._clock.now_ns()
         return NodeCounter(at_ns=now_ns, cpu_ns=place.busy_ns(node.node, now_ns), method="sim")
 

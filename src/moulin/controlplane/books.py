@@ -10,6 +10,7 @@ from typing import Final
 
 from moulin.controlplane.cursors import Cursors, fold_cursors
 from moulin.controlplane.gateways import Gateways, fold_gateways
+from moulin.controlplane.retention import Retention, fold_retention
 from moulin.domain.errors import check
 from moulin.domain.events import Event, FactoryApplied, WorkloadFinished, WorkloadSubmitted
 from moulin.domain.factory import (
@@ -25,7 +26,7 @@ from moulin.domain.factory import (
 from moulin.domain.ids import WorkloadId
 from moulin.domain.workload import Submission
 from moulin.identity import Keyring, fold_keyring
-from moulin.ledger.balances import Balances, fold_balances
+from moulin.ledger.balances import Balances, fold_balances, release
 from moulin.scheduler import State, empty_state, fold
 
 IDEMPOTENCY_KEY: Final = "idempotency_key"
@@ -68,6 +69,7 @@ class Books:
     keyring: Keyring = field(default_factory=Keyring)
     cursors: Cursors = field(default_factory=Cursors)
     gateways: Gateways = field(default_factory=Gateways)
+    retention: Retention = field(default_factory=Retention)
     declared: dict[tuple[ObjectKind, str], Declared] = field(default_factory=dict)
     endpoints: set[WorkloadId] = field(default_factory=set)
     repeats: Repeats = field(default_factory=Repeats)
@@ -119,7 +121,10 @@ def fold_all(books: Books, event: Event) -> None:
     fold_balances(books.balances, event)
     fold_keyring(books.keyring, event)
     fold_cursors(books.cursors, event, books.schedule, books.site_of)
+    if books.cursors.settled:
+        _end_holds(books)
     fold_gateways(books.gateways, event)
+    fold_retention(books.retention, event, books.schedule)
     match event.payload:
         case FactoryApplied() as applied:
             _declare(books, applied)
@@ -140,6 +145,14 @@ def read_books(log: Iterable[Event]) -> Books:
         fold_all(books, event)
     books.schedule.touched.clear()  # their rows were written with the events
     return books
+
+
+def _end_holds(books: Books) -> None:
+    """Give back what is left of the holds of workloads of which everything is charged now."""
+    for workload in books.cursors.settled:
+        if release(books.balances, workload) and workload in books.schedule.workloads:
+            books.schedule.touched[workload] = None  # its row says what is held for it
+    books.cursors.settled.clear()
 
 
 def _submit(books: Books, submission: Submission, event: Event) -> None:

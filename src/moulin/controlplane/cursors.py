@@ -19,6 +19,7 @@ from moulin.domain.events import (
     NodeJoined,
     NodeLeft,
     TaskObserved,
+    UsagesCharged,
     WorkloadFinished,
     WorkloadSubmitted,
 )
@@ -45,6 +46,7 @@ from moulin.metering import (
     RequestBegun,
     absorb,
     close_intervals,
+    held_quantities,
     replica_intervals,
 )
 from moulin.scheduler import State
@@ -64,7 +66,7 @@ UNKNOWN_SITE: Final = Site(name="unknown", country="")
 class NodeCursor:
     """A node is metered until `until_ns`, when its own counter stood at `cpu_ns`.
 
-    `is_based` is False until a first counter was read. A node that `has_left` stays until its
+    `is_based` is False while that counter is not known. A node that `has_left` stays until its
     tasks are metered. `ended` counts tasks that ended since.
     """
 
@@ -108,12 +110,19 @@ class AttemptCursor:
 
 @dataclass(slots=True)
 class Admission:
-    """What metering keeps of an admitted workload while it can still be metered."""
+    """What metering keeps of an admitted workload while it can still be metered.
+
+    `attempts` are those whose facts are kept, `unmetered` those of them that are not metered to
+    their end, `uncharged` the usages that are metered, or will be when an interval of a replica
+    closes, and not charged.
+    """
 
     submission: Submission
     policy_decision: str
     model_digest: str
     attempts: int = 0
+    unmetered: int = 0
+    uncharged: int = 0
     is_finished: bool = False
 
     @property
@@ -121,12 +130,18 @@ class Admission:
         """Whether requests use its replicas."""
         return self.submission.spec.kind is WorkloadKind.ENDPOINT
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is over and everything it used is charged."""
+        return self.is_finished and not (self.unmetered or self.uncharged)
+
 
 @dataclass(slots=True)
 class Cursors:
     """Everything that metering continues from; `crowded` nodes are metered before their time.
 
-    `retired` are replicas metered to their end, oldest first.
+    `retired` are replicas metered to their end, oldest first. `settled` are workloads that the last
+    event settled, for whoever folds it to take out.
     """
 
     nodes: dict[NodeId, NodeCursor] = field(default_factory=dict)
@@ -137,6 +152,7 @@ class Cursors:
     crowded: dict[NodeId, None] = field(default_factory=dict)
     begun: dict[str, JournalRecord] = field(default_factory=dict)
     open: OpenMetering = field(default_factory=OpenMetering)
+    settled: list[WorkloadId] = field(default_factory=list)
 
     def admission_of(self, attempt: AttemptId) -> Admission:
         """Return the admission of an attempt that is not metered to its end."""
@@ -197,6 +213,8 @@ def fold_cursors(cursors: Cursors, event: Event, schedule: State, site_of: SiteO
             _finish(cursors, payload.workload)
         case IntervalMetered():
             _advance(cursors, payload)
+        case UsagesCharged():
+            _charge(cursors, payload)
         case JournalRecorded():
             _journal(cursors, payload)
         case MeteringClosed():
@@ -241,7 +259,9 @@ def task_readings(
     readings = []
     for name in sorted(metered.task_cpu_ns):
         step = StepId(name)
-        cursor = cursors.steps[step]
+        cursor = cursors.steps.get(step)
+        if cursor is None:
+            continue
         admission = cursors.admission_of(cursor.attempt)
         if admission.is_endpoint is not is_replica:
             continue
@@ -341,9 +361,7 @@ def _leave(cursors: Cursors, node: NodeId) -> None:
     if cursor is None:
         return
     cursor.has_left = True
-    if not cursor.steps:
-        del cursors.nodes[node]
-        cursors.crowded.pop(node, None)
+    _drop_if_empty(cursors, node)
 
 
 def _place(cursors: Cursors, placed: AttemptPlaced, schedule: State) -> None:
@@ -358,7 +376,9 @@ def _place(cursors: Cursors, placed: AttemptPlaced, schedule: State) -> None:
         cursors.nodes[task.node].steps.add(step)
     zone = schedule.zone_of_node(placed.tasks[0].node)  # a gang never spans two
     cursors.attempts[placed.attempt] = AttemptCursor(placed.workload, zone, len(placed.tasks))
-    cursors.admissions[placed.workload].attempts += 1
+    admission = cursors.admissions[placed.workload]
+    admission.attempts += 1
+    admission.unmetered += 1
 
 
 def _observe(cursors: Cursors, seen: TaskObserved, schedule: State) -> None:
@@ -372,9 +392,13 @@ def _observe(cursors: Cursors, seen: TaskObserved, schedule: State) -> None:
 
 
 def _end(cursors: Cursors, step: StepId, at_ns: int, cpu_ns: int) -> None:
-    """Take over the proved end of a task; one that never started held nothing."""
+    """Take over the proved end of a task; one that never started held nothing to meter."""
     cursor = cursors.steps[step]
     if cursor.ended_ns:
+        return
+    if not (cursor.started_ns or cpu_ns):
+        _drop(cursors, step, cursor)
+        _drop_if_empty(cursors, cursor.node)
         return
     cursor.ended_ns = max(at_ns, cursor.started_ns)
     cursor.started_ns = cursor.started_ns or cursor.ended_ns
@@ -389,25 +413,69 @@ def _advance(cursors: Cursors, metered: IntervalMetered) -> None:
     node = cursors.nodes[metered.node]
     replicas = task_readings(cursors, metered, is_replica=True)
     if replicas:
-        cursors.open = absorb(
-            cursors.open, intervals=replica_intervals(allocation_of(metered, node), replicas)
-        )
+        intervals = replica_intervals(allocation_of(metered, node), replicas)
+        for interval in intervals:
+            cursors.admission_of(interval.replica).uncharged += 1
+        cursors.open = absorb(cursors.open, intervals=intervals)
+    _owe(cursors, metered)
+    node.until_ns = metered.end_ns
+    node.is_based = metered.node_cpu_ns >= 0
+    if node.is_based:
+        node.cpu_ns = metered.node_cpu_ns
+    node.ended = 0
+    cursors.crowded.pop(metered.node, None)
     for name, cpu_ns in metered.task_cpu_ns.items():
         step = StepId(name)
-        cursor = cursors.steps[step]
+        cursor = cursors.steps.get(step)
+        if cursor is None:
+            continue  # a log of an earlier version names tasks that never started
         cursor.cpu_ns = max(cursor.cpu_ns, cpu_ns)
         cursor.until_ns = metered.end_ns
         if cursor.ended_ns and cursor.ended_ns <= metered.end_ns:
-            del cursors.steps[step]
-            node.steps.discard(step)
-            _complete(cursors, cursor.attempt)
-    node.until_ns = metered.end_ns
-    node.cpu_ns = metered.node_cpu_ns
-    node.is_based = True
-    node.ended = 0
-    cursors.crowded.pop(metered.node, None)
-    if node.has_left and not node.steps:
-        del cursors.nodes[metered.node]
+            _drop(cursors, step, cursor)
+    _drop_if_empty(cursors, metered.node)
+
+
+def _owe(cursors: Cursors, metered: IntervalMetered) -> None:
+    """Count the usages that jobs are charged for an interval: one an attempt that used anything."""
+    owing: set[AttemptId] = set()
+    window_ns = (metered.start_ns, metered.end_ns)
+    for name, cpu_ns in metered.task_cpu_ns.items():
+        step = StepId(name)
+        cursor = cursors.steps.get(step)
+        if cursor is None or cursor.attempt in owing:
+            continue
+        admission = cursors.admission_of(cursor.attempt)
+        if admission.is_endpoint:
+            continue
+        has_energy = metered.task_energy_mj.get(name) or metered.task_overhead_mj.get(name)
+        if has_energy or held_quantities([reading_of(step, cursor, admission, window_ns, cpu_ns)]):
+            owing.add(cursor.attempt)
+            admission.uncharged += 1
+
+
+def _charge(cursors: Cursors, charged: UsagesCharged) -> None:
+    for item in charged.items:
+        workload = WorkloadId(item.workload)
+        admission = None if item.is_from_grant else cursors.admissions.get(workload)
+        if admission is not None and admission.uncharged:
+            admission.uncharged -= 1
+            _settle(cursors, workload, admission)
+
+
+def _drop(cursors: Cursors, step: StepId, cursor: StepCursor) -> None:
+    """Forget a task that is metered to its end."""
+    del cursors.steps[step]
+    cursors.nodes[cursor.node].steps.discard(step)
+    _complete(cursors, cursor.attempt)
+
+
+def _drop_if_empty(cursors: Cursors, node: NodeId) -> None:
+    """Forget a node that has left with its last task."""
+    cursor = cursors.nodes[node]
+    if cursor.has_left and not cursor.steps:
+        del cursors.nodes[node]
+        cursors.crowded.pop(node, None)
 
 
 def _complete(cursors: Cursors, attempt: AttemptId) -> None:
@@ -416,9 +484,12 @@ def _complete(cursors: Cursors, attempt: AttemptId) -> None:
     known.steps_open -= 1
     if known.steps_open:
         return
-    if not cursors.admissions[known.workload].is_endpoint:
+    admission = cursors.admissions[known.workload]
+    admission.unmetered -= 1
+    if not admission.is_endpoint:
         _forget(cursors, attempt)
         return
+    _settle(cursors, known.workload, admission)
     cursors.retired[attempt] = None
     if len(cursors.retired) > RETIRED_KEPT:
         oldest = next(iter(cursors.retired))
@@ -434,15 +505,21 @@ def _forget(cursors: Cursors, attempt: AttemptId) -> None:
     workload = cursors.attempts.pop(attempt).workload
     admission = cursors.admissions[workload]
     admission.attempts -= 1
-    if admission.is_finished and not admission.attempts:
-        del cursors.admissions[workload]
+    _settle(cursors, workload, admission)
 
 
 def _finish(cursors: Cursors, workload: WorkloadId) -> None:
     admission = cursors.admissions.get(workload)
-    if admission is None:
+    if admission is not None:
+        admission.is_finished = True
+        _settle(cursors, workload, admission)
+
+
+def _settle(cursors: Cursors, workload: WorkloadId, admission: Admission) -> None:
+    """Name a workload of which nothing is left to charge; forget it with its last attempt."""
+    if not admission.is_settled:
         return
-    admission.is_finished = True
+    cursors.settled.append(workload)
     if not admission.attempts:
         del cursors.admissions[workload]
 

@@ -1,9 +1,11 @@
 """Closes metering intervals: counters in, exact allocations and final usages out.
 
 A node's own counter and its tasks' counters are read independently; what the tasks do not explain
-is unattributed, never spread over them. An interval that cannot be read is closed later, longer.
+is unattributed, never spread over them. An interval that cannot be read is closed later, longer; after
+`UNREAD_MAX_NS` what is known of its tasks has to do, so that nothing waits for ever to be charged.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -13,15 +15,17 @@ from moulin.controlplane.cursors import (
     UNKNOWN_SITE,
     Facts,
     NodeCursor,
+    StepCursor,
     reading_of,
 )
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.lookup import pool_of
 from moulin.controlplane.plane import Plane
-from moulin.domain.errors import EngineError, SourceError
+from moulin.domain.errors import EngineError, EngineUnavailable, SourceError
 from moulin.domain.events import IntervalMetered, MeteringClosed
 from moulin.domain.factory import Site
 from moulin.domain.ids import NodeId, StepId
+from moulin.domain.observation import TaskPhase
 from moulin.domain.usage import NodeAllocation, NodeReading, TaskReading, Usage
 from moulin.domain.views import NodeIntervalView
 from moulin.energy import allocate, carbon, node_energy, power_of
@@ -30,7 +34,10 @@ from moulin.metering import close_intervals, job_usages
 IDLE_INTERVAL_S: Final = 600.0
 SCAN_PERIOD_S: Final = 0.25
 NO_NODE_COUNTER: Final = "the node's own counter was not continued: CPU time from its tasks alone"
+NOT_READ: Final = -1
 NS_PER_S: Final = 1_000_000_000
+# How long what a task used may wait for a node whose counters cannot be read.
+UNREAD_MAX_NS: Final = 600 * NS_PER_S
 
 
 def meter(plane: Plane, draft: Draft) -> tuple[Usage, ...]:
@@ -78,7 +85,9 @@ def _meter_node(plane: Plane, draft: Draft, node: NodeId) -> Sequence[Usage]:
         task_cpu_ns = {} if is_empty else _task_counters(plane, draft, cursor)
         counter_ns = _node_counter(plane, draft, cursor)
     except (EngineError, SourceError):
-        return ()
+        task_cpu_ns, counter_ns = _overdue_counters(plane, draft, cursor), None
+        if is_empty or not task_cpu_ns:
+            return ()
     tasks = _readings(draft, window_ns, task_cpu_ns)
     reading = _reading(cursor, window_ns, counter_ns, tuple(tasks.values()))
     site = draft.books.site_of(cursor.zone) or UNKNOWN_SITE
@@ -89,7 +98,7 @@ def _meter_node(plane: Plane, draft: Draft, node: NodeId) -> Sequence[Usage]:
         Facts(draft.books.cursors, draft.books.site_of),
         carbon,
     )
-    node_cpu_ns = cursor.cpu_ns if counter_ns is None else counter_ns
+    node_cpu_ns = NOT_READ if counter_ns is None else counter_ns
     draft.append(_event(allocation, node_cpu_ns, task_cpu_ns))
     if not is_empty:
         draft.intervals.append(_row(allocation, site))
@@ -134,19 +143,50 @@ def _reading(
 
 
 def _task_counters(plane: Plane, draft: Draft, node: NodeCursor) -> dict[str, int]:
-    """Return cumulative CPU counters of the node's started tasks: live ones read now."""
+    """Return cumulative CPU counters of the node's started tasks: live ones read now.
+
+    A live task that its engine cannot reach is left out: it may have ended long ago. What it held
+    is made up for when more is known. Raises `EngineError` when nothing live can be asked about.
+    """
     cursors = draft.books.cursors.steps
-    started = [step for step in sorted(node.steps) if cursors[step].started_ns]
-    counters: dict[str, int] = {
-        step: max(cursors[step].cpu_ns_final, cursors[step].cpu_ns) for step in started
-    }
-    live = [step for step in started if not cursors[step].ended_ns]
-    if live:
-        engine = plane.engines.get(pool_of(draft.books.schedule, cursors[live[0]].node))
-        if engine is not None:
-            for seen in engine.observe(live):
-                counters[seen.step] = max(counters[seen.step], seen.cpu_ns)
+    counters = _final_counters(draft, node)
+    live = [step for step in sorted(node.steps) if _is_live(cursors[step])]
+    if not live:
+        return counters
+    engine = plane.engines.get(pool_of(draft.books.schedule, cursors[live[0]].node))
+    if engine is None:
+        raise EngineUnavailable(f"read the tasks on {node.capacity.node}: its pool has no engine")
+    for seen in engine.observe(live):
+        if seen.phase is not TaskPhase.UNREACHABLE:
+            counters[seen.step] = max(cursors[seen.step].cpu_ns, seen.cpu_ns)
     return counters
+
+
+def _final_counters(draft: Draft, node: NodeCursor) -> dict[str, int]:
+    cursors = draft.books.cursors.steps
+    ended = [step for step in sorted(node.steps) if cursors[step].ended_ns]
+    return {step: max(cursors[step].cpu_ns_final, cursors[step].cpu_ns) for step in ended}
+
+
+def _is_live(cursor: StepCursor) -> bool:
+    return bool(cursor.started_ns) and not cursor.ended_ns
+
+
+def _overdue_counters(plane: Plane, draft: Draft, node: NodeCursor) -> dict[str, int]:
+    """Return what counters there are of a node that cannot be read, once a task has waited enough."""
+    cursors = draft.books.cursors.steps
+    until_ns = draft.now_ns - UNREAD_MAX_NS
+    overdue = {
+        step
+        for step in node.steps
+        if 0 < max(cursors[step].started_ns, cursors[step].until_ns) <= until_ns
+    }
+    if not overdue:
+        return {}
+    counters = _final_counters(draft, node)
+    with contextlib.suppress(EngineError):
+        counters = _task_counters(plane, draft, node)
+    return counters if overdue & counters.keys() else {}
 
 
 def _readings(

@@ -177,6 +177,13 @@ class WorkloadFinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TasksForgotten:
+    """Engines dropped logs, records and files of all tasks of these workloads: kept long enough."""
+
+    workloads: tuple[WorkloadId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskObserved:
     """A task's phase, claim or readiness changed. `observed_at_ns` is the engine's reading time."""
 
@@ -198,8 +205,9 @@ class TaskObserved:
 class IntervalMetered:
     """A node's metering interval closed; `task_cpu_ns` are the cumulative counters at its end.
 
-    `node_cpu_ns` is the node's own cumulative counter. `energy_mj` = sum of `task_energy_mj` +
-    `idle_mj` + `unattributed_mj`; overhead (PUE) comes on top and is split the same way.
+    `node_cpu_ns` is the node's own cumulative counter, -1 when it could not be read. `energy_mj` =
+    sum of `task_energy_mj` + `idle_mj` + `unattributed_mj`; overhead (PUE) comes on top and is split
+    the same way.
     """
 
     node: NodeId
@@ -318,6 +326,7 @@ Payload = (
     | AttemptStopDecided
     | UnitRequeued
     | WorkloadFinished
+    | TasksForgotten
     | TaskObserved
     | IntervalMetered
     | MeteringClosed
@@ -346,6 +355,7 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     AttemptStopDecided: "attempt.stop_decided",
     UnitRequeued: "unit.requeued",
     WorkloadFinished: "workload.finished",
+    TasksForgotten: "tasks.forgotten",
     TaskObserved: "task.observed",
     IntervalMetered: "interval.metered",
     MeteringClosed: "metering.closed",

@@ -1,9 +1,10 @@
 """Each project's money as folded from the log: spent, held for workloads, held by gateways.
 
 Available money is budget - spent - held; holds are escrow, so that what was promised to running
-work or to a gateway is not promised twice. A hold ends with its workload; what is charged after
-that, or beyond a hold, is spent all the same, and may leave the project in debt. This module never
-prices and never refuses; it forgets holds as they end, and never what was spent.
+work or to a gateway is not promised twice. A workload's hold stays until everything the workload
+used is charged: only metering knows when, so whoever folds both calls `release`. What is charged
+beyond a hold is spent all the same, and may leave the project in debt. This module never prices and
+never refuses; it forgets holds as they end, and never what was spent.
 """
 
 from dataclasses import dataclass, field
@@ -48,15 +49,17 @@ class Money:
 
 @dataclass(slots=True)
 class Balances:
-    """All projects' money, holds per unfinished workload, escrow per (gateway, epoch, project).
+    """All projects' money, holds per workload, escrow per (gateway, epoch, project).
 
-    `requests` maps a request that is not charged yet to its project and what it settled, None
-    until its end is known. `used_up` are unfinished workloads that have spent all that was held.
+    `finished` are workloads whose hold is not released yet. `requests` maps a request that is not
+    charged yet to its project and what it settled, None until its end is known. `used_up` are
+    unfinished workloads that have spent all that was held.
     """
 
     projects: dict[str, Money] = field(default_factory=dict)
     reserved_by_workload: dict[str, int] = field(default_factory=dict)
     project_by_workload: dict[str, str] = field(default_factory=dict)
+    finished: dict[str, None] = field(default_factory=dict)
     escrow: dict[GrantKey, int] = field(default_factory=dict)
     requests: dict[str, tuple[str, int | None]] = field(default_factory=dict)
     used_up: dict[str, None] = field(default_factory=dict)
@@ -81,7 +84,7 @@ def fold_balances(balances: Balances, event: Event) -> None:
         case WorkloadSubmitted():
             _reserve(balances, payload)
         case WorkloadFinished():
-            _release(balances, payload.workload)
+            _finish(balances, payload.workload)
         case UsagesCharged():
             _charge(balances, payload)
         case GrantIssued():
@@ -100,6 +103,17 @@ def fold_balances(balances: Balances, event: Event) -> None:
             _close(balances, payload)
         case _:
             pass
+
+
+def release(balances: Balances, workload: str) -> bool:
+    """Give back what is left of a workload's hold; return False when there is no hold any more."""
+    project = balances.project_by_workload.pop(workload, None)
+    if project is None:
+        return False
+    _money(balances, project).reserved_neur -= balances.reserved_by_workload.pop(workload)
+    balances.finished.pop(workload, None)
+    balances.used_up.pop(workload, None)
+    return True
 
 
 def _money(balances: Balances, project: str) -> Money:
@@ -125,11 +139,10 @@ def _reserve(balances: Balances, submitted: WorkloadSubmitted) -> None:
     _money(balances, submission.project).reserved_neur += submitted.reserved_neur
 
 
-def _release(balances: Balances, workload: str) -> None:
-    project = balances.project_by_workload.pop(workload, None)
-    if project is not None:
-        _money(balances, project).reserved_neur -= balances.reserved_by_workload.pop(workload)
-        balances.used_up.pop(workload, None)
+def _finish(balances: Balances, workload: str) -> None:
+    balances.used_up.pop(workload, None)
+    if workload in balances.project_by_workload:
+        balances.finished[workload] = None
 
 
 def _charge(balances: Balances, charged: UsagesCharged) -> None:
@@ -147,7 +160,7 @@ def _charge(balances: Balances, charged: UsagesCharged) -> None:
         used = min(held, item.amount_neur)
         balances.reserved_by_workload[item.workload] = held - used
         money.reserved_neur -= used
-        if item.amount_neur and used == held:
+        if item.amount_neur and used == held and item.workload not in balances.finished:
             balances.used_up[item.workload] = None
 
 

@@ -327,20 +327,6 @@ def test_work_without_a_budget_is_never_refused_for_money(mill):
     assert mill.submit(job(1, cpus=4, time_limit_s=10**7)).state
 
 
-def test_a_hold_is_released_and_the_last_interval_still_charged(mill):
-    view = mill.submit(job(25))
-    mill.turn(1)
-    spent = []
-    while mill.state(view.id) != "succeeded":
-        mill.turn(1)
-        spent.append(mill.money().spent_neur)
-    after_end = mill.available()
-    assert mill.money().reserved_neur == 0
-    mill.turns(15, 1.0)
-    assert mill.available() < after_end
-    assert abs(mill.money().spent_neur - EURO * 25 // 3600) <= 3
-
-
 def test_a_lease_holds_the_price_of_a_whole_node(mill):
     lease = replace(job(1, time_limit_s=3600), kind=WorkloadKind.LEASE, resources=Resources())
     assert mill.submit(lease).reserved_neur == 4 * EURO

@@ -21,7 +21,7 @@ from moulin.domain.factory import ObjectKind, Project
 from moulin.domain.ids import OrganisationId, ProjectId, WorkloadId
 from moulin.domain.snapshot import JournalKind, JournalRecord
 from moulin.domain.workload import Submission, WorkloadKind, WorkloadSpec, WorkloadState
-from moulin.ledger.balances import Balances, Money, fold_balances
+from moulin.ledger.balances import Balances, Money, fold_balances, release
 
 ATELIER = ProjectId("atelier")
 
@@ -110,8 +110,9 @@ CLOSED = GatewayEpochClosed(gateway="gate", gateway_epoch=1)
         ([submitted("a", 300), submitted("a", 300)], 0, 300, 0, 0),
         ([submitted("a", 300), charged("a", 100)], 100, 200, 0, 0),
         ([submitted("a", 300), charged("a", 400)], 400, 0, 0, 0),
-        ([submitted("a", 300), charged("a", 100), finished("a")], 100, 0, 0, 0),
-        ([submitted("a", 300), finished("a"), charged("a", 100)], 100, 0, 0, 0),
+        ([submitted("a", 300), charged("a", 100), finished("a")], 100, 200, 0, 0),
+        ([submitted("a", 300), finished("a"), charged("a", 100)], 100, 200, 0, 0),
+        ([submitted("a", 300), finished("a"), charged("a", 400)], 400, 0, 0, 0),
         ([finished("a"), finished("a")], 0, 0, 0, 0),
         ([charged("never submitted", 50)], 50, 0, 0, 0),
         ([granted(200)], 0, 0, 200, 0),
@@ -177,7 +178,31 @@ def test_a_removed_project_keeps_its_money():
     assert folded(charged("a", 900), removed).projects[ATELIER].spent_neur == 900
 
 
-def test_what_is_charged_and_finished_is_forgotten():
+def test_what_is_left_of_a_hold_is_given_back_once():
+    balances = folded(submitted("a", 300), submitted("b", 50), finished("a"), charged("a", 100))
+    assert balances.available_neur(ATELIER) == 1000 - 100 - 200 - 50
+    assert release(balances, "a")
+    assert balances.available_neur(ATELIER) == 1000 - 100 - 50
+    assert not release(balances, "a")
+    assert not release(balances, "never submitted")
+    assert balances.available_neur(ATELIER) == 1000 - 100 - 50
+
+
+@pytest.mark.parametrize(
+    ("payloads", "used_up"),
+    [
+        ([charged("a", 299)], []),
+        ([charged("a", 300)], ["a"]),
+        ([charged("a", 400)], ["a"]),
+        ([charged("a", 300), finished("a")], []),
+        ([finished("a"), charged("a", 300)], []),
+    ],
+)
+def test_only_what_is_not_over_can_have_used_up_its_hold(payloads, used_up):
+    assert list(folded(submitted("a", 300), *payloads).used_up) == used_up
+
+
+def test_what_is_released_is_forgotten():
     balances = folded(
         submitted("a", 300),
         finished("a"),
@@ -187,7 +212,9 @@ def test_what_is_charged_and_finished_is_forgotten():
         charged("q", 30, is_from_grant=True),
         CLOSED,
     )
+    release(balances, "a")
     assert not balances.reserved_by_workload
     assert not balances.project_by_workload
+    assert not balances.finished
     assert not balances.requests
     assert not balances.escrow

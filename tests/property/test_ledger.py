@@ -30,6 +30,8 @@ from moulin.ledger import (
     verify_inclusion,
     verify_receipt,
 )
+from moulin.ledger.receipts import canonical_form
+from moulin.ledger.verification import canonical_bytes
 from tests.unit.ledger.examples import ASKED, KEY, SITE, file_of, is_signed
 from tests.unit.ledger.reference import kept, naive_root
 
@@ -170,3 +172,13 @@ def test_no_edit_of_a_receipt_file_goes_unseen(data, draws):
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_get_a_verdict(data):
     assert not verify_receipt(data, KEY, is_signed).ok
+
+
+TEXTS = st.text(max_size=20) | st.sampled_from(
+    ["\x7f", "é", "\u2028", '"\\/', "\x00\x1f\n\r\t\b\f"]
+)
+
+
+@given(st.dictionaries(TEXTS, TEXTS | st.booleans() | st.lists(st.dictionaries(TEXTS, TEXTS))))
+def test_the_quick_form_of_a_receipt_is_the_canonical_one(document):
+    assert canonical_form(document) == canonical_bytes(document)

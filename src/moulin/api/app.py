@@ -39,7 +39,12 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
 def create_app(services: ApiServices) -> FastAPI:
     """Return the ASGI application of the control API; `app.state.moulin` is its shared state."""
     app = _Application(
-        title="Moulin", version=services.version, openapi_url=None, docs_url=None, redoc_url=None
+        title="Moulin",
+        version=services.version,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours: `metrics`, the log
     )
     state = make_state(services)
     app.state.moulin = state

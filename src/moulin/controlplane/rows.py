@@ -1,7 +1,5 @@
 """Current rows as the books imply them: what a commit writes beside the events."""
 
-from dataclasses import replace
-
 from moulin.controlplane.books import Books
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.plane import Plane
@@ -17,8 +15,8 @@ from moulin.scheduler import workload_view
 
 def view_of(books: Books, workload: WorkloadId) -> WorkloadView:
     """Return a workload's current row with what is still held for it."""
-    view = workload_view(books.schedule, workload)
-    return replace(view, reserved_neur=books.balances.reserved_by_workload.get(workload, 0))
+    held_neur = books.balances.reserved_by_workload.get(workload, 0)
+    return workload_view(books.schedule, workload, reserved_neur=held_neur)
 
 
 def batch_of(plane: Plane, draft: Draft) -> Batch:

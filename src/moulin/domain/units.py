@@ -4,6 +4,7 @@ Nothing here rounds silently: a text that needs more digits than the unit has is
 On the wire, amounts are decimal strings and times RFC 3339 in UTC (DESIGN rule 1).
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -110,9 +111,13 @@ def format_time(at_ns: int) -> str:
     >>> format_time(1_700_000_000_000_000_001)
     '2023-11-14T22:13:20.000000001Z'
     """
-    seconds, ns = divmod(at_ns, NS_PER_S)
-    moment = _EPOCH + timedelta(seconds=seconds)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ns:09d}Z"
+    second, ns = divmod(at_ns, NS_PER_S)
+    return f"{_second_text(second)}.{ns:09d}Z"
+
+
+@functools.lru_cache(maxsize=4096)  # what is written together happened in the same few seconds
+def _second_text(second: int) -> str:
+    return f"{_EPOCH + timedelta(seconds=second):%Y-%m-%dT%H:%M:%S}"
 
 
 def parse_time(text: str) -> int:

@@ -15,6 +15,7 @@ import binascii
 import dataclasses
 import difflib
 import functools
+import operator
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -157,12 +158,21 @@ def _public_plan(kind: type) -> _Encode:
     )
 
 
-def _plan_encoder(steps: list[tuple[str, str, _Encode | None]]) -> _Encode:
-    def encode_fields(value: Any) -> dict[str, Any]:
-        return {
-            key: getattr(value, name) if step is None else step(getattr(value, name))
-            for name, key, step in steps
+def _plan_encoder(fields: list[tuple[str, str, _Encode | None]]) -> _Encode:
+    if len(fields) < 2:
+        return lambda value: {
+            key: (step or _identity)(getattr(value, name)) for name, key, step in fields
         }
+    # All fields in one call, then only those that are not their own wire form one by one.
+    read = operator.attrgetter(*(name for name, _, _ in fields))
+    keys = tuple(key for _, key, _ in fields)
+    steps = [(key, step) for _, key, step in fields if step is not None]
+
+    def encode_fields(value: Any) -> dict[str, Any]:
+        written = dict(zip(keys, read(value), strict=True))
+        for key, step in steps:
+            written[key] = step(written[key])
+        return written
 
     return encode_fields
 

@@ -90,7 +90,12 @@ def file_bytes(document: Mapping[str, Any]) -> bytes:
 
 def leaf_bytes(receipt: Mapping[str, Any], salt: bytes) -> bytes:
     """Return the leaf that commits to a receipt: version byte, SHA-256 of salt and canonical bytes."""
-    return LEAF_VERSION + hashlib.sha256(salt + canonical_bytes(receipt)).digest()
+    return leaf_of(canonical_bytes(receipt), salt)
+
+
+def leaf_of(canonical: bytes, salt: bytes) -> bytes:
+    """Return the leaf that commits to a receipt's canonical bytes."""
+    return LEAF_VERSION + hashlib.sha256(salt + canonical).digest()
 
 
 def verify_receipt(data: bytes, key: VerifierKey, verify: VerifySignature) -> Verdict:

@@ -6,6 +6,7 @@ one left no zone is left out.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 
@@ -29,6 +30,8 @@ from moulin.scheduler.rows import Held, UnitRow, WorkloadRow
 from moulin.scheduler.settle import NS_PER_S, budget_reason, react
 from moulin.scheduler.state import State
 
+REMEMBERED_MAX: Final = 4096
+
 
 def possible(state: State, submission: Submission, policy: SchedulerPolicy) -> tuple[Reason, ...]:
     """Return the reasons that no waiting can cure; empty when the workload may wait.
@@ -42,9 +45,7 @@ def possible(state: State, submission: Submission, policy: SchedulerPolicy) -> t
         parameters = {"kind": spec.kind.value}
         return (Reason(code=ReasonCode.KIND_NOT_SERVED, parameters=parameters),)
     row = _row_of(submission)
-    found = list(_impossible_zones(state, row.demand))
-    if not found and not _may_get_hardware(state, row.demand):
-        found = list(_impossible_hardware(state, row.demand))
+    found = list(_impossible_ever(state, row.demand))
     wanted = wanted_by(row, workloads=1, units=max(units_wanted(spec), 1))
     found += excesses(submission.project, state.declared.quota(submission.project), wanted)
     if submission.project in policy.projects_exhausted:
@@ -109,6 +110,20 @@ def _row_of(submission: Submission) -> WorkloadRow:
 
 
 # -- what no waiting can cure -------------------------------------------------------------------
+
+
+def _impossible_ever(state: State, demand: Demand) -> tuple[Reason, ...]:
+    """Return what of zones, hardware and power rules a demand out, remembered by demand."""
+    key = demand._replace(workload="", priority=0)
+    found = state.impossible.get(key)
+    if found is None:
+        found = tuple(_impossible_zones(state, demand))
+        if not found and not _may_get_hardware(state, demand):
+            found = tuple(_impossible_hardware(state, demand))
+        if len(state.impossible) >= REMEMBERED_MAX:
+            state.impossible.clear()
+        state.impossible[key] = found
+    return found
 
 
 def _impossible_zones(state: State, demand: Demand) -> Iterator[Reason]:

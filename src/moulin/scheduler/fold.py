@@ -59,6 +59,7 @@ def fold(state: State, event: Event) -> None:
 
 
 def _factory_applied(state: State, payload: FactoryApplied, _event: Event) -> None:
+    state.impossible.clear()
     for change in payload.changes:
         state.declared.apply(change)
     state.declared.index()
@@ -66,6 +67,7 @@ def _factory_applied(state: State, payload: FactoryApplied, _event: Event) -> No
 
 
 def _node_joined(state: State, payload: NodeJoined, event: Event) -> None:
+    state.impossible.clear()
     before = state.nodes.row(payload.capacity.node)
     boot_before = before.capacity.boot_id if before is not None else ""
     state.nodes.join(payload.pool, payload.capacity, state.declared)
@@ -84,11 +86,13 @@ def _end_tasks_of_other_boots(state: State, tasks: Any, boot_id: str, at_ns: int
 
 
 def _node_reachability(state: State, payload: NodeReachabilityChanged, _event: Event) -> None:
+    state.impossible.clear()
     is_reachable = payload.is_reachable
     state.nodes.set_reachable(payload.node, state.declared, is_reachable=is_reachable)
 
 
 def _node_left(state: State, payload: NodeLeft, _event: Event) -> None:
+    state.impossible.clear()
     state.nodes.leave(payload.node, state.declared)
 
 

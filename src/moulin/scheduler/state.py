@@ -10,7 +10,9 @@ from typing import Final
 
 from moulin.domain.factory import Site
 from moulin.domain.ids import AttemptId, NodeId, StepId, WorkloadId
+from moulin.domain.reasons import Reason
 from moulin.scheduler.declared import Declared
+from moulin.scheduler.demand import Demand
 from moulin.scheduler.digest import digest_of
 from moulin.scheduler.nodes import NodeTable
 from moulin.scheduler.queues import Due, Ticket, Timeline, Waiting
@@ -27,7 +29,8 @@ class State:
     `workloads` holds every unfinished workload and the last `FINISHED_KEPT` finished ones;
     `attempts` the latest attempt of each unit; `steps` the tasks not proved ended, in order of
     placement. `touched` are ids of workloads whose row changed since somebody last cleared it: no
-    part of the digest, and nothing decides from it.
+    part of the digest, and nothing decides from it. `impossible` remembers what `possible` found of
+    zones, hardware and power since these last changed: no part of the digest either.
     """
 
     sequence: int = 0
@@ -46,6 +49,7 @@ class State:
     ports_held: dict[int, AttemptId] = field(default_factory=dict)
     finished: deque[WorkloadId] = field(default_factory=deque)
     touched: dict[WorkloadId, None] = field(default_factory=dict)
+    impossible: dict[Demand, tuple[Reason, ...]] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Return the SHA-256 of everything folded; equal logs give equal digests in any process.

@@ -15,8 +15,10 @@ from moulin.scheduler.state import State
 WAITING = "waiting"
 
 
-def workload_view(state: State, workload: WorkloadId) -> WorkloadView:
-    """Return a workload's current row.
+def workload_view(
+    state: State, workload: WorkloadId, *, reserved_neur: int | None = None
+) -> WorkloadView:
+    """Return a workload's current row, with what is still held for it where the caller knows.
 
     Raises `NotFound` for an unknown id, and for one that ended so long ago that only the store
     still has it.
@@ -39,7 +41,7 @@ def workload_view(state: State, workload: WorkloadId) -> WorkloadView:
         ended_at_ns=row.ended_at_ns,
         reasons=row.reasons,
         units=tuple(_unit_view(state, row, unit) for unit in row.units if not unit.is_retired),
-        reserved_neur=row.reserved_neur,
+        reserved_neur=row.reserved_neur if reserved_neur is None else reserved_neur,
         spent_neur=row.spent_neur,
         sequence=row.sequence,
     )

@@ -238,7 +238,7 @@ def _room_reasons(room: Room, demand: Demand, zones: tuple[str, ...]) -> Iterato
             yield Reason(code=ReasonCode.NODE_UNREACHABLE, parameters=parameters)
         return
     if not room.choose(demand, zones).nodes:
-        added_mw = added_draw_mw(room.columns[:, fitting], demand.shape)
+        added_mw = added_draw_mw(room.columns_left()[:, fitting], demand.shape)
         yield from _power_reasons(room, demand, fitting, added_mw, room.power)
 
 

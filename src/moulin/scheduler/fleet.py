@@ -21,19 +21,18 @@ class Fleet:
 
     def able(self, shape: Shape, zones: tuple[str, ...]) -> Indices:
         """Return the present nodes of the zones that could hold one task when empty, by index."""
-        able = self.suited(shape, zones, Column.CPU_TOTAL)
+        able = self.suited(shape, zones, self.columns[Column.CPU_TOTAL : Column.TASKS])
         return np.flatnonzero(able & (self.columns[Column.IS_PRESENT] > 0))
 
-    def suited(self, shape: Shape, zones: tuple[str, ...], first: Column) -> Flags:
-        """Return which nodes of the zones meet the shape in the three columns from `first`."""
-        columns = self.columns
-        suited: Flags = (columns[first] >= shape.cpu_milli) & self._in_zones(zones)
-        suited &= columns[first + 1] >= shape.memory_bytes
+    def suited(self, shape: Shape, zones: tuple[str, ...], amounts: Columns) -> Flags:
+        """Return which nodes of the zones meet the shape with such CPU, memory and devices."""
+        suited: Flags = (amounts[0] >= shape.cpu_milli) & self._in_zones(zones)
+        suited &= amounts[1] >= shape.memory_bytes
         if shape.accelerators:
-            suited &= columns[first + 2] >= shape.accelerators
+            suited &= amounts[2] >= shape.accelerators
         if shape.accelerator_class:
             wanted = self.state.nodes.classes.get(shape.accelerator_class, -1)
-            suited &= columns[Column.ACCELERATOR_CLASS] == wanted
+            suited &= self.columns[Column.ACCELERATOR_CLASS] == wanted
         return suited
 
     def most_in_a_domain(self, nodes: Indices) -> int:

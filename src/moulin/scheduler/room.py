@@ -4,13 +4,15 @@ A `Room` is a private copy that only shrinks, so a node that did not fit a shape
 in the same decision; that is what lets candidate lists be made once and only shortened.
 """
 
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from moulin.scheduler.demand import Demand, Shape
 from moulin.scheduler.fleet import Flags, Fleet, Indices
-from moulin.scheduler.nodes import Column, added_draw_mw, draw_mw, when_limits_end
+from moulin.scheduler.nodes import Column, Columns, added_draw_mw, draw_mw, when_limits_end
 from moulin.scheduler.power import SitePower, power_by_site
 from moulin.scheduler.state import State
 
@@ -22,13 +24,48 @@ _CPU_BITS: Final = 18
 _DEVICE_BITS: Final = 8
 _FITS_SHIFT: Final = _INDEX_BITS + _MEMORY_BITS + _CPU_BITS + _DEVICE_BITS
 _FAILED_MAX: Final = 64
+_SORTED_FIRST: Final = 64
+
+# Rows of a room's own amounts, and the columns of the state they start from.
+_CPU, _MEMORY, _DEVICES, _TASKS = range(4)
+_FREE: Final = [Column.CPU_FREE, Column.MEMORY_FREE, Column.DEVICES_FREE, Column.TASKS]
 
 
-class Domain(NamedTuple):
-    """Candidates of one shape in one domain: node indices, the best fit at the end."""
+@dataclass(slots=True)
+class Domain:
+    """Candidates of one shape in one domain, the best fit first, sorted only as far as needed.
+
+    `nodes` are indices of the next best, the best at the end; `keys` are those of all others, by
+    which they follow: a key's low bits are its node.
+    """
 
     site: int
-    nodes: list[int]
+    keys: Indices
+    nodes: list[int] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        """Whether a candidate is left."""
+        return bool(self.nodes) or bool(self.keys.size)
+
+    def pop(self) -> int:
+        """Take the best candidate that is left."""
+        if not self.nodes:
+            self._sort(max(_SORTED_FIRST, self.keys.size // 8))
+        return self.nodes.pop()
+
+    def all(self) -> list[int]:
+        """Return every candidate, the best at the end."""
+        self._sort(self.keys.size)
+        return self.nodes
+
+    def _sort(self, count: int) -> None:
+        """Put the `count` best of the others before those in `nodes`."""
+        best, self.keys = self.keys, self.keys[:0]
+        if count < best.size:
+            best = np.partition(best, count)
+            best, self.keys = best[:count], best[count:]
+        best = np.sort(best)[::-1] & ((1 << _INDEX_BITS) - 1)
+        self.nodes = best.tolist() + self.nodes
 
 
 class Chosen(NamedTuple):
@@ -42,19 +79,13 @@ class Room(Fleet):
     """What is free, reserved and drawn while one plan is being made."""
 
     def __init__(self, state: State) -> None:
-        super().__init__(state, state.nodes.columns.copy())
-        self._cpu_row = self.columns[Column.CPU_FREE]
-        self._memory_row = self.columns[Column.MEMORY_FREE]
-        self._devices_row = self.columns[Column.DEVICES_FREE]
-        self._tasks_row = self.columns[Column.TASKS]
-        self.cpu: list[int] = self._cpu_row.tolist()
-        self.memory: list[int] = self._memory_row.tolist()
-        self.devices: list[int] = self._devices_row.tolist()
-        self.tasks: list[int] = self._tasks_row.tolist()
-        self.site: list[int] = self.columns[Column.SITE].tolist()
+        super().__init__(state)
+        self.free: Columns = self.columns[_FREE]  # a copy, as indexing by a list makes one
+        # The same amounts for one node at a time: a tenth of the cost of indexing an array.
+        self.cpu, self.memory, self.devices, self.tasks = map(_by_node, self.free)
         self.masks: dict[int, int] = {}
-        self.reserved: Flags = np.zeros(len(self.cpu), dtype=np.bool_)
-        self.is_reserved: list[bool] = [False] * len(self.cpu)
+        self.reserved: Flags = np.zeros(self.free.shape[1], dtype=np.bool_)
+        self.is_reserved = _by_node(self.reserved)
         self.power: dict[int, SitePower] = power_by_site(state.declared, self.columns)
         self._candidates: dict[tuple[Shape, tuple[str, ...]], list[Domain]] = {}
         self._failed: dict[tuple[str, ...], list[tuple[Shape, int]]] = {}
@@ -82,22 +113,22 @@ class Room(Fleet):
 
     def take(self, shape: Shape, node: int) -> tuple[int, ...]:
         """Hold one task's share of a node and return its device indices, lowest first."""
-        power = self.power.get(self.site[node])
-        if power is not None:
-            power.it_mw += self.added_mw(shape, node)
+        if self.power:
+            power = self.power.get(int(self.columns[Column.SITE, node]))
+            if power is not None:
+                power.it_mw += self.added_mw(shape, node)
         cpu, memory, count = self.held_by(shape, node)
         self.cpu[node] -= cpu
         self.memory[node] -= memory
         self.devices[node] -= count
         self.tasks[node] += 1
-        # Writing through row views costs a tenth of indexing the array with a pair.
-        self._cpu_row[node] = self.cpu[node]
-        self._memory_row[node] = self.memory[node]
-        self._tasks_row[node] = self.tasks[node]
-        if not count:
-            return ()
-        self._devices_row[node] = self.devices[node]
-        return self._take_devices(node, count)
+        return self._take_devices(node, count) if count else ()
+
+    def columns_left(self) -> Columns:
+        """Return the state's columns with what is left in this room."""
+        columns = self.columns.copy()
+        columns[_FREE] = self.free
+        return columns
 
     def held_by(self, shape: Shape, node: int) -> tuple[int, int, int]:
         """Return CPU, memory and device count that one task holds on a node."""
@@ -108,11 +139,10 @@ class Room(Fleet):
 
     def fitting(self, shape: Shape, zones: tuple[str, ...]) -> Indices:
         """Return the unreserved nodes of the zones that have room for one task, by index."""
-        columns = self.columns
-        fits = self.suited(shape, zones, Column.CPU_FREE) & ~self.reserved
-        fits &= columns[Column.IS_PLACEABLE] > 0
+        fits = self.suited(shape, zones, self.free) & ~self.reserved
+        fits &= self.columns[Column.IS_PLACEABLE] > 0
         if shape.is_whole_node:
-            fits &= columns[Column.TASKS] == 0
+            fits &= self.free[_TASKS] == 0
         return np.flatnonzero(fits)
 
     def reserve(self, demand: Demand, zones: tuple[str, ...]) -> None:
@@ -134,8 +164,6 @@ class Room(Fleet):
         keys = self._keys(best) + (best_fits.astype(np.int64) << np.int64(_FITS_SHIFT))
         kept = best[np.argsort(keys)[-demand.tasks :]]
         self.reserved[kept] = True
-        for node in kept.tolist():
-            self.is_reserved[node] = True
 
     def freeze_power(self, demand: Demand, zones: tuple[str, ...]) -> None:
         """Keep the power of the sites where a gang waits for it and time limits will free enough."""
@@ -147,7 +175,7 @@ class Room(Fleet):
         coming = self._coming(demand, zones)
         for here in self._by_domain(coming):
             nodes = coming[here]
-            site = self.site[int(nodes[0])]
+            site = int(self.columns[Column.SITE, nodes[0]])
             if nodes.size >= demand.tasks and site in self.power:
                 least_mw = int(np.sort(added_mw[nodes])[: demand.tasks].sum())
                 self.power[site].is_frozen |= power_later[site].carries(least_mw)
@@ -155,7 +183,8 @@ class Room(Fleet):
     def _coming(self, demand: Demand, zones: tuple[str, ...]) -> Indices:
         """Return the unreserved nodes that will fit a task when the time limits there have ended."""
         later = Fleet(self.state, when_limits_end(self.columns))
-        fits = later.suited(demand.shape, zones, Column.CPU_FREE) & ~self.reserved
+        fits = later.suited(demand.shape, zones, later.columns[: Column.CPU_TOTAL])
+        fits &= ~self.reserved
         fits &= later.columns[Column.IS_PLACEABLE] > 0
         if demand.shape.is_whole_node:
             fits &= later.columns[Column.TASKS] == 0
@@ -187,26 +216,26 @@ class Room(Fleet):
         nodes = self.fitting(shape, zones)
         if not nodes.size:
             return []
-        nodes = nodes[np.argsort(self._keys(nodes))[::-1]]
+        keys = self._keys(nodes)
         domains = self.columns[Column.DOMAIN][nodes]
         has_devices = self.columns[Column.DEVICES_TOTAL][nodes] > 0
         found = []
-        for index in np.unique(domains).tolist():
+        for index in np.flatnonzero(np.bincount(domains)).tolist():
             here = domains == index
             wastes = not shape.accelerators and bool(has_devices[here].any())
-            listed = nodes[here].tolist()
-            found.append((wastes, len(listed), Domain(self.site[listed[0]], listed)))
+            site = int(self.columns[Column.SITE, nodes[here.argmax()]])
+            listed = keys[here]
+            found.append((wastes, listed.size, Domain(site, listed)))
         return [domain for _, _, domain in sorted(found, key=lambda item: item[:2])]
 
     def _collect(self, domain: Domain, demand: Demand) -> list[int]:
         """Return the best-fitting nodes for a gang, dropping candidates that no longer fit."""
-        nodes = domain.nodes
         picked: list[int] = []
-        while nodes and len(picked) < demand.tasks:
-            node = nodes.pop()
+        while domain and len(picked) < demand.tasks:
+            node = domain.pop()
             if self.has_room(demand.shape, node):
                 picked.append(node)
-        nodes.extend(reversed(picked))
+        domain.nodes.extend(reversed(picked))
         return picked if len(picked) == demand.tasks else []
 
     def _within_power(self, domain: Domain, demand: Demand, nodes: list[int]) -> list[int]:
@@ -216,7 +245,7 @@ class Room(Fleet):
             return nodes
         if power.carries(sum(self.added_mw(demand.shape, node) for node in nodes)):
             return nodes
-        fitting = [node for node in reversed(domain.nodes) if self.has_room(demand.shape, node)]
+        fitting = [node for node in reversed(domain.all()) if self.has_room(demand.shape, node)]
         added = {node: self.added_mw(demand.shape, node) for node in fitting}
         least = sorted(fitting, key=lambda node: added[node])[: demand.tasks]
         return least if power.carries(sum(added[node] for node in least)) else []
@@ -232,10 +261,10 @@ class Room(Fleet):
         )
 
     def _keys(self, nodes: Indices) -> Indices:
-        free = self.columns[:, nodes]
-        devices = np.clip(free[Column.DEVICES_FREE], 0, (1 << _DEVICE_BITS) - 1)
-        cpu = np.clip(free[Column.CPU_FREE] // 100, 0, (1 << _CPU_BITS) - 1)
-        memory = np.clip(free[Column.MEMORY_FREE] >> 30, 0, (1 << _MEMORY_BITS) - 1)
+        free = self.free[:, nodes]
+        devices = _clipped(free[_DEVICES], _DEVICE_BITS)
+        cpu = _clipped(free[_CPU] // 100, _CPU_BITS)
+        memory = _clipped(free[_MEMORY] >> 30, _MEMORY_BITS)
         packed = ((devices << _CPU_BITS | cpu) << _MEMORY_BITS) | memory
         keys: Indices = (packed << _INDEX_BITS) | nodes
         return keys
@@ -263,6 +292,14 @@ class Room(Fleet):
         failed = self._failed.setdefault(zones, [])
         if len(failed) < _FAILED_MAX:
             failed.append((demand.shape, demand.tasks))
+
+
+def _by_node(row: npt.NDArray[Any]) -> Any:
+    return memoryview(row)  # type: ignore[arg-type]  # typeshed does not know arrays as buffers
+
+
+def _clipped(amounts: Indices, bits: int) -> Indices:
+    return np.minimum(np.maximum(amounts, 0), (1 << bits) - 1)
 
 
 def _is_within(small: Shape, large: Shape) -> bool:

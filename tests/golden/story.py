@@ -36,6 +36,7 @@ from moulin.domain.events import (
     ObjectChange,
     Payload,
     TaskObserved,
+    TasksForgotten,
     UnitRequeued,
     UsagesCharged,
     WorkloadFinished,
@@ -114,9 +115,15 @@ ENDS: Final = {
         FORBIDDEN: WorkloadState.REFUSED,
         CANCELLED: WorkloadState.CANCELLED,
     },
+    "v1_retention": {JOB: WorkloadState.SUCCEEDED},
 }
 # What each log still holds for workloads: tasks that ran and are not metered to their end.
-HELD: Final = {"v1_job": {}, "v1_endpoint": {ENDPOINT: 0}, "v1_faults": {RETRIED: 5}}
+HELD: Final = {
+    "v1_job": {},
+    "v1_endpoint": {ENDPOINT: 0},
+    "v1_faults": {RETRIED: 5},
+    "v1_retention": {},
+}
 
 
 def logs() -> dict[str, list[Event]]:
@@ -125,6 +132,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_job": [*beginning(), *job()],
         "v1_endpoint": [*beginning(), *endpoint()],
         "v1_faults": [*beginning(), *faults()],
+        "v1_retention": [*beginning(), *retention()],
     }
     return {name: numbered(payloads) for name, payloads in stories.items()}
 
@@ -456,6 +464,25 @@ def faults() -> list[Payload]:
             managed_by="factory.yaml",
             changes=(ObjectChange(kind=ObjectKind.ZONE, name="annex"),),
         ),
+    ]
+
+
+def retention() -> list[Payload]:
+    """A job that ended before anybody knew, and whose logs were kept for no longer than it wanted."""
+    attempt = attempt_id(JOB, 0, 1)
+    ended_ns = START_NS + 7 * SECOND_NS
+    return [
+        WorkloadSubmitted(
+            submission=submission(JOB, replace(job_spec(), retention_s=0)),
+            reserved_neur=0,
+            policy_decision="allow",
+        ),
+        placed(JOB),
+        observed(attempt, TaskPhase.EXITED, exit_code=0, ended_at_ns=ended_ns),
+        WorkloadFinished(workload=JOB, state=WorkloadState.SUCCEEDED, ended_at_ns=ended_ns),
+        metered(attempt),
+        charged(JOB, 5),
+        TasksForgotten(workloads=(JOB,)),
     ]
 
 

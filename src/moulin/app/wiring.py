@@ -18,10 +18,11 @@ from moulin.app.models import ModelLibrary
 from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.plane import Plane, PlaneSettings, Ports
 from moulin.controlplane.recover import take_lead
-from moulin.domain.errors import EngineRefused, InvalidSpec, LocalError, NotFound
+from moulin.domain.errors import EngineRefused, InvalidSpec, LocalError, LogsDropped, NotFound
 from moulin.domain.factory import Pool
 from moulin.domain.ids import NodeId, StepId
-from moulin.domain.observation import ENDED_PHASES, LogChunk, NodeCapacity
+from moulin.domain.observation import ENDED_PHASES, LogChunk, NodeCapacity, TaskPhase
+from moulin.domain.views import TaskView, WorkloadView
 from moulin.energy import cpu_power
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.local.engine import LocalEngine
@@ -39,6 +40,7 @@ from moulin.store.opening import open_store
 SIMULATED_NODES_MAX: Final = 200_000
 COUNT_DIGITS_MAX: Final = 18
 STOP_GRACE_S: Final = 5
+NS_PER_S: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +280,7 @@ def _log_reader(plane: Plane) -> LogReader:
             for task in shown.tasks
             if task.rank == rank
         ]
-        if not found:
+        if view is None or not found:
             raise NotFound(
                 f"read the log of {workload} unit {unit} rank {rank}: it has not started",
                 hint=f"`moulin why {workload}` says what it waits for",
@@ -289,9 +291,22 @@ def _log_reader(plane: Plane) -> LogReader:
                 return engines[pool].logs(StepId(found[0].step), cursor, limit)
             except NotFound:
                 continue
-        raise NotFound(f"read the log of {found[0].step}: no engine has it any more")
+        raise no_log(view, found[0], plane.now_ns())
 
     return read
+
+
+def no_log(view: WorkloadView, task: TaskView, now_ns: int) -> NotFound:
+    """Return why no engine has a task's output: it was kept long enough, or nobody knows."""
+    kept_s = view.spec.retention_s
+    has_run = task.phase not in ("", TaskPhase.ABSENT)
+    if has_run and view.ended_at_ns and now_ns >= view.ended_at_ns + kept_s * NS_PER_S:
+        return LogsDropped(
+            f"read the log of {task.step}: it was dropped {kept_s} s after the end of {view.id}",
+            hint="`retention` in a job file, or --retention, says how long output is kept",
+            details={"retention_s": kept_s},
+        )
+    return NotFound(f"read the log of {task.step}: no engine has it any more")
 
 
 def boot_id() -> str:

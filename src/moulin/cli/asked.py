@@ -33,6 +33,7 @@ class Flags:
     workdir: Path | None = None
     retry: int | None = None
     deadline: str | None = None
+    retention: str | None = None
 
 
 def wanted(words: Sequence[str], command: Sequence[str] | None, flags: Flags) -> WorkloadSpec:
@@ -77,6 +78,7 @@ def _changed(spec: WorkloadSpec, flags: Flags) -> WorkloadSpec:
         "labels": {**spec.labels, **given.labels},
         "when": given.when if flags.deadline else spec.when,
         "retry": _retry(spec.retry, given.retry, flags),
+        "retention_s": given.retention_s if flags.retention else spec.retention_s,
         "task": _task(spec.task, given, flags),
     }
     return replace(spec, **fields)  # type: ignore[arg-type] # one mapping for fields of many types
@@ -121,6 +123,7 @@ def _body(flags: Flags) -> dict[str, object]:
         "where": _given({"countries": list(flags.countries), "zones": list(flags.zones)}),
         "retry": _given({"attempts": flags.retry}),
         "when": _given({"deadline": flags.deadline}),
+        "retention": flags.retention,
     }
     return _given(body)
 

@@ -79,6 +79,14 @@ DeadlineFlag = Annotated[
     str | None, typer.Option("--deadline", help="Give up when not done by then: 6h.")
 ]
 
+RetentionFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--retention",
+        help="Keep output and the job's own folder this long after its end: 1h, 30d (7d).",
+    ),
+]
+
 
 class TakesCommand(TyperCommand):
     """A command whose words after `--` are a program with its arguments, untouched."""
@@ -113,6 +121,7 @@ def run(
     workdir: WorkdirFlag = None,
     retry: RetryFlag = None,
     deadline: DeadlineFlag = None,
+    retention: RetentionFlag = None,
     data: Data = None,
     project: Project = "",
     is_json: IsJson = False,
@@ -148,6 +157,7 @@ def run(
             workdir=workdir,
             retry=retry,
             deadline=deadline,
+            retention=retention,
         ),
     )
     with connect(data, project) as client:

@@ -88,7 +88,10 @@ def logs(
     project: Project = "",
     is_json: IsJson = False,
 ) -> None:
-    """Print what a task wrote, up to now or, with -f, as it comes."""
+    """Print what a task wrote, up to now or, with -f, as it comes.
+
+    Output is kept for the job's retention after its end: 7 days, or what `run --retention` said.
+    """
     with connect(data, project) as client:
         view = find_workload(client, word)
         pieces = []

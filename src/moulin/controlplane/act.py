@@ -1,4 +1,4 @@
-"""Hands a durable plan to the engines: the only place where the control plane causes anything.
+"""Hands a durable plan to the engines: all that the control plane causes, but for `forgetting.py`.
 
 Every call is idempotent by step id, so whatever a crash leaves undone is simply done again. What
 an engine answers is reported to the next cycle; nothing is concluded here.

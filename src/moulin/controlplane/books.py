@@ -10,6 +10,7 @@ from typing import Final
 
 from moulin.controlplane.cursors import Cursors, fold_cursors
 from moulin.controlplane.gateways import Gateways, fold_gateways
+from moulin.controlplane.retention import Retention, fold_retention
 from moulin.domain.errors import check
 from moulin.domain.events import Event, FactoryApplied, WorkloadFinished, WorkloadSubmitted
 from moulin.domain.factory import (
@@ -68,6 +69,7 @@ class Books:
     keyring: Keyring = field(default_factory=Keyring)
     cursors: Cursors = field(default_factory=Cursors)
     gateways: Gateways = field(default_factory=Gateways)
+    retention: Retention = field(default_factory=Retention)
     declared: dict[tuple[ObjectKind, str], Declared] = field(default_factory=dict)
     endpoints: set[WorkloadId] = field(default_factory=set)
     repeats: Repeats = field(default_factory=Repeats)
@@ -122,6 +124,7 @@ def fold_all(books: Books, event: Event) -> None:
     if books.cursors.settled:
         _end_holds(books)
     fold_gateways(books.gateways, event)
+    fold_retention(books.retention, event, books.schedule)
     match event.payload:
         case FactoryApplied() as applied:
             _declare(books, applied)

@@ -18,6 +18,7 @@ from moulin.controlplane.answer import (
 )
 from moulin.controlplane.charge import charge
 from moulin.controlplane.draft import Draft
+from moulin.controlplane.forgetting import forget_due, record_forgotten
 from moulin.controlplane.meter import meter
 from moulin.controlplane.observe import observe
 from moulin.controlplane.plane import Plane
@@ -41,8 +42,9 @@ def cycle(plane: Plane, wait_s: float) -> int:
         # 2 identity, 3 policy: each command becomes events, or an error for its caller
         answer_calls(plane, draft, answered)
 
-        # 4 what engines saw, before deciding from it
+        # 4 what engines saw, before deciding from it, and what they have forgotten
         observe(plane, draft)
+        record_forgotten(plane, draft)
 
         # 5 schedule: one pure decision from the state as drafted so far
         plan = schedule(plane, draft)
@@ -53,9 +55,11 @@ def cycle(plane: Plane, wait_s: float) -> int:
         # 7 store: all of it or nothing
         commit(plane, draft)
 
-    # 8 answers, then effects: the engines get what is now durable
+    # 8 answers, then effects: the engines get what is now durable, and forget what was kept long
+    # enough
     release_answers(plane, answered)
     act(plane, plan)
+    forget_due(plane, draft)
     return len(draft.events)
 
 

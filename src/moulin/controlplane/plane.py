@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from moulin.controlplane.books import Books
 from moulin.controlplane.inbox import Inbox
+from moulin.controlplane.retention import Forgetting
 from moulin.domain.factory import Pool
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Observation
@@ -74,7 +75,7 @@ class Plane:
     asked for them. `unstarted` are steps whose placement is
     durable and whose start is not yet on record, `unstopped` (node, grace) of those whose stop did
     not reach the engine; `reports` are observations made while acting, taken by the next cycle.
-    `unmetered` are nodes whose interval is due. `journal_until_ns` is the time up to which a
+    `unmetered` are nodes whose interval is due, `forgetting` is what engines are to forget. `journal_until_ns` is the time up to which a
     gateway epoch has told all it did. `provisional_uj` maps an endpoint to its last measured
     energy per input and output token, for headers only.
     """
@@ -94,6 +95,7 @@ class Plane:
     unstopped: dict[StepId, tuple[NodeId, int]] = field(default_factory=dict)
     reports: list[Observation] = field(default_factory=list)
     unmetered: dict[NodeId, None] = field(default_factory=dict)
+    forgetting: Forgetting = field(default_factory=Forgetting)
     due_ns: dict[str, int] = field(default_factory=dict)
     journal_until_ns: dict[tuple[str, int], int] = field(default_factory=dict)
     snapshot: GatewaySnapshot | None = None

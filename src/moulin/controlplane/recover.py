@@ -10,6 +10,7 @@ from moulin.controlplane.draft import Draft
 from moulin.controlplane.evidence import keep_nodes, read_evidence
 from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.plane import Plane, PlaneSettings, Ports
+from moulin.controlplane.retention import forgetting_of
 from moulin.controlplane.rows import batch_of
 from moulin.domain.events import EpochOpened
 from moulin.scheduler import SchedulerPolicy
@@ -36,6 +37,7 @@ def take_lead(
         epoch=epoch,
         books=books,
         evidence=read_evidence(ports.store, settings.factory_name),
+        forgetting=forgetting_of(books.retention),
         behind_ns=max(0, books.at_ns - ports.clock.now_ns()),
     )
     draft = Draft(plane.books, epoch, plane.now_ns())
@@ -56,5 +58,6 @@ def read_again(plane: Plane) -> None:
     plane.due_ns.clear()
     plane.unstarted.clear()
     plane.unmetered.clear()
+    plane.forgetting = forgetting_of(plane.books.retention)
     plane.is_ahead = False
     resume(plane)

@@ -5,7 +5,7 @@
     ├─ Unauthenticated       401
     ├─ BudgetExceeded        402
     ├─ Forbidden             403
-    ├─ NotFound              404
+    ├─ NotFound              404    ├─ LogsDropped 410
     ├─ Conflict              409    ├─ AlreadyExists ├─ InUse ├─ StaleGeneration ├─ IdempotencyMismatch
     ├─ Refused               422    (a placement or policy refusal, raised only at an edge)
     ├─ QuotaExceeded         429
@@ -99,6 +99,13 @@ class NotFound(MoulinError):
 
     code = "not_found"
     http_status = 404
+
+
+class LogsDropped(NotFound):
+    """The task's output was kept as long as its workload's `retention` said, then dropped."""
+
+    code = "logs_dropped"
+    http_status = 410
 
 
 class Conflict(MoulinError):

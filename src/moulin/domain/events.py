@@ -177,6 +177,13 @@ class WorkloadFinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TasksForgotten:
+    """Engines dropped logs, records and files of all tasks of these workloads: kept long enough."""
+
+    workloads: tuple[WorkloadId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskObserved:
     """A task's phase, claim or readiness changed. `observed_at_ns` is the engine's reading time."""
 
@@ -319,6 +326,7 @@ Payload = (
     | AttemptStopDecided
     | UnitRequeued
     | WorkloadFinished
+    | TasksForgotten
     | TaskObserved
     | IntervalMetered
     | MeteringClosed
@@ -347,6 +355,7 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     AttemptStopDecided: "attempt.stop_decided",
     UnitRequeued: "unit.requeued",
     WorkloadFinished: "workload.finished",
+    TasksForgotten: "tasks.forgotten",
     TaskObserved: "task.observed",
     IntervalMetered: "interval.metered",
     MeteringClosed: "metering.closed",

@@ -12,6 +12,7 @@ from typing import Final
 from moulin.domain.section import Keys, Section, check_name, section, shown
 from moulin.domain.units import parse_bytes, parse_cpu_milli, parse_duration_s
 from moulin.domain.workload import (
+    RETENTION_S_DEFAULT,
     EndpointSpec,
     Resources,
     Retry,
@@ -36,6 +37,7 @@ FRENCH: Final[Mapping[str, str]] = {
     "environnement": "envs",
     "dossier": "workdir",
     "durée_max": "time_limit",
+    "conservation": "retention",
     "priorité": "priority",
     "reprise": "retry",
     "essais": "attempts",
@@ -74,7 +76,7 @@ ENDPOINT_KEYS: Final = ("model", "variant", "replicas", "context", "parallel", "
 TASK_KEYS: Final = ("run", "command", "setup", "envs", "workdir", "image")
 JOB_KEYS: Final = _keys(
     *("name", "kind", "resources", "num_nodes", *TASK_KEYS, "time_limit", "priority", "retry"),
-    *("labels", "where", "when", *ENDPOINT_KEYS),
+    *("labels", "retention", "where", "when", *ENDPOINT_KEYS),
 )
 RESOURCE_KEYS: Final = _keys("accelerators", "cpus", "memory")
 RETRY_KEYS: Final = _keys("attempts", "backoff")
@@ -106,6 +108,7 @@ def parse_job(
         time_limit_s=top.measure("time_limit", parse_duration_s, 0, minimum=1),
         priority=top.integer("priority", 50, minimum=0, maximum=100),
         labels=top.text_map("labels", form=_LABEL, items_max=64),
+        retention_s=top.measure("retention", parse_duration_s, RETENTION_S_DEFAULT),
         managed_by=origin,
     )
 

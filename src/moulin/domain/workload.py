@@ -45,6 +45,8 @@ class AttemptState(StrEnum):
     LOST = "lost"
 
 
+# Seven days: long enough to look after a weekend, short enough that disks and secrets do not pile up.
+RETENTION_S_DEFAULT: Final = 7 * 86400
 FINAL_WORKLOAD_STATES: Final = frozenset(
     {
         WorkloadState.SUCCEEDED,
@@ -122,8 +124,9 @@ class WorkloadSpec:
 
     `nodes` is the gang size of a job or lease (tasks that start together or not at all).
     `reservation` names an advance reservation; `managed_by` the file or tool that owns the
-    object; `retention_s` how long logs are kept after the end; `time_limit_s` 0 means the
-    project's default for jobs and none for endpoints. `priority` is 0..100, higher first.
+    object; `retention_s` how long logs and the tasks' own files are kept after the end;
+    `time_limit_s` 0 means the project's default for jobs and none for endpoints. `priority` is
+    0..100, higher first.
     """
 
     kind: WorkloadKind
@@ -138,7 +141,7 @@ class WorkloadSpec:
     time_limit_s: int = 0
     priority: int = 50
     labels: Mapping[str, str] = field(default_factory=dict)
-    retention_s: int = 7 * 86400
+    retention_s: int = RETENTION_S_DEFAULT
     reservation: str = ""
     managed_by: str = ""
     stop_grace_s: int = 10

@@ -26,7 +26,13 @@ from moulin.controlplane.cycle import cycle
 from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.plane import Plane, PlaneSettings, Ports
 from moulin.controlplane.recover import take_lead
-from moulin.domain.errors import EngineRefused, EngineUnavailable, Refused, SourceUnavailable
+from moulin.domain.errors import (
+    EngineRefused,
+    EngineUnavailable,
+    InUse,
+    Refused,
+    SourceUnavailable,
+)
 from moulin.domain.events import Event, Payload
 from moulin.domain.factory import (
     DeclaredObject,
@@ -158,6 +164,8 @@ class Machines(SimulatedEngine):
     """One pool's simulated machines. Replicas are ready when they run, unless in `unready`.
 
     `start_faults` are raised by the next starts, one each; `is_deaf` fails every question.
+    `forgotten` are the steps that were to be forgotten, in order, `used_ns` what was known of them;
+    `unforgettable` ones are refused.
     """
 
     def __init__(self, world: World) -> None:
@@ -166,12 +174,16 @@ class Machines(SimulatedEngine):
         self.stopped: list[StepId] = []
         self.start_faults: list[Exception] = []
         self.unready: set[str] = set()
+        self.forgotten: list[StepId] = []
+        self.unforgettable: set[StepId] = set()
+        self.used_ns: dict[StepId, int] = {}
         self.is_deaf = False
 
     def anew(self) -> "Machines":
         """Return another process's connection to the same machines."""
         other = Machines(self.world)
         other.asked, other.unready = self.asked, self.unready
+        other.forgotten, other.used_ns = self.forgotten, self.used_ns
         return other
 
     def start(self, step: StartStep) -> Claim:
@@ -183,6 +195,13 @@ class Machines(SimulatedEngine):
     def stop(self, step: StepId, grace_s: int) -> None:
         self.stopped.append(step)
         super().stop(step, grace_s)
+
+    def forget(self, step: StepId) -> None:
+        self.forgotten.append(step)
+        if step in self.unforgettable:
+            raise InUse(f"forget {step}: a test says so")
+        self.used_ns.setdefault(step, self.world.observe(step).cpu_ns)
+        super().forget(step)
 
     def capacity(self) -> tuple[NodeCapacity, ...]:
         if self.is_deaf:
@@ -214,7 +233,7 @@ class Meters:
         cpu_ns = (now_ns - START_NS) * SYSTEM_CPU_NS_PER_S // SECOND
         for machines in self.bench.machines.values():
             cpu_ns += sum(
-                machines.world.observe(asked.step).cpu_ns
+                machines.used_ns.get(asked.step) or machines.world.observe(asked.step).cpu_ns
                 for asked in {each.step: each for each in machines.asked}.values()
                 if asked.nodes[asked.rank] == node.node
             )

@@ -17,6 +17,7 @@ where: {countries: [FR]}
 labels: {team: x}
 priority: 10
 workdir: .
+retention: 2d
 """
 
 
@@ -57,6 +58,7 @@ def test_flags_change_what_the_file_says(job_file):
 def test_without_flags_the_file_is_taken_as_it_is(job_file):
     spec = wanted((str(job_file),), None, Flags())
     assert (spec.priority, spec.where.countries, spec.resources.cpu_milli) == (10, ("FR",), 4000)
+    assert spec.retention_s == 2 * 86400
 
 
 def test_every_flag_of_a_command():
@@ -69,6 +71,7 @@ def test_every_flag_of_a_command():
         priority=0,
         labels=("a=b",),
         workdir=Path("/"),
+        retention="0s",
     )
     spec = wanted((), ("true",), flags)
     assert spec.name == "n"
@@ -80,6 +83,7 @@ def test_every_flag_of_a_command():
     assert spec.labels == {"a": "b"}
     assert spec.task is not None
     assert spec.task.workdir == "/"
+    assert spec.retention_s == 0
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ ENGLISH_JOB = {
     "priority": 70,
     "retry": {"attempts": 3, "backoff": "30s"},
     "labels": {"team": "vision"},
+    "retention": "30d",
     "where": {"countries": ["FR", "se"], "zones": "fr"},
     "when": {"deadline": "2d", "flexible": True},
 }
@@ -45,6 +46,7 @@ FRENCH_JOB = {
     "priorite": 70,
     "reprise": {"essais": 3, "attente": "30s"},
     "étiquettes": {"team": "vision"},
+    "conservation": "30d",
     "où": {"pays": ["FR", "se"], "zones": "fr"},
     "quand": {"échéance": "2d", "flexible": True},
 }
@@ -67,6 +69,7 @@ WANTED = WorkloadSpec(
     time_limit_s=6 * 3600,
     priority=70,
     labels={"team": "vision"},
+    retention_s=30 * 86400,
     managed_by="the job file",
 )
 
@@ -87,6 +90,7 @@ def test_what_is_left_out_gets_its_default():
     assert spec.resources == Resources()
     assert spec.where == Where()
     assert spec.time_limit_s == 0
+    assert spec.retention_s == 7 * 86400
 
 
 def test_an_exact_command_and_empty_sections():

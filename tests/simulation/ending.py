@@ -82,6 +82,7 @@ def judge_end(it: "Simulation") -> None:
     it.auditor.judge_energy(books)
     unmetered = [step for step, cursor in books.cursors.steps.items() if cursor.ended_ns]
     must(not unmetered, f"ended and never metered to the end: {unmetered}")
+    it.kept.judge_end()
     again = read_books(it.disk.reader.events(0))
     it.judge.compare(again)
     must(

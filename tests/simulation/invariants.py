@@ -385,7 +385,15 @@ class Judge:
         theirs, mine = _schedule_of(books), _schedule_of(self.books)
         for name in mine:
             must(theirs[name] == mine[name], f"the schedule's {name} differ from the folded log")
-        for name in ("balances", "keyring", "cursors", "gateways", "declared", "endpoints"):
+        for name in (
+            "balances",
+            "keyring",
+            "cursors",
+            "gateways",
+            "retention",
+            "declared",
+            "endpoints",
+        ):
             must(
                 getattr(books, name) == getattr(self.books, name),
                 f"the book of {name} differs from the folded log",

@@ -5,13 +5,26 @@ simulation has to find each from the outside, within `SEEDS_MAX` seeds.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from moulin.controlplane import act, answer, books, cycle, recover, run, schedule, submit, sync
+from moulin.controlplane import (
+    act,
+    answer,
+    books,
+    cycle,
+    forgetting,
+    recover,
+    retention,
+    run,
+    schedule,
+    submit,
+    sync,
+)
+from moulin.domain.errors import EngineUnavailable
 from moulin.domain.events import (
     AttemptStopDecided,
     GrantIssued,
@@ -268,6 +281,32 @@ def decision_by_chance() -> Any:
     return _patches((Placing, "places", places))
 
 
+def forgotten_unmetered() -> Any:
+    """A finished workload's records go though what it used is still to be read from them."""
+    return _patches((forgetting, "is_metered", lambda *_: True))
+
+
+def retention_ignored() -> Any:
+    """Records go as soon as they are metered, however long they were to be kept."""
+    return _patches((retention, "NS_PER_S", 0))
+
+
+def forgetting_not_resumed() -> Any:
+    """A control plane that comes back does not know what its predecessor had still to forget."""
+    return _patches((recover, "forgetting_of", lambda _book: retention.Forgetting()))
+
+
+def forgotten_once_at_most() -> Any:
+    """What an engine could not forget when it was asked is put on record all the same."""
+
+    def forget_step(plane: Any, pool: str, step: Any) -> None:
+        with suppress(EngineUnavailable):
+            original(plane, pool, step)
+
+    original = forgetting._forget_step
+    return _patches((forgetting, "_forget_step", forget_step))
+
+
 PLANTS: tuple[Plant, ...] = (
     unreachable_is_failed,
     retry_before_evidence,
@@ -291,6 +330,10 @@ PLANTS: tuple[Plant, ...] = (
     hold_released_early,
     hold_kept_for_ever,
     decision_by_chance,
+    forgotten_unmetered,
+    retention_ignored,
+    forgetting_not_resumed,
+    forgotten_once_at_most,
 )
 
 

@@ -26,6 +26,7 @@ from tests.simulation.faults import Faults
 from tests.simulation.gateway import Gateway
 from tests.simulation.holds import Holds
 from tests.simulation.invariants import Judge, Violation
+from tests.simulation.kept import Kept
 from tests.simulation.money import Auditor
 from tests.simulation.process import Machine, Process
 from tests.simulation.scenario import scenario
@@ -95,6 +96,7 @@ class Simulation:
         self.judge = Judge(self.disk.reader, self.places, self.machine.policy)
         holds = Holds(self.judge.books.schedule.steps)
         self.auditor = Auditor(self.disk.reader, self.machine.signer, holds)
+        self.kept = Kept(self.places, holds.tallies)
         self.process: Process | None = None
         self.former: Process | None = None
         self.error_ns = 0
@@ -162,7 +164,7 @@ class Simulation:
             return
         self.process = process
         assert process.plane
-        self._remember(self.judge.read_log(self.auditor.read))
+        self._remember(self.judge.read_log(self._tell))
         self.judge.compare(process.plane.books)
 
     def bury(self) -> None:
@@ -204,8 +206,9 @@ class Simulation:
                 self._polls.append((gateway, gateway.epoch, poll))
 
     def _judge(self) -> None:
-        self._remember(self.judge.read_log(self.auditor.read))
+        self._remember(self.judge.read_log(self._tell))
         self.judge.look_at_worlds()
+        self.kept.look_at_worlds()
         self.auditor.judge_sums(self.judge.books)
         for command, answer in self.tenants.hear(is_gone=False):
             self.judge.hear(command, answer)
@@ -214,6 +217,10 @@ class Simulation:
         plane = self.process.plane if self.process and self.process.is_alive else None
         if plane is not None and not plane.is_ahead and self.step % COMPARE_EVERY == 0:
             self.judge.compare(plane.books)
+
+    def _tell(self, event: Event) -> None:
+        self.auditor.read(event)
+        self.kept.read(event)
 
     def _hear_gateways(self) -> None:
         for gateway in self.gateways:

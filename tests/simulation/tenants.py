@@ -7,7 +7,7 @@ an edge would draw it. What was promised to them is kept for the judge.
 import random
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from moulin.controlplane.commands import (
     Answer,
@@ -33,6 +33,7 @@ from tests.simulation.world import SECOND, TrueClock
 
 Call = Callable[[Command], "Future[Answer]"]
 FILE = "factory.yaml"
+RETENTIONS_S = (0, 10, 60, 300, 604_800)
 
 
 @dataclass(slots=True)
@@ -77,7 +78,8 @@ class Tenants:
     def submit(self, call: Call) -> str:
         """Submit something new."""
         zones = [each.name for each in self.objects if isinstance(each, Zone)]
-        spec = scenario.workload_spec(self.rng, zones)
+        retention_s = RETENTIONS_S[len(self.wishes) % len(RETENTIONS_S)]
+        spec = replace(scenario.workload_spec(self.rng, zones), retention_s=retention_s)
         project = self.rng.choice(sorted(scenario.ORGANISATION_BY_PROJECT))
         wish = Wish(f"idem-{len(self.wishes)}", project, spec)
         self.wishes.append(wish)

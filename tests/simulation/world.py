@@ -110,7 +110,7 @@ class Shelf:
 
 @dataclass(slots=True)
 class Place:
-    """One pool's world with what it was asked to start: the truth about its tasks."""
+    """One pool's world with what it was asked to start and to forget: the truth about its tasks."""
 
     pool: str
     world: World
@@ -118,6 +118,8 @@ class Place:
     steps_by_node: dict[NodeId, list[StepId]] = field(default_factory=dict)
     is_polled: bool = False
     hidden: set[NodeId] = field(default_factory=set)
+    forgotten: list[StepId] = field(default_factory=list)
+    forgotten_cpu_ns: dict[NodeId, int] = field(default_factory=dict)
 
     @property
     def node_names(self) -> frozenset[NodeId]:
@@ -128,9 +130,15 @@ class Place:
         """Return the CPU time that a node's own counter shows: its tasks' and the system's."""
         self.world.advance()
         system = (now_ns - START_NS) * CPU_NS_OF_SYSTEM_PER_S // SECOND
-        return system + sum(
-            self.world.observe(step).cpu_ns for step in self.steps_by_node.get(node, ())
-        )
+        known = sum(self.world.observe(step).cpu_ns for step in self.steps_by_node.get(node, ()))
+        return system + known + self.forgotten_cpu_ns.get(node, 0)
+
+    def note_forgotten(self, step: StepId, cpu_ns: int) -> None:
+        """Take over what the world has just forgotten; its node's counter never goes back."""
+        self.forgotten.append(step)
+        node = self.started[step].nodes[self.started[step].rank]
+        self.steps_by_node[node].remove(step)
+        self.forgotten_cpu_ns[node] = self.forgotten_cpu_ns.get(node, 0) + cpu_ns
 
 
 class PolledEngine:
@@ -165,6 +173,17 @@ class PolledEngine:
     def capacity(self) -> tuple[NodeCapacity, ...]:
         self._faults.trip("capacity")
         return tuple(n for n in self.inner.capacity() if n.node not in self.place.hidden)
+
+    def forget(self, step: StepId) -> None:
+        self._faults.trip("before forget")
+        seen = self.place.world.observe(step)
+        is_there = step in self.place.world.started_steps()
+        try:
+            self.inner.forget(step)
+        finally:
+            if is_there and step not in self.place.world.started_steps():
+                self.place.note_forgotten(step, seen.cpu_ns)
+            self._faults.trip("after forget")
 
     def logs(self, step: StepId, cursor: int, limit_bytes: int) -> LogChunk:
         return self.inner.logs(step, cursor, limit_bytes)

@@ -226,3 +226,21 @@ def test_no_simulated_task_offers_an_address_and_its_log_says_what_it_is():
     assert b"simulated" in engine.logs(step.step, 0, 100).data
     with pytest.raises(NotFound):
         engine.logs(make_step("b", program()).step, 0, 100)
+
+
+def test_forgetting_needs_its_node_and_may_be_done_without_an_answer():
+    clock, world, engine = make()
+    step = make_step("a", program("1"))
+    engine.start(step)
+    clock.at_ns += 2 * S
+    world.set_reachable(NodeId("node-0"), False)
+    with pytest.raises(EngineUnavailable):
+        engine.forget(step.step)
+    world.set_reachable(NodeId("node-0"), True)
+    assert world.started_steps() == (step.step,)
+    world.lose_replies(1)
+    with pytest.raises(EngineUnavailable):
+        engine.forget(step.step)
+    assert world.started_steps() == ()
+    engine.forget(step.step)
+    assert phases(engine, step) == ["absent"]

@@ -87,8 +87,8 @@ class SimulatedEngine:
 
     def forget(self, step: StepId) -> None:
         """Drop the world's record of an ended step."""
-        self.world.forget(step)
         self._handed_out.pop(step, None)
+        self.world.forget(step)
 
     def _observe(self, step: StepId) -> Observation:
         if self.is_holding:

@@ -182,6 +182,7 @@ class World:
             self._tasks_on[task.node].pop(step, None)
         self._changed.pop(step, None)
         self._fenced.discard(step)
+        self._lose_reply(step)
 
     # Hooks for a harness.
 
@@ -211,7 +212,7 @@ class World:
                 self._end(task, now_ns, TaskPhase.GONE)
 
     def lose_replies(self, count: int) -> None:
-        """Let the next starts and stops take effect without their callers hearing of it."""
+        """Let the next calls take effect without their callers hearing of it."""
         self._lost_replies = count
 
     def _node_of(self, step: StartStep) -> NodeCapacity:

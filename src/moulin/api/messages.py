@@ -18,6 +18,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "budget_exceeded": "The budget does not cover this",
     "forbidden": "The key does not allow this",
     "not_found": "Not found",
+    "logs_dropped": "The output is no longer kept",
     "conflict": "The present state contradicts this",
     "already_exists": "It exists already",
     "in_use": "It is in use",

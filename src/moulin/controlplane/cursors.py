@@ -35,7 +35,7 @@ from moulin.domain.ids import (
 )
 from moulin.domain.observation import SEEN_PHASES, NodeCapacity
 from moulin.domain.snapshot import JournalKind, JournalRecord
-from moulin.domain.usage import NodeAllocation, NodeReading, RequestUsage, TaskReading
+from moulin.domain.usage import NodeAllocation, NodeReading, RequestUsage, TaskReading, Usage
 from moulin.domain.workload import Submission, WorkloadKind
 from moulin.energy import SHARE_METHOD, carbon, share_requests
 from moulin.metering import (
@@ -46,7 +46,7 @@ from moulin.metering import (
     RequestBegun,
     absorb,
     close_intervals,
-    held_quantities,
+    job_usages,
     replica_intervals,
 )
 from moulin.scheduler import State
@@ -55,7 +55,7 @@ RULES: Final = MeteringRules(
     share=share_requests, share_method=SHARE_METHOD, carbon=carbon, deadline_ns=600 * 10**9
 )
 # Ended tasks after which a node's interval is closed early, so that no cycle meters a thousand.
-CROWDED: Final = 25
+CROWDED: Final = 100
 # Ended replicas whose facts are kept for requests that a gateway tells of late.
 RETIRED_KEPT: Final = 1000
 SiteOf = Callable[[str], Site | None]
@@ -140,7 +140,8 @@ class Admission:
 class Cursors:
     """Everything that metering continues from; `crowded` nodes are metered before their time.
 
-    `retired` are replicas metered to their end, oldest first. `settled` are workloads that the last
+    `owed` are jobs' usages that are metered and not charged, by id, oldest first. `retired` are
+    replicas metered to their end, oldest first. `settled` are workloads that the last
     event settled, for whoever folds it to take out.
     """
 
@@ -151,6 +152,7 @@ class Cursors:
     retired: dict[AttemptId, None] = field(default_factory=dict)
     crowded: dict[NodeId, None] = field(default_factory=dict)
     begun: dict[str, JournalRecord] = field(default_factory=dict)
+    owed: dict[str, Usage] = field(default_factory=dict)
     open: OpenMetering = field(default_factory=OpenMetering)
     settled: list[WorkloadId] = field(default_factory=list)
 
@@ -212,7 +214,7 @@ def fold_cursors(cursors: Cursors, event: Event, schedule: State, site_of: SiteO
         case WorkloadFinished():
             _finish(cursors, payload.workload)
         case IntervalMetered():
-            _advance(cursors, payload)
+            _advance(cursors, payload, site_of)
         case UsagesCharged():
             _charge(cursors, payload)
         case JournalRecorded():
@@ -409,7 +411,7 @@ def _end(cursors: Cursors, step: StepId, at_ns: int, cpu_ns: int) -> None:
         cursors.crowded[cursor.node] = None
 
 
-def _advance(cursors: Cursors, metered: IntervalMetered) -> None:
+def _advance(cursors: Cursors, metered: IntervalMetered, site_of: SiteOf) -> None:
     node = cursors.nodes[metered.node]
     replicas = task_readings(cursors, metered, is_replica=True)
     if replicas:
@@ -417,7 +419,7 @@ def _advance(cursors: Cursors, metered: IntervalMetered) -> None:
         for interval in intervals:
             cursors.admission_of(interval.replica).uncharged += 1
         cursors.open = absorb(cursors.open, intervals=intervals)
-    _owe(cursors, metered)
+    _owe(cursors, metered, site_of)
     node.until_ns = metered.end_ns
     node.is_based = metered.node_cpu_ns >= 0
     if node.is_based:
@@ -436,26 +438,21 @@ def _advance(cursors: Cursors, metered: IntervalMetered) -> None:
     _drop_if_empty(cursors, metered.node)
 
 
-def _owe(cursors: Cursors, metered: IntervalMetered) -> None:
-    """Count the usages that jobs are charged for an interval: one an attempt that used anything."""
-    owing: set[AttemptId] = set()
-    window_ns = (metered.start_ns, metered.end_ns)
-    for name, cpu_ns in metered.task_cpu_ns.items():
-        step = StepId(name)
-        cursor = cursors.steps.get(step)
-        if cursor is None or cursor.attempt in owing:
-            continue
-        admission = cursors.admission_of(cursor.attempt)
-        if admission.is_endpoint:
-            continue
-        has_energy = metered.task_energy_mj.get(name) or metered.task_overhead_mj.get(name)
-        if has_energy or held_quantities([reading_of(step, cursor, admission, window_ns, cpu_ns)]):
-            owing.add(cursor.attempt)
-            admission.uncharged += 1
+def _owe(cursors: Cursors, metered: IntervalMetered, site_of: SiteOf) -> None:
+    """Keep what jobs used in an interval until it is charged: one usage an attempt."""
+    readings = task_readings(cursors, metered, is_replica=False)
+    if not readings:
+        return
+    allocation = allocation_of(metered, cursors.nodes[metered.node])
+    for usage in job_usages(allocation, readings, Facts(cursors, site_of), carbon):
+        if usage.quantities or usage.energy_mj:
+            cursors.owed[usage.id] = usage
+            cursors.admissions[usage.workload].uncharged += 1
 
 
 def _charge(cursors: Cursors, charged: UsagesCharged) -> None:
     for item in charged.items:
+        cursors.owed.pop(item.usage, None)
         workload = WorkloadId(item.workload)
         admission = None if item.is_from_grant else cursors.admissions.get(workload)
         if admission is not None and admission.uncharged:

@@ -6,6 +6,7 @@ is unattributed, never spread over them. An interval that cannot be read is clos
 """
 
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -28,8 +29,8 @@ from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import TaskPhase
 from moulin.domain.usage import NodeAllocation, NodeReading, TaskReading, Usage
 from moulin.domain.views import NodeIntervalView
-from moulin.energy import allocate, carbon, node_energy, power_of
-from moulin.metering import close_intervals, job_usages
+from moulin.energy import allocate, node_energy, power_of
+from moulin.metering import close_intervals
 
 IDLE_INTERVAL_S: Final = 600.0
 SCAN_PERIOD_S: Final = 0.25
@@ -41,10 +42,10 @@ UNREAD_MAX_NS: Final = 600 * NS_PER_S
 
 
 def meter(plane: Plane, draft: Draft) -> tuple[Usage, ...]:
-    """Close the intervals that are due and return every usage that became final.
+    """Close the intervals that are due and return the usages to charge now.
 
-    A cycle meters only so many tasks, so that no command waits for a large factory's metering;
-    the nodes left over are next.
+    A cycle meters and charges only so many tasks, so that no command waits for a large factory's
+    metering; the nodes, and the usages, left over are next.
     """
     usages: list[Usage] = []
     if plane.is_due("meter", SCAN_PERIOD_S, draft.now_ns):
@@ -58,8 +59,9 @@ def meter(plane: Plane, draft: Draft) -> tuple[Usage, ...]:
         cursor = draft.books.cursors.nodes.get(node)
         if cursor is not None:
             tasks_left -= 1 + len(cursor.steps)
-            usages.extend(_meter_node(plane, draft, node))
-    return tuple(usages)
+            _meter_node(plane, draft, node)
+    owed = draft.books.cursors.owed.values()
+    return (*usages, *itertools.islice(owed, plane.settings.metering_tasks_max))
 
 
 def _due_nodes(plane: Plane, draft: Draft) -> Sequence[NodeId]:
@@ -74,35 +76,28 @@ def _due_nodes(plane: Plane, draft: Draft) -> Sequence[NodeId]:
     return sorted(due)
 
 
-def _meter_node(plane: Plane, draft: Draft, node: NodeId) -> Sequence[Usage]:
+def _meter_node(plane: Plane, draft: Draft, node: NodeId) -> None:
     """Draft a node's interval up to now; nothing while a counter that can come back is missing."""
     cursor = draft.books.cursors.nodes[node]
     window_ns = (min(cursor.until_ns, draft.now_ns), draft.now_ns)
     is_empty = window_ns[0] == window_ns[1]
     if is_empty and cursor.is_based:
-        return ()  # two intervals that start together would share their usages' names
+        return  # two intervals that start together would share their usages' names
     try:
         task_cpu_ns = {} if is_empty else _task_counters(plane, draft, cursor)
         counter_ns = _node_counter(plane, draft, cursor)
     except (EngineError, SourceError):
         task_cpu_ns, counter_ns = _overdue_counters(plane, draft, cursor), None
         if is_empty or not task_cpu_ns:
-            return ()
+            return
     tasks = _readings(draft, window_ns, task_cpu_ns)
     reading = _reading(cursor, window_ns, counter_ns, tuple(tasks.values()))
     site = draft.books.site_of(cursor.zone) or UNKNOWN_SITE
     allocation = allocate(reading, tuple(tasks.values()), site.pue_ppm)
-    usages = job_usages(
-        allocation,
-        _of_jobs(draft, tasks),
-        Facts(draft.books.cursors, draft.books.site_of),
-        carbon,
-    )
     node_cpu_ns = NOT_READ if counter_ns is None else counter_ns
     draft.append(_event(allocation, node_cpu_ns, task_cpu_ns))
     if not is_empty:
         draft.intervals.append(_row(allocation, site))
-    return [usage for usage in usages if usage.quantities or usage.energy_mj]
 
 
 def _node_counter(plane: Plane, draft: Draft, cursor: NodeCursor) -> int | None:
@@ -200,11 +195,6 @@ def _readings(
         admission = cursors.admission_of(cursor.attempt)
         readings[step] = reading_of(step, cursor, admission, window_ns, cpu_ns)
     return readings
-
-
-def _of_jobs(draft: Draft, tasks: Mapping[StepId, TaskReading]) -> tuple[TaskReading, ...]:
-    admissions = draft.books.cursors.admissions
-    return tuple(task for task in tasks.values() if not admissions[task.workload].is_endpoint)
 
 
 def _settle(plane: Plane, draft: Draft) -> Sequence[Usage]:

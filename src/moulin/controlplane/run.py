@@ -12,7 +12,7 @@ from moulin.domain.errors import DiskFull, StaleGeneration, StoreCorrupt, StoreE
 log = logging.getLogger(__name__)
 BACKOFF_S_FIRST: Final = 0.1
 BACKOFF_S_MAX: Final = 5.0
-SETTLE_CYCLES_MAX: Final = 50
+SETTLE_CYCLES_MAX: Final = 1000
 
 
 def run(plane: Plane, is_stopping: Callable[[], bool], sleep: Callable[[float], None]) -> None:
@@ -25,7 +25,7 @@ def run(plane: Plane, is_stopping: Callable[[], bool], sleep: Callable[[float], 
     backoff_s = BACKOFF_S_FIRST
     while not is_stopping():
         try:
-            turn(plane, plane.settings.cycle_wait_s)
+            turn(plane, 0.0 if plane.books.cursors.owed else plane.settings.cycle_wait_s)
             backoff_s = BACKOFF_S_FIRST
         except (StoreCorrupt, StaleGeneration):
             raise
@@ -57,7 +57,7 @@ def settle(plane: Plane) -> None:
             plane.unmetered.update(
                 dict.fromkeys(node for node, cursor in cursors.nodes.items() if cursor.ended)
             )
-            if not plane.unmetered:
+            if not (plane.unmetered or cursors.owed):
                 return
             plane.due_ns.pop("meter", None)
             turn(plane, 0.0)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from moulin.controlplane.cursors import CROWDED
 from moulin.domain.events import IntervalMetered, NodeLeft, UsagesCharged
 from moulin.domain.usage import Meter
 from moulin.domain.workload import Resources, WorkloadKind
@@ -66,11 +67,26 @@ def test_intervals_of_a_node_follow_one_another_without_gap_or_overlap(mill):
 
 
 def test_many_short_tasks_close_an_interval_before_its_time(mill):
-    for _ in range(60):
-        mill.submit(job(0.1))
-    mill.turns(40, 0.2)
+    for _ in range(2 * CROWDED + 20):
+        mill.submit(job(0.05, time_limit_s=60))
+    mill.turns(90, 0.1)
     assert mill.clock.now_ns() - START_NS < 10 * SECOND
-    assert len(receipts(mill)) >= 50
+    assert len(receipts(mill)) >= CROWDED
+
+
+def test_a_cycle_charges_only_so_many_and_a_restart_charges_the_rest(mill):
+    for _ in range(2 * CROWDED + 20):
+        mill.submit(job(0.05, time_limit_s=60))
+    most = mill.plane.settings.metering_tasks_max
+    while len(mill.plane.books.cursors.owed) < most:
+        mill.turns(1, 0.1)
+    charged = [len(event.items) for event in mill.events(UsagesCharged)]
+    assert charged and max(charged) == most
+    mill.reopen()
+    mill.turns(300, 0.1)
+    assert not mill.plane.books.cursors.owed
+    assert len({receipt.usage.id for receipt in receipts(mill)}) == len(receipts(mill))
+    assert len({receipt.usage.workload for receipt in receipts(mill)}) == 2 * CROWDED + 20
 
 
 def test_a_counter_that_starts_again_from_zero_charges_the_tasks_own_time(mill):

@@ -12,6 +12,7 @@ from moulin.domain.events import (
     TaskObserved,
     WorkloadFinished,
 )
+from moulin.domain.usage import Meter
 from moulin.domain.workload import Retry
 from tests.integration.controlplane.bench import job
 
@@ -138,6 +139,26 @@ def test_work_lost_by_a_restart_of_its_node_is_tried_again_once(mill):
     assert mill.state(view.id) == "succeeded"
     assert [e.generation for e in mill.events(AttemptPlaced)] == [1, 2]
     assert len(mill.floor.world.history) == 2
+
+
+def test_work_lost_while_nobody_looked_is_charged_and_ended_up_to_then(mill):
+    view = mill.submit(job(None))
+    lost_ns = 0
+    for _ in range(4):  # the last time is not tried again
+        mill.turns(10, 1.0)
+        [task] = mill.row(view.id).units[0].tasks
+        lost_ns = mill.clock.now_ns()
+        mill.store.close()
+        mill.floor.world.reboot(task.node)
+        mill.clock.time_ns += 3600 * 10**9
+        mill.open()
+    mill.turns(15, 1.0)
+    row = mill.row(view.id)
+    assert (row.state, row.ended_at_ns) == ("failed", lost_ns)
+    used = [receipt.usage for receipt in mill.store.receipts(workload=view.id)]
+    assert max(usage.end_ns for usage in used) == lost_ns
+    held_ms = sum(usage.quantities[Meter.CPU_MILLI_MS] for usage in used) // 1000
+    assert 4 * 5_000 <= held_ms <= 4 * 10_000
 
 
 def test_starts_that_could_not_be_heard_are_repeated_until_they_are(mill):

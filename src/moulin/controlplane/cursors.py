@@ -192,6 +192,9 @@ class Facts(Mapping[AttemptId, AttemptFacts]):
             has_ended=known.steps_open == 0,
         )
 
+    def __contains__(self, attempt: object) -> bool:
+        return True  # also those of which nothing is known
+
     def __iter__(self) -> Iterator[AttemptId]:
         return iter(self._cursors.attempts)
 

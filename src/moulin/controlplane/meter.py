@@ -32,6 +32,7 @@ from moulin.domain.views import NodeIntervalView
 from moulin.energy import allocate, node_energy, power_of
 from moulin.metering import close_intervals
 
+BACKLOG_CYCLES: Final = 20
 IDLE_INTERVAL_S: Final = 600.0
 SCAN_PERIOD_S: Final = 0.25
 NO_NODE_COUNTER: Final = "the node's own counter was not continued: CPU time from its tasks alone"
@@ -60,8 +61,10 @@ def meter(plane: Plane, draft: Draft) -> tuple[Usage, ...]:
         if cursor is not None:
             tasks_left -= 1 + len(cursor.steps)
             _meter_node(plane, draft, node)
-    owed = draft.books.cursors.owed.values()
-    return (*usages, *itertools.islice(owed, plane.settings.metering_tasks_max))
+    owed = draft.books.cursors.owed
+    # Few at a time keeps cycles short; a share of a long backlog keeps it from growing.
+    charges_max = max(plane.settings.charges_max, len(owed) // BACKLOG_CYCLES)
+    return (*usages, *itertools.islice(owed.values(), charges_max))
 
 
 def _due_nodes(plane: Plane, draft: Draft) -> Sequence[NodeId]:

@@ -46,6 +46,7 @@ class PlaneSettings:
     capacity_period_s: float = 5.0
     metering_interval_s: float = 10.0
     metering_tasks_max: int = 50
+    charges_max: int = 25
     snapshot_staleness_s: int = 60
 
 

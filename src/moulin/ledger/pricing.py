@@ -8,6 +8,7 @@ again gives the old charge.
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 
 from moulin.domain.errors import check
 from moulin.domain.factory import Price, PriceBook, Site
@@ -56,6 +57,7 @@ def find_price(book: PriceBook | None, meter: str, subject: str) -> Price | None
     return None
 
 
+@lru_cache(maxsize=64)  # asked for with every usage
 def price_book_digest(book: PriceBook) -> str:
     """Return `sha256:` and the digest of the book's exact contents, whatever the order of prices."""
     prices = sorted(

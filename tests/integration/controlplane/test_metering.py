@@ -77,7 +77,7 @@ def test_many_short_tasks_close_an_interval_before_its_time(mill):
 def test_a_cycle_charges_only_so_many_and_a_restart_charges_the_rest(mill):
     for _ in range(2 * CROWDED + 20):
         mill.submit(job(0.05, time_limit_s=60))
-    most = mill.plane.settings.metering_tasks_max
+    most = mill.plane.settings.charges_max
     while len(mill.plane.books.cursors.owed) < most:
         mill.turns(1, 0.1)
     charged = [len(event.items) for event in mill.events(UsagesCharged)]

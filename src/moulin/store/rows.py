@@ -51,9 +51,7 @@ def batch_rows(batch: Batch) -> list[RowGroup]:
     """
     groups = (
         RowGroup(statement="events", rows=[event_row(each) for each in batch.events]),
-        RowGroup(
-            statement="workloads", rows=[workload_row(each) for each in batch.workloads]
-        ),
+        RowGroup(statement="workloads", rows=[workload_row(each) for each in batch.workloads]),
         RowGroup(
             statement="declared.delete", rows=[(each.kind, each.name) for each in batch.undeclared]
         ),

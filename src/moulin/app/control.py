@@ -34,7 +34,7 @@ HOST: Final = "127.0.0.1"
 # A long interval lets a busy cycle starve the event loop's thread, and the other way round.
 THREAD_SWITCH_S: Final = 0.002
 # Allocations before a young collection, young before a middle one, middle before a full one.
-COLLECTOR_THRESHOLDS: Final = (5_000, 1, 20_000)
+COLLECTOR_THRESHOLDS: Final = (2_000, 2, 20_000)
 SETUP: Final = Principal(
     key=KeyId("setup"),
     name="setup",

@@ -16,6 +16,7 @@ from moulin.domain.reasons import Reason
 from moulin.domain.snapshot import ModelView
 from moulin.gateway import answers
 from moulin.gateway.directory import Route
+from moulin.gateway.forms import Form
 from moulin.gateway.records import BEGIN, END
 from moulin.gateway.sse import DONE, EventFilter, EventTooLong
 from moulin.gateway.upstream import Replica, UpstreamConnection
@@ -57,7 +58,10 @@ class Client(Protocol):
 
 
 class Order(NamedTuple):
-    """What was ordered, at the price it was promised; the route may change while it waits."""
+    """What was ordered, at the price it was promised; the route may change while it waits.
+
+    `form` turns the replica's answer into another shape; most answers go as they come.
+    """
 
     identifier: bytes
     ask: Ask
@@ -65,6 +69,7 @@ class Order(NamedTuple):
     path: str
     body: bytes
     bounds: Bounds
+    form: Form | None = None
 
 
 class Exchange:
@@ -224,6 +229,8 @@ class Exchange:
             cost_neur = self._order.model.cost_neur(amount[0], amount[1])
             figures = provisional(HEADERS, replica.view, amount[:2], cost_neur)
             headers = self._headers(replica)
+            if self._order.form is not None:
+                body = self._order.form.whole(body)
             self._last = answers.COMPLETION % (len(body), headers, figures, body)
             self._end(COMPLETED, amount, cost_neur)
 
@@ -243,6 +250,8 @@ class Exchange:
         except EventTooLong:
             self._stop("an event of the replica is too long")
             return
+        if self._order.form is not None:
+            passed = self._order.form.piece(passed)
         if passed:
             self._client.send_piece(passed)
 
@@ -257,6 +266,8 @@ class Exchange:
         amount = used(events.usage, self._order.bounds, events.events)
         cost_neur = self._order.model.cost_neur(amount.tokens_input, amount.tokens_output)
         self._last = provisional(COMMENT, replica.view, amount[:2], cost_neur) + DONE
+        if self._order.form is not None:
+            self._last = self._order.form.end() + self._last
         self._end(COMPLETED, amount, cost_neur)
 
     def broken(self, why: str) -> None:

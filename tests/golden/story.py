@@ -29,6 +29,7 @@ from moulin.domain.events import (
     JournalRecorded,
     KeyCreated,
     KeyRevoked,
+    LicenceAccepted,
     MeteringClosed,
     NodeJoined,
     NodeLeft,
@@ -116,6 +117,7 @@ ENDS: Final = {
         CANCELLED: WorkloadState.CANCELLED,
     },
     "v1_retention": {JOB: WorkloadState.SUCCEEDED},
+    "v1_licence": {},
 }
 # What each log still holds for workloads: tasks that ran and are not metered to their end.
 HELD: Final = {
@@ -123,6 +125,7 @@ HELD: Final = {
     "v1_endpoint": {ENDPOINT: 0},
     "v1_faults": {RETRIED: 5},
     "v1_retention": {},
+    "v1_licence": {},
 }
 
 
@@ -133,6 +136,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_endpoint": [*beginning(), *endpoint()],
         "v1_faults": [*beginning(), *faults()],
         "v1_retention": [*beginning(), *retention()],
+        "v1_licence": [*beginning(), *licence()],
     }
     return {name: numbered(payloads) for name, payloads in stories.items()}
 
@@ -152,7 +156,9 @@ def numbered(payloads: Sequence[Payload]) -> list[Event]:
             site="campus",
             causation=sequence - 1,
         )
-        if isinstance(payload, WorkloadSubmitted | WorkloadRefused | WorkloadStopRequested):
+        if isinstance(
+            payload, WorkloadSubmitted | WorkloadRefused | WorkloadStopRequested | LicenceAccepted
+        ):
             event = replace(
                 event,
                 actor="key_member",
@@ -484,6 +490,11 @@ def retention() -> list[Payload]:
         charged(JOB, 5),
         TasksForgotten(workloads=(JOB,)),
     ]
+
+
+def licence() -> list[Payload]:
+    """A licence accepted before its model is deployed."""
+    return [LicenceAccepted(licence="gemma", model="gemma-3-1b-it", by="ada")]
 
 
 def write(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from moulin.controlplane.commands import (
+    AcceptLicence,
     Answer,
     ApplyFactory,
     CreateKey,
@@ -31,7 +32,13 @@ from moulin.controlplane.status import read_status
 from moulin.controlplane.submit import check_scale, submit_workload, try_workload
 from moulin.controlplane.sync import sync_gateway
 from moulin.domain.errors import Conflict, InternalError, InvalidRequest, MoulinError, NotFound
-from moulin.domain.events import KeyCreated, KeyRevoked, WorkloadScaled, WorkloadStopRequested
+from moulin.domain.events import (
+    KeyCreated,
+    KeyRevoked,
+    LicenceAccepted,
+    WorkloadScaled,
+    WorkloadStopRequested,
+)
 from moulin.domain.ids import WorkloadId
 from moulin.domain.principal import ApiKey
 from moulin.domain.views import WorkloadView
@@ -183,6 +190,22 @@ def _revoke_key(plane: Plane, draft: Draft, command: RevokeKey) -> Finish:
     return finish
 
 
+def _accept_licence(plane: Plane, draft: Draft, command: AcceptLicence) -> Finish:
+    project = draft.books.project(command.project)
+    if project is None:
+        raise NotFound(f"accept {command.licence} for {command.project}: there is no such project")
+    key = (project.organisation, command.licence)
+    if key not in draft.books.licences:
+        draft.append(
+            LicenceAccepted(
+                licence=command.licence, model=command.model, by=command.principal.name
+            ),
+            actor=command.principal.key,
+            project=command.project,
+        )
+    return lambda: draft.books.licences[key]
+
+
 def _status(plane: Plane, draft: Draft, command: ReadStatus) -> Finish:
     return lambda: read_status(plane, draft.now_ns)
 
@@ -196,6 +219,7 @@ HANDLERS: Final[Mapping[type, Handler]] = {
     ApplyFactory: apply_factory,
     CreateKey: _create_key,
     RevokeKey: _revoke_key,
+    AcceptLicence: _accept_licence,
     SyncGateway: sync_gateway,
     ReadStatus: _status,
 }

@@ -12,7 +12,13 @@ from moulin.controlplane.cursors import Cursors, fold_cursors
 from moulin.controlplane.gateways import Gateways, fold_gateways
 from moulin.controlplane.retention import Retention, fold_retention
 from moulin.domain.errors import check
-from moulin.domain.events import Event, FactoryApplied, WorkloadFinished, WorkloadSubmitted
+from moulin.domain.events import (
+    Event,
+    FactoryApplied,
+    LicenceAccepted,
+    WorkloadFinished,
+    WorkloadSubmitted,
+)
 from moulin.domain.factory import (
     DeclaredObject,
     ObjectKind,
@@ -24,6 +30,7 @@ from moulin.domain.factory import (
     Zone,
 )
 from moulin.domain.ids import WorkloadId
+from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.workload import Submission
 from moulin.identity import Keyring, fold_keyring
 from moulin.ledger.balances import Balances, fold_balances, release
@@ -73,6 +80,7 @@ class Books:
     declared: dict[tuple[ObjectKind, str], Declared] = field(default_factory=dict)
     endpoints: set[WorkloadId] = field(default_factory=set)
     repeats: Repeats = field(default_factory=Repeats)
+    licences: dict[tuple[str, str], LicenceAcceptance] = field(default_factory=dict)
     sequence: int = 0
     at_ns: int = 0
 
@@ -132,6 +140,8 @@ def fold_all(books: Books, event: Event) -> None:
             _submit(books, submission, event)
         case WorkloadFinished(workload=workload):
             books.endpoints.discard(workload)
+        case LicenceAccepted() as accepted:
+            _accept(books, accepted, event)
         case _:
             pass
     books.sequence = event.sequence
@@ -153,6 +163,15 @@ def _end_holds(books: Books) -> None:
         if release(books.balances, workload) and workload in books.schedule.workloads:
             books.schedule.touched[workload] = None  # its row says what is held for it
     books.cursors.settled.clear()
+
+
+def _accept(books: Books, accepted: LicenceAccepted, event: Event) -> None:
+    key = (event.organisation, accepted.licence)
+    found = LicenceAcceptance(
+        licence=accepted.licence, organisation=key[0], by=accepted.by, at_ns=event.at_ns
+    )
+    # A copy: edges read the present mapping from other threads.
+    books.licences = {key: found, **books.licences}
 
 
 def _submit(books: Books, submission: Submission, event: Event) -> None:

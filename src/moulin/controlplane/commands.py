@@ -18,10 +18,12 @@ from moulin.domain.factory import DeclaredObject
 from moulin.domain.ids import ProjectId, WorkloadId
 from moulin.domain.principal import ApiKey, Principal
 from moulin.domain.snapshot import SyncReply, SyncRequest
+from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.views import WorkloadView
 from moulin.domain.workload import WorkloadSpec
 
 __all__ = [
+    "AcceptLicence",
     "Answer",
     "Applied",
     "ApplyFactory",
@@ -130,6 +132,19 @@ class RevokeKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptLicence:
+    """Accept a model's licence for a project's organisation. Answer: the `LicenceAcceptance`.
+
+    The first acceptance stays; raises `NotFound` for a project that does not exist.
+    """
+
+    principal: Principal
+    project: ProjectId
+    model: str
+    licence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SyncGateway:
     """A gateway's exchange (see `moulin.domain.snapshot`). Answer: `SyncReply`."""
 
@@ -151,7 +166,17 @@ Command = (
     | ApplyFactory
     | CreateKey
     | RevokeKey
+    | AcceptLicence
     | SyncGateway
     | ReadStatus
 )
-Answer = WorkloadView | Trial | Explanation | Applied | ApiKey | SyncReply | FactoryStatus
+Answer = (
+    WorkloadView
+    | Trial
+    | Explanation
+    | Applied
+    | ApiKey
+    | LicenceAcceptance
+    | SyncReply
+    | FactoryStatus
+)

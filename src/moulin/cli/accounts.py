@@ -309,6 +309,8 @@ def _quantities(quantities: "dict[str, int] | object") -> str:
     words = {
         "tokens_input": ("input tokens", 1),
         "tokens_output": ("output tokens", 1),
+        "audio_ms": ("audio s", 10**3),
+        "characters_input": ("characters", 1),
         "cpu_milli_ms": ("CPU s", 10**6),
         "memory_mb_ms": ("GB s", 10**6),
         "accelerator_ms": ("accelerator s", 10**3),

@@ -562,5 +562,7 @@ def _settled(cursors: Cursors, end: JournalRecord) -> list[RequestUsage]:
             tokens_output=end.tokens_output,
             outcome=end.outcome,
             is_estimated=end.is_estimated,
+            audio_ms=end.audio_ms,
+            characters_input=end.characters_input,
         )
     ]

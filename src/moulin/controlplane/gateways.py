@@ -116,6 +116,8 @@ def cut_records(book: EpochBook, at_ns: int) -> tuple[JournalRecord, ...]:
                 zone=begun.zone,
                 tokens_input=begun.tokens_input,
                 tokens_output=begun.tokens_output,
+                audio_ms=begun.audio_ms,
+                characters_input=begun.characters_input,
                 amount_neur=begun.amount_neur,
                 outcome=CUT,
                 is_estimated=True,

@@ -32,6 +32,10 @@ def any_pools(_pools: Sequence[Pool]) -> None:
     """Let pools stand beside one another, whatever they are."""
 
 
+# What a request sends, in the unit of its model: one model counts in one of them.
+_INPUT_METERS = (Meter.TOKENS_INPUT, Meter.AUDIO_MS, Meter.CHARACTERS_INPUT)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaneSettings:
     """Periods and limits. Periods are lower bounds: a busy cycle may come later."""
@@ -117,7 +121,7 @@ class Plane:
     def learn(self, usages: Iterable[Usage]) -> None:
         """Keep the energy per token of finished requests, to two digits, for provisional figures."""
         for usage in usages:
-            tokens_in = usage.quantities.get(Meter.TOKENS_INPUT, 0)
+            tokens_in = sum(usage.quantities.get(meter, 0) for meter in _INPUT_METERS)
             tokens_out = usage.quantities.get(Meter.TOKENS_OUTPUT, 0)
             weight = INPUT_TOKEN_WEIGHT * tokens_in + OUTPUT_TOKEN_WEIGHT * tokens_out
             if usage.request and weight and usage.energy_mj:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from moulin.controlplane.books import Books
 from moulin.controlplane.plane import Plane
 from moulin.domain.factory import ObjectKind, Organisation, Project, Site
+from moulin.domain.model import METERS_BY_ABILITY
 from moulin.domain.principal import ApiKey, Role
 from moulin.domain.snapshot import GatewaySnapshot, KeyView, ModelView, ProjectView, ReplicaView
-from moulin.domain.usage import Meter
 from moulin.ledger import book_at, find_price
 from moulin.scheduler import TaskRow, WorkloadRow
 
@@ -64,8 +64,10 @@ def _model(plane: Plane, books: Books, row: WorkloadRow, now_ns: int) -> ModelVi
     endpoint = spec.endpoint
     assert endpoint is not None  # `books.endpoints` holds endpoints only
     book = book_at(books.price_books(), now_ns)
-    price_input = find_price(book, Meter.TOKENS_INPUT, endpoint.model)
-    price_output = find_price(book, Meter.TOKENS_OUTPUT, endpoint.model)
+    prices = [
+        find_price(book, meter, endpoint.model) for meter in METERS_BY_ABILITY[endpoint.ability]
+    ]
+    price_input, price_output = (*prices, None)[:2]
     per_input = price_input.per if price_input else 1
     per_output = price_output.per if price_output else 1
     admission = books.cursors.admissions.get(row.submission.id)
@@ -82,6 +84,7 @@ def _model(plane: Plane, books: Books, row: WorkloadRow, now_ns: int) -> ModelVi
         price_per=per_input * per_output,
         digest=admission.model_digest if admission else "",
         created_s=row.submission.submitted_at_ns // NS_PER_S,
+        ability=endpoint.ability,
         replicas=tuple(_replicas(plane, books, row)),
     )
 

@@ -75,7 +75,13 @@ def sync_gateway(plane: Plane, draft: Draft, command: SyncGateway) -> Callable[[
 def check_records(records: Sequence[JournalRecord]) -> None:
     """Raise `InvalidRequest` for amounts that no request can have."""
     for record in records:
-        if min(record.tokens_input, record.tokens_output, record.amount_neur, record.at_ns) < 0:
+        counted = (
+            record.tokens_input,
+            record.tokens_output,
+            record.audio_ms,
+            record.characters_input,
+        )
+        if min(*counted, record.amount_neur, record.at_ns) < 0:
             raise InvalidRequest(
                 f"take journal record {record.sequence} of {record.request}: it is below zero",
                 hint="the gateway's journal is damaged; nothing of this sync was recorded",

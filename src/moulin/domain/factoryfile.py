@@ -68,6 +68,7 @@ QUOTA_KEYS: Final = Keys(("cpus", "memory", "accelerators", "workloads"))
 
 MS_PER_HOUR: Final = 3_600_000
 TOKENS_PER_MILLION: Final = 1_000_000
+CHARACTERS_PER_MILLION: Final = 1_000_000
 # Price word -> meter and how many of its units the price is for.
 PRICES: Final[Mapping[str, tuple[Meter, int]]] = {
     "cpu_hour": (Meter.CPU_MILLI_MS, 1000 * MS_PER_HOUR),
@@ -75,6 +76,8 @@ PRICES: Final[Mapping[str, tuple[Meter, int]]] = {
     "accelerator_hour": (Meter.ACCELERATOR_MS, MS_PER_HOUR),
     "million_input_tokens": (Meter.TOKENS_INPUT, TOKENS_PER_MILLION),
     "million_output_tokens": (Meter.TOKENS_OUTPUT, TOKENS_PER_MILLION),
+    "audio_hour": (Meter.AUDIO_MS, MS_PER_HOUR),
+    "million_input_characters": (Meter.CHARACTERS_INPUT, CHARACTERS_PER_MILLION),
 }
 PRICE_KEYS: Final = Keys(("from", *PRICES))
 DEFAULT_SUBJECT: Final = "default"

@@ -39,6 +39,8 @@ EXAMPLE_PRICES_NEUR: Final[Mapping[str, int]] = {
     "accelerator_hour": NEUR_PER_EUR * 3,
     "million_input_tokens": NEUR_PER_EUR * 10 // 100,
     "million_output_tokens": NEUR_PER_EUR * 30 // 100,
+    "audio_hour": NEUR_PER_EUR * 20 // 100,
+    "million_input_characters": NEUR_PER_EUR * 8,
 }
 # Hundredths of a gram per kWh, annual means of production.
 _CENTIGRAMS_BY_COUNTRY: Final[Mapping[str, tuple[int, str]]] = {

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from moulin.domain.model import Ability
 from moulin.domain.reasons import Reason
 from moulin.domain.units import divide_round_half_even
 
@@ -49,7 +50,10 @@ class ReplicaView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelView:
-    """One endpoint under the name clients use. Prices are n€ for `price_per` tokens."""
+    """One endpoint under the name clients use. Prices are n€ for `price_per` tokens.
+
+    What a model without tokens counts (`METERS_BY_ABILITY`) has its price in `price_input_neur`.
+    """
 
     name: str
     endpoint: str
@@ -62,6 +66,7 @@ class ModelView:
     price_per: int
     digest: str = ""
     created_s: int = 0
+    ability: Ability = Ability.GENERATE
     replicas: tuple[ReplicaView, ...] = ()
 
     def cost_neur(self, tokens_input: int, tokens_output: int) -> int:
@@ -105,6 +110,7 @@ class JournalRecord:
 
     BEGIN carries the reservation (`tokens_*` are upper bounds, `amount_neur` what was set aside);
     END carries what was used. A BEGIN without END is charged from its reservation.
+    Models that do not count tokens count `audio_ms` or `characters_input` instead.
     `outcome` is `completed`, `client_disconnected`, `upstream_failed` or `cut`.
     """
 
@@ -124,6 +130,8 @@ class JournalRecord:
     amount_neur: int = 0
     outcome: str = ""
     is_estimated: bool = False
+    audio_ms: int = 0
+    characters_input: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

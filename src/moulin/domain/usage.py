@@ -22,13 +22,18 @@ from moulin.domain.ids import (
 
 
 class Meter(StrEnum):
-    """What is counted. Held time is counted in milli-CPU x ms, byte x ms, device x ms."""
+    """What is counted. Held time is counted in milli-CPU x ms, byte x ms, device x ms.
+
+    `AUDIO_MS` is the length of audio that was transcribed, `CHARACTERS_INPUT` the text spoken.
+    """
 
     CPU_MILLI_MS = "cpu_milli_ms"
     MEMORY_MB_MS = "memory_mb_ms"
     ACCELERATOR_MS = "accelerator_ms"
     TOKENS_INPUT = "tokens_input"
     TOKENS_OUTPUT = "tokens_output"
+    AUDIO_MS = "audio_ms"
+    CHARACTERS_INPUT = "characters_input"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +101,8 @@ class RequestUsage:
     """One finished inference request as the gateway's journal states it.
 
     `replica` is the attempt that served it. `is_estimated` marks a charge made from the
-    reservation because the journal was lost or the call was cut.
+    reservation because the journal was lost or the call was cut. A request counts tokens, or the
+    milliseconds of audio it sent, or the characters it had spoken.
     """
 
     request: str
@@ -112,6 +118,8 @@ class RequestUsage:
     tokens_output: int
     outcome: str
     is_estimated: bool = False
+    audio_ms: int = 0
+    characters_input: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

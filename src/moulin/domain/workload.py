@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from moulin.domain.ids import OrganisationId, ProjectId, WorkloadId
+from moulin.domain.model import Ability
 
 
 class WorkloadKind(StrEnum):
@@ -108,7 +109,10 @@ class TaskTemplate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSpec:
-    """A model behind an address; `is_public` offers it to every organisation of the factory."""
+    """A model behind an address; `is_public` offers it to every organisation of the factory.
+
+    `ability` and what is left of `variant` are filled in at admission from the catalogue.
+    """
 
     model: str
     variant: str = ""
@@ -116,6 +120,7 @@ class EndpointSpec:
     context_tokens: int = 4096
     parallel_requests: int = 2
     is_public: bool = False
+    ability: Ability = Ability.GENERATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,8 @@ def share_requests(
 
 def _weight(request: RequestUsage, window_ns: tuple[int, int] | None) -> int:
     tokens = INPUT_TOKEN_WEIGHT * request.tokens_input + OUTPUT_TOKEN_WEIGHT * request.tokens_output
+    # A server of audio or speech counts no tokens, so its requests only compare among themselves.
+    tokens += request.audio_ms + request.characters_input
     if window_ns is None:
         return tokens
     start_ns, end_ns = _clip(request, window_ns)

@@ -367,6 +367,8 @@ def _request_usage(
     quantities = {
         Meter.TOKENS_INPUT.value: request.tokens_input,
         Meter.TOKENS_OUTPUT.value: request.tokens_output,
+        Meter.AUDIO_MS.value: request.audio_ms,
+        Meter.CHARACTERS_INPUT.value: request.characters_input,
     }
     return Usage(
         id=request_usage_id(request.request),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from moulin.domain.model import Ability
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import EndpointSpec, TaskTemplate
 
@@ -16,6 +17,7 @@ class ModelFacts:
     memory_bytes: int
     context_tokens: int
     variant: str = ""
+    ability: Ability = Ability.GENERATE
 
 
 class Launcher(Protocol):

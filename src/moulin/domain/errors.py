@@ -8,7 +8,7 @@
     ├─ NotFound              404    ├─ LogsDropped 410
     ├─ Conflict              409    ├─ AlreadyExists ├─ InUse ├─ StaleGeneration ├─ IdempotencyMismatch
     ├─ Refused               422    (a placement or policy refusal, raised only at an edge)
-    ├─ QuotaExceeded         429
+    ├─ QuotaExceeded         429    ├─ RateLimited
     ├─ EngineError           502    ├─ EngineUnavailable ├─ EngineRefused
     ├─ SourceError           502    ├─ SourceUnavailable ├─ DigestMismatch
     ├─ StoreError            503    ├─ StoreUnavailable ├─ StoreCorrupt
@@ -158,6 +158,12 @@ class QuotaExceeded(MoulinError):
     code = "quota_exceeded"
     http_status = 429
     retryable = True
+
+
+class RateLimited(QuotaExceeded):
+    """Models are called faster than a key, project or organisation may; `Retry-After` says when."""
+
+    code = "rate_limit_exceeded"
 
 
 class EngineError(MoulinError):

@@ -88,6 +88,13 @@ class KeyCreated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyUpdated:
+    """A key's restrictions, limits, labels or expiry changed; `key` is all of it from now on."""
+
+    key: ApiKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRevoked:
     """A key stops working."""
 
@@ -300,6 +307,46 @@ class GrantReturned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AllowanceGranted:
+    """A part of an allowance was handed to a gateway epoch; `amount` is n€ or tokens, by its name."""
+
+    gateway: str
+    gateway_epoch: int
+    allowance: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowanceReturned:
+    """A part of an allowance came back unused."""
+
+    gateway: str
+    gateway_epoch: int
+    allowance: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowanceAlerted:
+    """What was used of an allowance reached a fraction of it, for the first time in its period."""
+
+    allowance: str
+    threshold_ppm: int
+    used: int
+    limit: int
+    start_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertSettled:
+    """The webhook took the alert of event `alert`, or it was given up after `attempts`."""
+
+    alert: int
+    is_delivered: bool
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JournalRecorded:
     """Journal lines of one gateway epoch, in sequence, up to `through_sequence`."""
 
@@ -325,6 +372,7 @@ Payload = (
     | NodeReachabilityChanged
     | NodeLeft
     | KeyCreated
+    | KeyUpdated
     | KeyRevoked
     | WorkloadSubmitted
     | WorkloadRefused
@@ -343,6 +391,10 @@ Payload = (
     | GatewayEpochOpened
     | GrantIssued
     | GrantReturned
+    | AllowanceGranted
+    | AllowanceReturned
+    | AllowanceAlerted
+    | AlertSettled
     | JournalRecorded
     | GatewayEpochClosed
     | LicenceAccepted
@@ -355,6 +407,7 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     NodeReachabilityChanged: "node.reachability_changed",
     NodeLeft: "node.left",
     KeyCreated: "key.created",
+    KeyUpdated: "key.updated",
     KeyRevoked: "key.revoked",
     WorkloadSubmitted: "workload.submitted",
     WorkloadRefused: "workload.refused",
@@ -373,6 +426,10 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     GatewayEpochOpened: "gateway.epoch_opened",
     GrantIssued: "grant.issued",
     GrantReturned: "grant.returned",
+    AllowanceGranted: "allowance.granted",
+    AllowanceReturned: "allowance.returned",
+    AllowanceAlerted: "allowance.alerted",
+    AlertSettled: "alert.settled",
     JournalRecorded: "journal.recorded",
     GatewayEpochClosed: "gateway.epoch_closed",
     LicenceAccepted: "licence.accepted",

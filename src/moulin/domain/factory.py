@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from moulin.domain.limits import Allowance, RateLimit
+
 
 class ObjectKind(StrEnum):
     """Kinds of declared objects, in the order in which they may refer to one another."""
@@ -91,16 +93,24 @@ class MachineClass:
     devices_per_domain: int = 0
     lifecycle: str = "ga"
     sources: Mapping[str, str] = field(default_factory=dict)
+    memory_bytes_per_s: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Organisation:
-    """Who pays or provides; `countries` restricts every workload of the organisation."""
+    """Who pays or provides; `countries` restricts every workload of the organisation.
+
+    `rate` and `allowance` bound the model calls of all its projects together; `webhook` is told of
+    alerts that no project has an own one for.
+    """
 
     name: str
     title: str = ""
     roles: tuple[OrganisationRole, ...] = (OrganisationRole.TENANT,)
     countries: tuple[str, ...] = ()
+    rate: RateLimit = field(default_factory=RateLimit)
+    allowance: Allowance = field(default_factory=Allowance)
+    webhook: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,13 +169,20 @@ class Quota:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """A grouping of work inside an organisation; `budget_neur` -1 means no limit."""
+    """A grouping of work inside an organisation; `budget_neur` -1 means no limit.
+
+    The budget is for all work and for ever; `rate` and `allowance` bound model calls. `webhook` is
+    told when an allowance of the project or of one of its keys reaches an alert.
+    """
 
     name: str
     organisation: str
     quota: Quota = field(default_factory=Quota)
     budget_neur: int = -1
     job_time_limit_s: int = 3600
+    rate: RateLimit = field(default_factory=RateLimit)
+    allowance: Allowance = field(default_factory=Allowance)
+    webhook: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,8 @@ class ReasonCode(StrEnum):
     INSUFFICIENT_QUOTA = "InsufficientQuota"
     EXCEEDS_QUOTA = "ExceedsQuota"
     BUDGET_EXCEEDED = "BudgetExceeded"
+    ALLOWANCE_EXCEEDED = "AllowanceExceeded"
+    RATE_EXCEEDED = "RateExceeded"
     BACKING_OFF = "BackingOff"
     BEHIND_OTHERS = "BehindOthers"
     MODEL_TOO_LARGE = "ModelTooLarge"
@@ -70,6 +72,12 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ),
     ReasonCode.BUDGET_EXCEEDED: (
         "project {project} has {left_eur} EUR left of {limit_eur} EUR; this reserves {wanted_eur} EUR"
+    ),
+    ReasonCode.ALLOWANCE_EXCEEDED: (
+        "{scope} {owner} has {left} left of {limit} ({period}); this reserves {wanted}"
+    ),
+    ReasonCode.RATE_EXCEEDED: (
+        "{scope} {owner} may have {limit} {what}; {left} are left here and this needs {wanted}"
     ),
     ReasonCode.BACKING_OFF: "attempt {generation} starts in {left_s} s, after the previous one ended",
     ReasonCode.BEHIND_OTHERS: "{count} workload(s) come first by priority and time",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from moulin.domain.limits import GatewayShare, RateLimit
 from moulin.domain.model import Ability
 from moulin.domain.reasons import Reason
 from moulin.domain.units import divide_round_half_even
@@ -18,7 +19,11 @@ JOURNAL_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyView:
-    """A key that may be used for inference; revoked keys are simply not in the snapshot."""
+    """A key that may be used for inference; revoked keys are simply not in the snapshot.
+
+    `line` is what its rate is counted under and `allowances` are all it must not exceed, its
+    project's and organisation's among them (see `moulin.domain.limits`).
+    """
 
     id: str
     digest: str
@@ -27,6 +32,9 @@ class KeyView:
     models: tuple[str, ...] = ()
     countries: tuple[str, ...] = ()
     expires_at_ns: int = 0
+    line: str = ""
+    rate: RateLimit = field(default_factory=RateLimit)
+    allowances: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +86,13 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectView:
-    """What the gateway must know of a project: where it may be served."""
+    """What the gateway must know of a project: where it may be served, and how fast."""
 
     name: str
     organisation: str
     countries: tuple[str, ...] = ()
+    rate: RateLimit = field(default_factory=RateLimit)
+    organisation_rate: RateLimit = field(default_factory=RateLimit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +146,15 @@ class JournalRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Want:
-    """A gateway's wish for escrow: at least `amount_neur` for `project`."""
+    """A gateway's wish for escrow: best `amount_neur` for `project`, at least `least_neur`.
+
+    `project` may also name an allowance (`moulin.domain.limits`), whose amounts may be tokens.
+    `least_neur` is what the request that waits longest needs; 0 asks for all or a refusal.
+    """
 
     project: str
     amount_neur: int
+    least_neur: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +177,8 @@ class SyncRequest:
     with this request; 0 says nothing about that. After a reply that never came, `kept` maps every
     project to the escrow granted less the escrow given back, as the gateway knows it after this
     request; what the control plane has granted beyond that was lost on the way and goes back.
+    `share` is the share of rate limits the gateway keeps to, `limited_at_ns` when it last let a
+    request through under one.
     """
 
     gateway: str
@@ -175,6 +192,8 @@ class SyncRequest:
     kept: Mapping[str, int] = field(default_factory=dict)
     snapshot_version: int = 0
     wait_s: int = 0
+    share: GatewayShare | None = None
+    limited_at_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,3 +204,4 @@ class SyncReply:
     now_ns: int
     snapshot: GatewaySnapshot | None = None
     grants: tuple[Grant, ...] = ()
+    share: GatewayShare | None = None

@@ -101,7 +101,8 @@ class RequestUsage:
     """One finished inference request as the gateway's journal states it.
 
     `replica` is the attempt that served it. `is_estimated` marks a charge made from the
-    reservation because the journal was lost or the call was cut. A request counts tokens, or the
+    reservation because the journal was lost or the call was cut. `line` names the line of a batch
+    that it carried out; `is_repeated` when that line was charged before. A request counts tokens, or the
     milliseconds of audio it sent, or the characters it had spoken.
     """
 
@@ -120,13 +121,16 @@ class RequestUsage:
     is_estimated: bool = False
     audio_ms: int = 0
     characters_input: int = 0
+    line: str = ""
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """A quantity over [start_ns, end_ns) with its share of energy and carbon.
 
-    `quantities` maps a `Meter` to an amount. `energy_mj` includes `overhead_mj`.
+    `quantities` maps a `Meter` to an amount. `energy_mj` includes `overhead_mj`. `key` is the key a
+    request came with; it is in the books and not on the receipt.
     """
 
     id: str
@@ -154,6 +158,7 @@ class Usage:
     carbon_source: str = ""
     policy_decision: str = ""
     is_estimated: bool = False
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

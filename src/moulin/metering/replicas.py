@@ -391,5 +391,6 @@ def _request_usage(
         carbon_market_ng=market_ng,
         policy_decision=own.policy_decision,
         is_estimated=request.is_estimated or is_short,
+        key=request.key,
         **place_of(own),
     )

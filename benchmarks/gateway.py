@@ -14,35 +14,25 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
-from moulin.domain.snapshot import GatewaySnapshot, KeyView, ModelView, ProjectView, ReplicaView
-from moulin.domain.wire import encode
-from moulin.identity.keys import digest, make_key
-
-PEERS = Path(__file__).parent / "gateway_peers"
-ROOT = Path(__file__).parent.parent
-PEPPER = bytes(32)
-KEY = make_key(b"benchmark-key-20-byt")
-MODEL = "mock"
-CONNECTIONS = 32
-BODY = json.dumps(
-    {
-        "model": MODEL,
-        "messages": [
-            {"role": "system", "content": "You are a helpful assistant. Answer in one sentence."},
-            {"role": "user", "content": "What is the capital of France, and on which river is it?"},
-        ],
-        "temperature": 0.2,
-        "max_tokens": 64,
-    }
+from benchmarks._gateway import (
+    BODY,
+    CONNECTIONS,
+    KEY,
+    PEERS,
+    ControlStub,
+    cpu_ns,
+    free_port,
+    moulin_command,
+    own_count,
+    rss_mb,
+    snapshot,
+    started,
 )
 
 
@@ -59,16 +49,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         cores = sorted(os.sched_getaffinity(0))
         load_core, gateway_core = cores[0], cores[-1]
         os.sched_setaffinity(0, {load_core})
-        upstream = _free_port()
-        stack.enter_context(_started(_nginx(folder, "upstream", upstream, 0), load_core, upstream))
-        control = ControlStub(upstream)
+        upstream = free_port()
+        stack.enter_context(started(_nginx(folder, "upstream", upstream, 0), load_core, upstream))
+        control = ControlStub(snapshot(f"127.0.0.1:{upstream}"))
         gateways: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
         missing = []
         for name, port, command in _commands(folder, upstream, control):
             if command is None:
                 missing.append(name)
                 continue
-            process = stack.enter_context(_started(command, gateway_core, port))
+            process = stack.enter_context(started(command, gateway_core, port))
             gateways[name] = (process, port)
         spent = {name: Spent() for name in gateways}
         slice_s = options.seconds / options.rounds
@@ -77,14 +67,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for _ in range(options.rounds):
             for name, gateway in gateways.items():
                 spent[name].add(_measure(folder, name, gateway, slice_s))
-        rss_mb = {name: _rss_mb(process.pid) for name, (process, _) in gateways.items()}
+        resident_mb = {name: rss_mb(process.pid) for name, (process, _) in gateways.items()}
         time.sleep(1)  # the last journal lines reach the control plane
         return {
             **_result(spent),
             "requests_settled_at_control_plane": control.ended,
             "seconds_each": options.seconds,
             "connections": CONNECTIONS,
-            "rss_mb": rss_mb,
+            "rss_mb": resident_mb,
             "missing": missing,
         }
 
@@ -143,18 +133,18 @@ def _measure(
     folder: Path, name: str, gateway: tuple[subprocess.Popen[bytes], int], seconds: float
 ) -> dict[str, float]:
     process, port = gateway
-    own_before = _own_count(port) if name == "moulin" else 0
-    before_ns, started_s = _cpu_ns(process.pid), time.monotonic()
+    own_before = own_count(port) if name == "moulin" else 0
+    before_ns, started_s = cpu_ns(process.pid), time.monotonic()
     answers, errors = _load(folder, port, seconds)
-    cpu_ns, elapsed_s = _cpu_ns(process.pid) - before_ns, time.monotonic() - started_s
+    spent_ns, elapsed_s = cpu_ns(process.pid) - before_ns, time.monotonic() - started_s
     requests = answers
     if name == "moulin":
-        requests = _own_count(port) - own_before
+        requests = own_count(port) - own_before
     return {
         "requests": requests,
         "answers": answers,
         "errors": errors,
-        "cpu_ns": cpu_ns,
+        "cpu_ns": spent_ns,
         "seconds": elapsed_s,
     }
 
@@ -232,194 +222,13 @@ def _configuration(folder: Path, name: str, upstream: int, port: int) -> Path:
     return path
 
 
-def _moulin(folder: Path, control: "ControlStub", port: int) -> list[str]:
-    data = folder / "moulin"
-    data.mkdir()
-    (data / "pepper").write_bytes(PEPPER)
-    (data / "service.key").write_text("service")
-    return [
-        sys.executable, "-m", "moulin.gateway", "--control-url", f"http://127.0.0.1:{control.port}",
-        "--key-file", str(data / "service.key"), "--data", str(data), "--port", str(port),
-    ]  # fmt: skip
-
-
 def _commands(
-    folder: Path, upstream: int, control: "ControlStub"
+    folder: Path, upstream: int, control: ControlStub
 ) -> Iterator[tuple[str, int, list[str] | None]]:
     """Yield name, port and command of each gateway; no command where it is not installed."""
-    port = _free_port()
-    yield "moulin", port, _moulin(folder, control, port)
+    port = free_port()
+    yield "moulin", port, moulin_command(folder, control, port)
     for name in ("nginx", "envoy", "nginx_bare"):
-        port = _free_port()
+        port = free_port()
         start = _envoy if name == "envoy" else _nginx
         yield name, port, start(folder, name, upstream, port)
-
-
-@contextmanager
-def _started(command: list[str] | None, core: int, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    if command is None:
-        raise SystemExit("error: nginx and wrk are needed (apt-get install nginx wrk)")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    process = subprocess.Popen(
-        ["taskset", "-c", str(core), *command], env=environment, stderr=subprocess.DEVNULL
-    )
-    try:
-        _wait_for(port)
-        yield process
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-# -- control plane --------------------------------------------------------------------------------
-
-
-class ControlStub:
-    """Hands out a snapshot and escrow and counts what the journal says; prices are not zero."""
-
-    def __init__(self, upstream: int) -> None:
-        self.ended = 0
-        self._through: dict[int, int] = {}
-        self._snapshot = encode(_snapshot(upstream))
-        handler = type("Handler", (_Handler,), {"control": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def sync(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer one call."""
-        if request["snapshot_version"] == 1 and request.get("wait_s"):
-            time.sleep(request["wait_s"])
-        epoch = request["records_epoch"]
-        for record in request["records"]:
-            if record["sequence"] != self._through.get(epoch, 0) + 1:
-                continue  # sent again: its answer had been lost
-            self._through[epoch] = record["sequence"]
-            self.ended += record["kind"] == "end" and record["outcome"] == "completed"
-        return {
-            "acknowledged_sequence": self._through.get(epoch, 0),
-            "now_ns": str(time.time_ns()),
-            "snapshot": None if request["snapshot_version"] == 1 else self._snapshot,
-            "grants": request.get("wants", []),
-        }
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1  # one write per answer: two would wait for each other's acknowledgement
-    control: ControlStub
-
-    def do_POST(self) -> None:
-        """Answer a sync."""
-        import orjson
-
-        body = self.rfile.read(int(self.headers["content-length"]))
-        reply = orjson.dumps(self.control.sync(orjson.loads(body)))
-        self.send_response(200)
-        self.send_header("content-length", str(len(reply)))
-        self.end_headers()
-        self.wfile.write(reply)
-        self.wfile.flush()
-
-    def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
-
-
-def _snapshot(upstream: int) -> GatewaySnapshot:
-    replica = ReplicaView(
-        attempt="end_1.u0.g1",
-        address=f"127.0.0.1:{upstream}",
-        key="replica",
-        zone="z1",
-        country="FR",
-        country_basis="asserted by the operator",
-        parallel_requests=256,
-        energy_uj_per_token_input=1000,
-        energy_uj_per_token_output=20_000,
-        carbon_ng_per_j=10_000,
-    )
-    model = ModelView(
-        name=MODEL,
-        endpoint="end_1",
-        project="lab",
-        is_public=False,
-        context_tokens=4096,
-        tokens_output_default=256,
-        price_input_neur=150_000_000,
-        price_output_neur=600_000_000,
-        price_per=1_000_000,
-        replicas=(replica,),
-    )
-    key = KeyView(
-        id="key_1",
-        digest=digest(PEPPER, KEY),
-        organisation="uni",
-        project="lab",
-        countries=("FR", "SE"),
-    )
-    return GatewaySnapshot(
-        version=1,
-        issued_at_ns=time.time_ns(),
-        staleness_max_s=60,
-        keys=(key,),
-        models=(model,),
-        projects=(ProjectView(name="lab", organisation="uni"),),
-    )
-
-
-# -- measuring ------------------------------------------------------------------------------------
-
-
-def _own_count(port: int) -> int:
-    """Return what Moulin itself says it served."""
-    with urlopen(Request(f"http://127.0.0.1:{port}/metrics"), timeout=5) as answer:
-        for line in answer.read().decode().splitlines():
-            if line.startswith("moulin_gateway_requests_total") and "completed" in line:
-                return int(line.rpartition(" ")[2])
-    return 0
-
-
-def _tree(pid: int) -> list[int]:
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found.extend(_tree(int(child)))
-    return found
-
-
-def _cpu_ns(pid: int) -> int:
-    """Return time on CPU of a process tree, every thread, in ns."""
-    return sum(
-        int((task / "schedstat").read_text().split()[0])
-        for each in _tree(pid)
-        for task in Path(f"/proc/{each}/task").iterdir()
-    )
-
-
-def _rss_mb(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait_for(port: int) -> None:
-    import socket
-
-    deadline_s = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline_s:
-                raise
-            time.sleep(0.05)

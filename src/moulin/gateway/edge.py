@@ -19,6 +19,7 @@ from moulin.domain.errors import DeadlineExceeded, InvalidRequest, MoulinError, 
 from moulin.gateway import answers
 from moulin.gateway.directory import Caller
 from moulin.gateway.exchange import Exchange
+from moulin.gateway.grammar import METHODS, is_host, is_misread, is_target
 
 if TYPE_CHECKING:
     from moulin.gateway.service import Service
@@ -61,19 +62,24 @@ class ClientConnection(asyncio.Protocol):
         "_is_deaf",
         "_is_head_done",
         "_is_head_long",
+        "_is_head_wanted",
+        "_is_http_10",
         "_is_in_message",
         "_is_paused",
         "_keeps_alive",
         "_last_words",
+        "_method",
         "_parser",
         "_pipeline",
         "_pipeline_bytes",
         "_service",
         "_transport",
+        "_unfinished",
         "_url",
         "authorization",
         "deadline_s",
         "exchange",
+        "host",
         "hosts",
         "is_busy",
         "is_mistral",
@@ -90,8 +96,10 @@ class ClientConnection(asyncio.Protocol):
         self._pipeline_bytes = 0
         self._is_closing = False
         self._is_deaf = False
+        self._is_head_wanted = False
         self._is_paused = False
         self._last_words = b""
+        self._unfinished = b""
         self._is_chunked_answer = True
         self._keeps_alive = True
         self.exchange: Exchange | None = None
@@ -123,6 +131,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_deaf = self._is_closing = True
         self._service.connections.discard(self)
         self._drop_body()
+        self._unfinished = b""
         self._pipeline.clear()
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
@@ -132,6 +141,10 @@ class ClientConnection(asyncio.Protocol):
         """Parse; the callbacks below do the work."""
         if self._is_deaf:
             self._discard(data)
+            return
+        seen = self._unfinished + data if self._unfinished else data
+        if (b"\t" in seen or b"RTSP/" in seen) and is_misread(seen):
+            self._refuse(InvalidRequest("read this request: its head is not plain HTTP/1.1"))
             return
         # Counting field by field is worth its time only where the head may be too long.
         self._is_head_long = len(data) + self._head_bytes > self._service.limits.head_bytes_max
@@ -145,8 +158,11 @@ class ClientConnection(asyncio.Protocol):
             return
         if not self._is_head_done and self._is_in_message:
             self._head_bytes += len(data)
+            self._unfinished = seen
             if self._head_bytes > self._service.limits.head_bytes_max:
                 self._refuse(*self._head_too_large())
+        elif self._unfinished:
+            self._unfinished = b""
 
     def eof_received(self) -> bool:
         """A client that stops sending is gone: half-open connections are closed."""
@@ -176,6 +192,7 @@ class ClientConnection(asyncio.Protocol):
         self.authorization = b""
         self._head_bytes = 0
         self._headers = 0
+        self.host = b""
         self.hosts = 0
         self.length = 0
         self.transfer_encodings = 0
@@ -209,16 +226,23 @@ class ClientConnection(asyncio.Protocol):
         self._is_head_done = True
         if self._is_deaf:
             return
+        parser = self._parser
+        method = self._method = parser.get_method()
+        version = parser.get_http_version()
+        self._is_http_10 = version == "1.0"
         if (
             self.hosts != 1
+            or version != "1.1"
             or self.problem
-            or not self._url.startswith(b"/")
+            or not is_target(self._url)
+            or not is_host(self.host)
+            or method not in METHODS
             or self.transfer_encodings
             or self._headers > self._service.limits.headers_max
             or self._head_bytes > self._service.limits.head_bytes_max
             or self.length > self._service.limits.body_bytes_max
         ):
-            refusal = self._head_refusal()
+            refusal = self._head_refusal(version)
             if refusal is not None:
                 self._refuse(*refusal)
                 return
@@ -256,13 +280,13 @@ class ClientConnection(asyncio.Protocol):
         self._is_in_message = False
         parts = self._body
         inbound = Inbound(
-            self._parser.get_method(),
+            self._method,
             self._url if b"?" not in self._url else self._url.partition(b"?")[0],
             self._caller,
             parts[0] if len(parts) == 1 else b"".join(parts),
             self.is_mistral,
             self._parser.should_keep_alive(),
-            self._parser.get_http_version() == "1.0",
+            self._is_http_10,
         )
         self._drop_body()
         if not self.is_busy:
@@ -282,6 +306,8 @@ class ClientConnection(asyncio.Protocol):
     def finish(self, answer: bytes) -> None:
         """Send a complete answer and turn to the next request."""
         if not self._is_closing:
+            if self._is_head_wanted:
+                answer = answer[: answer.index(b"\r\n\r\n") + 4]
             self._transport.write(answer)
             self._next()
 
@@ -334,6 +360,7 @@ class ClientConnection(asyncio.Protocol):
         self.deadline_s = float("inf")
         self._keeps_alive = inbound.keeps_alive and not self._service.is_draining
         self._is_chunked_answer = not inbound.is_http_10
+        self._is_head_wanted = inbound.method == b"HEAD"
         if inbound.is_http_10:
             # A 1.0 client that may keep alive would need an answer header that says so.
             self._keeps_alive = False
@@ -402,24 +429,32 @@ class ClientConnection(asyncio.Protocol):
         if self._discarded_bytes > self._service.limits.linger_bytes_max:
             self._transport.abort()
 
-    def _head_refusal(self) -> tuple[MoulinError, int] | None:
+    def _head_refusal(self, version: str) -> tuple[MoulinError, int] | None:
         limits = self._service.limits
         if self._headers > limits.headers_max or self._head_bytes > limits.head_bytes_max:
             return self._head_too_large()
-        if self.problem:
-            return InvalidRequest(f"read this request: {self.problem}"), 400
-        if not self._url.startswith(b"/"):
-            return InvalidRequest("read this request: its target must be a path"), 400
-        version = self._parser.get_http_version()
         if version not in {"1.0", "1.1"}:
             return InvalidRequest("read this request: HTTP/1.1 or 1.0 is spoken here"), 505
-        if self.hosts != 1 and (version == "1.1" or self.hosts > 1):
-            return InvalidRequest("read this request: exactly one Host header is needed"), 400
-        if self.transfer_encodings and (self.transfer_encodings > 1 or version == "1.0"):
-            return InvalidRequest("read this request: its transfer encoding is ambiguous"), 400
+        if self._method not in METHODS:
+            return InvalidRequest("read this request: its method means nothing here"), 501
+        problem = self.problem or self._ambiguity()
+        if problem:
+            return InvalidRequest(f"read this request: {problem}"), 400
         if self.length > limits.body_bytes_max:
             return self._body_too_large()
         return None
+
+    def _ambiguity(self) -> str:
+        """Return what in this head another program might read differently, or nothing."""
+        if not is_target(self._url):
+            return "its target must be a plain path"
+        if self.hosts > 1 or (not self.hosts and not self._is_http_10):
+            return "exactly one Host header is needed"
+        if self.hosts and not is_host(self.host):
+            return "its Host header names no host"
+        if self.transfer_encodings and (self.transfer_encodings > 1 or self._is_http_10):
+            return "its transfer encoding is ambiguous"
+        return ""
 
     def _head_too_large(self) -> tuple[MoulinError, int]:
         limits = self._service.limits
@@ -449,6 +484,7 @@ def _keep_length(client: ClientConnection, value: bytes) -> None:
 
 def _keep_host(client: ClientConnection, value: bytes) -> None:
     client.hosts += 1
+    client.host = value
 
 
 def _keep_transfer_encoding(client: ClientConnection, value: bytes) -> None:

@@ -60,6 +60,17 @@ SMUGGLING = {
     "a method nobody knows": request().replace(b"POST", b"GETT", 1),
     "a method in small letters": request().replace(b"POST", b"post", 1),
     "a version nobody speaks": request().replace(b"HTTP/1.1", b"HTTP/1.2", 1),
+    "a version of old": request().replace(b"HTTP/1.1", b"HTTP/0.9", 1),
+    "a version to come": request().replace(b"HTTP/1.1", b"HTTP/2.0", 1),
+    "another protocol": request().replace(b"HTTP/1.1", b"RTSP/1.0", 1),
+    "no space before the version": request().replace(b" HTTP/1.1", b"HTTP/1.1", 1),
+    "a tab before a length": request(b"content-length:\t%d" % len(BODY), length=False),
+    "a tab behind a coding": request(b"transfer-encoding: chunked\t", length=False),
+    "an empty host": request().replace(HOST, b"host: \r\n"),
+    "a path as host": request().replace(HOST, b"host: a/b\r\n"),
+    "a whole address": request().replace(b" /v1", b" http://x/v1", 1),
+    "a way up": request().replace(b" /v1", b" /%2e%2e/v1", 1),
+    "a method that echoes": request().replace(b"POST", b"TRACE", 1),
     "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "an old version": b"GET /v1/models\r\n\r\n",
     "chunked in HTTP/1.0": request(b"transfer-encoding: chunked", length=False).replace(
@@ -111,6 +122,23 @@ def test_chunked_bodies_and_pipelined_requests_are_served_in_order(plant: Plant)
     answer = plant.raw(chunked + SMUGGLED + request() + last)
     bodies = [part.split(b"\r\n\r\n", 1)[1] for part in answer.split(b"HTTP/1.1 200 OK")[1:]]
     assert [b"chat.completion" in body for body in bodies] == [True, False, True, False]
+
+
+def test_a_protocol_of_old_is_seen_in_pieces_too(plant: Plant) -> None:
+    data = request().replace(b"HTTP/1.1", b"RTSP/1.0", 1)
+    with socket.create_connection(("127.0.0.1", plant.port), timeout=10) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for position in range(len(data) - len(BODY)):
+            connection.sendall(data[position : position + 1])
+        assert read_all(connection).startswith(b"HTTP/1.1 400 ")
+
+
+def test_an_answer_to_head_has_no_body_that_would_be_read_as_the_next(plant: Plant) -> None:
+    head = SMUGGLED.replace(b"GET", b"HEAD", 1)
+    last = SMUGGLED.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+    first, _, second = plant.raw(head + last).partition(b"\r\n\r\n")
+    assert b"content-length: " in first
+    assert second.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def test_too_much_sent_ahead_is_cut(plant: Plant, replica: ReplicaFake) -> None:

@@ -92,6 +92,7 @@ from moulin.domain.workload import (
     WorkloadSpec,
     WorkloadState,
 )
+from tests.golden.objects_story import objects
 
 LOGS: Final = Path(__file__).parent / "logs"
 START_NS: Final = 1_790_000_000_000_000_000
@@ -117,6 +118,7 @@ ENDS: Final = {
         CANCELLED: WorkloadState.CANCELLED,
     },
     "v1_retention": {JOB: WorkloadState.SUCCEEDED},
+    "v1_objects": {},
     "v1_licence": {},
 }
 # What each log still holds for workloads: tasks that ran and are not metered to their end.
@@ -125,6 +127,7 @@ HELD: Final = {
     "v1_endpoint": {ENDPOINT: 0},
     "v1_faults": {RETRIED: 5},
     "v1_retention": {},
+    "v1_objects": {},
     "v1_licence": {},
 }
 
@@ -137,6 +140,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_faults": [*beginning(), *faults()],
         "v1_retention": [*beginning(), *retention()],
         "v1_licence": [*beginning(), *licence()],
+        "v1_objects": [*beginning(), *objects()],
     }
     return {name: numbered(payloads) for name, payloads in stories.items()}
 

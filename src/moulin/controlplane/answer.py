@@ -12,13 +12,18 @@ from moulin.controlplane.commands import (
     AcceptLicence,
     Answer,
     ApplyFactory,
+    CancelBatch,
     CreateKey,
+    DeleteObject,
+    EndBatch,
     ExplainWorkload,
     Explanation,
+    OpenBatch,
     ReadStatus,
     RevokeKey,
     ScaleEndpoint,
     StopWorkload,
+    StoreObject,
     SubmitWorkload,
     SyncGateway,
     TryWorkload,
@@ -26,6 +31,13 @@ from moulin.controlplane.commands import (
 from moulin.controlplane.declare import apply_factory
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.inbox import Call
+from moulin.controlplane.objects import (
+    cancel_batch,
+    delete_object,
+    end_batch,
+    open_batch,
+    store_object,
+)
 from moulin.controlplane.plane import Plane
 from moulin.controlplane.rows import view_of
 from moulin.controlplane.status import read_status
@@ -221,5 +233,10 @@ HANDLERS: Final[Mapping[type, Handler]] = {
     RevokeKey: _revoke_key,
     AcceptLicence: _accept_licence,
     SyncGateway: sync_gateway,
+    StoreObject: store_object,
+    DeleteObject: delete_object,
+    OpenBatch: open_batch,
+    CancelBatch: cancel_batch,
+    EndBatch: end_batch,
     ReadStatus: _status,
 }

@@ -11,6 +11,7 @@ from typing import Final
 from moulin.controlplane.cursors import Cursors, fold_cursors
 from moulin.controlplane.gateways import Gateways, fold_gateways
 from moulin.controlplane.retention import Retention, fold_retention
+from moulin.controlplane.shelf import Shelf, fold_shelf
 from moulin.domain.errors import check
 from moulin.domain.events import (
     Event,
@@ -77,6 +78,7 @@ class Books:
     cursors: Cursors = field(default_factory=Cursors)
     gateways: Gateways = field(default_factory=Gateways)
     retention: Retention = field(default_factory=Retention)
+    objects: Shelf = field(default_factory=Shelf)
     declared: dict[tuple[ObjectKind, str], Declared] = field(default_factory=dict)
     endpoints: set[WorkloadId] = field(default_factory=set)
     repeats: Repeats = field(default_factory=Repeats)
@@ -133,6 +135,7 @@ def fold_all(books: Books, event: Event) -> None:
         _end_holds(books)
     fold_gateways(books.gateways, event)
     fold_retention(books.retention, event, books.schedule)
+    fold_shelf(books.objects, event)
     match event.payload:
         case FactoryApplied() as applied:
             _declare(books, applied)

@@ -16,6 +16,7 @@ from moulin.domain.control import (
 )
 from moulin.domain.factory import DeclaredObject
 from moulin.domain.ids import ProjectId, WorkloadId
+from moulin.domain.objects import BatchJob, StoredObject
 from moulin.domain.principal import ApiKey, Principal
 from moulin.domain.snapshot import SyncReply, SyncRequest
 from moulin.domain.terms import LicenceAcceptance
@@ -27,17 +28,22 @@ __all__ = [
     "Answer",
     "Applied",
     "ApplyFactory",
+    "CancelBatch",
     "Command",
     "CreateKey",
+    "DeleteObject",
+    "EndBatch",
     "ExplainWorkload",
     "Explanation",
     "FactoryStatus",
     "Idempotency",
     "ObjectDiff",
+    "OpenBatch",
     "ReadStatus",
     "RevokeKey",
     "ScaleEndpoint",
     "StopWorkload",
+    "StoreObject",
     "SubmitWorkload",
     "SyncGateway",
     "Trial",
@@ -153,6 +159,51 @@ class SyncGateway:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoreObject:
+    """Record an object whose bytes are whole. Answer: the `StoredObject`.
+
+    Raises `QuotaExceeded` when the project keeps too much already.
+    """
+
+    principal: Principal
+    object: StoredObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteObject:
+    """Forget an object or an ended batch. Answer: what it was; raises `NotFound`, `Conflict`."""
+
+    principal: Principal
+    object: str
+    cause: str = "deleted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenBatch:
+    """Accept a batch. Answer: the `BatchJob`; raises `NotFound` for files that are gone."""
+
+    principal: Principal
+    batch: BatchJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelBatch:
+    """Begin no further line of a batch. Answer: its `BatchJob`; raises `NotFound`, `Conflict`."""
+
+    principal: Principal
+    batch: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndBatch:
+    """Record the end of a batch with the files it wrote. Answer: its `BatchJob`."""
+
+    principal: Principal
+    batch: BatchJob
+    files: tuple[StoredObject, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadStatus:
     """Ask for the factory at a glance. Answer: `FactoryStatus`."""
 
@@ -168,6 +219,11 @@ Command = (
     | RevokeKey
     | AcceptLicence
     | SyncGateway
+    | StoreObject
+    | DeleteObject
+    | OpenBatch
+    | CancelBatch
+    | EndBatch
     | ReadStatus
 )
 Answer = (
@@ -179,4 +235,6 @@ Answer = (
     | LicenceAcceptance
     | SyncReply
     | FactoryStatus
+    | StoredObject
+    | BatchJob
 )

@@ -18,6 +18,7 @@ from moulin.domain.events import (
     MeteringClosed,
     NodeJoined,
     NodeLeft,
+    ObjectDeleted,
     TaskObserved,
     UsagesCharged,
     WorkloadFinished,
@@ -142,7 +143,8 @@ class Cursors:
 
     `owed` are jobs' usages that are metered and not charged, by id, oldest first. `retired` are
     replicas metered to their end, oldest first. `settled` are workloads that the last
-    event settled, for whoever folds it to take out.
+    event settled, for whoever folds it to take out. `charged_lines` has, per batch, a bit for each
+    line that is charged, until the batch is forgotten.
     """
 
     nodes: dict[NodeId, NodeCursor] = field(default_factory=dict)
@@ -155,6 +157,7 @@ class Cursors:
     owed: dict[str, Usage] = field(default_factory=dict)
     open: OpenMetering = field(default_factory=OpenMetering)
     settled: list[WorkloadId] = field(default_factory=list)
+    charged_lines: dict[str, int] = field(default_factory=dict)
 
     def admission_of(self, attempt: AttemptId) -> Admission:
         """Return the admission of an attempt that is not metered to its end."""
@@ -224,6 +227,8 @@ def fold_cursors(cursors: Cursors, event: Event, schedule: State, site_of: SiteO
             _journal(cursors, payload)
         case MeteringClosed():
             close(cursors, payload, site_of)
+        case ObjectDeleted():
+            cursors.charged_lines.pop(payload.object, None)
         case _:
             _fold_nodes(cursors, event, schedule)
 
@@ -542,6 +547,17 @@ def _journal(cursors: Cursors, recorded: JournalRecorded) -> None:
     cursors.open = absorb(cursors.open, begun=begun, settled=settled)
 
 
+def _is_repeated(cursors: Cursors, line: str, end: JournalRecord) -> bool:
+    """Say whether a line of a batch was charged before; remember one that is charged now."""
+    batch, _, index = line.rpartition(".")
+    if not batch or not (end.tokens_input or end.tokens_output or end.amount_neur):
+        return False
+    bit = 1 << int(index)
+    charged = cursors.charged_lines.get(batch, 0)
+    cursors.charged_lines[batch] = charged | bit
+    return bool(charged & bit)
+
+
 def _settled(cursors: Cursors, end: JournalRecord) -> list[RequestUsage]:
     begin = cursors.begun.pop(end.request, None)
     if begin is None:
@@ -564,5 +580,7 @@ def _settled(cursors: Cursors, end: JournalRecord) -> list[RequestUsage]:
             is_estimated=end.is_estimated,
             audio_ms=end.audio_ms,
             characters_input=end.characters_input,
+            line=begin.line,
+            is_repeated=_is_repeated(cursors, begin.line, end),
         )
     ]

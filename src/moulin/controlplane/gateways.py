@@ -94,8 +94,21 @@ def new_records(book: EpochBook, records: Sequence[JournalRecord]) -> tuple[Jour
     return tuple(fresh)
 
 
+def _reserved(begun: JournalRecord) -> dict[str, int]:
+    return {
+        "tokens_input": begun.tokens_input,
+        "tokens_output": begun.tokens_output,
+        "audio_ms": begun.audio_ms,
+        "characters_input": begun.characters_input,
+        "amount_neur": begun.amount_neur,
+    }
+
+
 def cut_records(book: EpochBook, at_ns: int) -> tuple[JournalRecord, ...]:
-    """End every begun request of a finished epoch from its reservation, marked as estimated."""
+    """End every begun request of a finished epoch from its reservation, marked as estimated.
+
+    The line of a batch ends for nothing: nobody got its answer, so it is carried out again.
+    """
     sequence = book.through_sequence
     ends = []
     for request in sorted(book.begun):
@@ -114,13 +127,10 @@ def cut_records(book: EpochBook, at_ns: int) -> tuple[JournalRecord, ...]:
                 endpoint=begun.endpoint,
                 replica=begun.replica,
                 zone=begun.zone,
-                tokens_input=begun.tokens_input,
-                tokens_output=begun.tokens_output,
-                audio_ms=begun.audio_ms,
-                characters_input=begun.characters_input,
-                amount_neur=begun.amount_neur,
                 outcome=CUT,
                 is_estimated=True,
+                line=begun.line,
+                **({} if begun.line else _reserved(begun)),
             )
         )
     return tuple(ends)

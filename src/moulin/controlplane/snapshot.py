@@ -6,6 +6,7 @@ from moulin.controlplane.books import Books
 from moulin.controlplane.plane import Plane
 from moulin.domain.factory import ObjectKind, Organisation, Project, Site
 from moulin.domain.model import METERS_BY_ABILITY
+from moulin.domain.objects import BATCH_FACTOR_PPM
 from moulin.domain.principal import ApiKey, Role
 from moulin.domain.snapshot import GatewaySnapshot, KeyView, ModelView, ProjectView, ReplicaView
 from moulin.ledger import book_at, find_price
@@ -85,6 +86,7 @@ def _model(plane: Plane, books: Books, row: WorkloadRow, now_ns: int) -> ModelVi
         digest=admission.model_digest if admission else "",
         created_s=row.submission.submitted_at_ns // NS_PER_S,
         ability=endpoint.ability,
+        batch_ppm=book.batch_ppm if book else BATCH_FACTOR_PPM,
         replicas=tuple(_replicas(plane, books, row)),
     )
 

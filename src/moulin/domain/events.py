@@ -11,6 +11,7 @@ from typing import Final
 
 from moulin.domain.factory import DeclaredObject, EnergyClass, ObjectKind
 from moulin.domain.ids import AttemptId, NodeId, ProjectId, StepId, WorkloadId
+from moulin.domain.objects import BatchJob, StoredObject
 from moulin.domain.observation import Claim, NodeCapacity, TaskPhase
 from moulin.domain.plan import StopCause, TaskPlacement
 from moulin.domain.principal import ApiKey
@@ -365,6 +366,43 @@ class GatewayEpochClosed:
     is_journal_lost: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectStored:
+    """A tenant's object is kept from now on; its bytes are elsewhere and were whole before."""
+
+    object: StoredObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectDeleted:
+    """A stored object, or a batch that ended long ago, is gone: `cause` is `deleted` or `expired`."""
+
+    object: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOpened:
+    """A batch was accepted."""
+
+    batch: BatchJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchCancelled:
+    """Somebody asked for the end of a batch; lines under way are finished."""
+
+    batch: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchEnded:
+    """A batch is final; `batch` is all there is to say of it."""
+
+    batch: BatchJob
+
+
 Payload = (
     EpochOpened
     | FactoryApplied
@@ -397,6 +435,11 @@ Payload = (
     | AlertSettled
     | JournalRecorded
     | GatewayEpochClosed
+    | ObjectStored
+    | ObjectDeleted
+    | BatchOpened
+    | BatchCancelled
+    | BatchEnded
     | LicenceAccepted
 )
 
@@ -432,6 +475,11 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     AlertSettled: "alert.settled",
     JournalRecorded: "journal.recorded",
     GatewayEpochClosed: "gateway.epoch_closed",
+    ObjectStored: "object.stored",
+    ObjectDeleted: "object.deleted",
+    BatchOpened: "batch.opened",
+    BatchCancelled: "batch.cancelled",
+    BatchEnded: "batch.ended",
     LicenceAccepted: "licence.accepted",
 }
 TYPE_BY_KIND: Final[Mapping[str, type]] = {kind: cls for cls, kind in KIND_BY_TYPE.items()}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from moulin.domain.objects import BATCH_FACTOR_PPM, PROJECT_BYTES_MAX
 from moulin.domain.limits import Allowance, RateLimit
 
 
@@ -165,6 +166,7 @@ class Quota:
     memory_bytes: int = -1
     accelerators: int = -1
     workloads: int = -1
+    stored_bytes: int = PROJECT_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,12 +204,16 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceBook:
-    """Prices in force from `effective_from_ns`; the latest one in force at a usage's start applies."""
+    """Prices in force from `effective_from_ns`; the latest one in force at a usage's start applies.
+
+    Lines of a batch pay `batch_ppm` of them.
+    """
 
     name: str
     effective_from_ns: int
     prices: tuple[Price, ...] = ()
     currency: str = "EUR"
+    batch_ppm: int = BATCH_FACTOR_PPM
 
 
 DeclaredObject = MachineClass | Organisation | Site | Zone | Pool | Project | PriceBook

@@ -11,6 +11,7 @@ from typing import Final
 
 from moulin.domain.limits import GatewayShare, RateLimit
 from moulin.domain.model import Ability
+from moulin.domain.objects import BATCH_FACTOR_PPM
 from moulin.domain.reasons import Reason
 from moulin.domain.units import divide_round_half_even
 
@@ -60,6 +61,7 @@ class ReplicaView:
 class ModelView:
     """One endpoint under the name clients use. Prices are n€ for `price_per` tokens.
 
+    A batch pays `batch_ppm` of them.
     What a model without tokens counts (`METERS_BY_ABILITY`) has its price in `price_input_neur`.
     """
 
@@ -75,6 +77,7 @@ class ModelView:
     digest: str = ""
     created_s: int = 0
     ability: Ability = Ability.GENERATE
+    batch_ppm: int = BATCH_FACTOR_PPM
     replicas: tuple[ReplicaView, ...] = ()
 
     def cost_neur(self, tokens_input: int, tokens_output: int) -> int:
@@ -120,7 +123,8 @@ class JournalRecord:
 
     BEGIN carries the reservation (`tokens_*` are upper bounds, `amount_neur` what was set aside);
     END carries what was used. A BEGIN without END is charged from its reservation.
-    Models that do not count tokens count `audio_ms` or `characters_input` instead.
+    Models that do not count tokens count `audio_ms` or `characters_input` instead. `line` names the
+    line of a batch, `BATCH.INDEX`; one that was cut costs nothing, because it is done again.
     `outcome` is `completed`, `client_disconnected`, `upstream_failed` or `cut`.
     """
 
@@ -142,6 +146,7 @@ class JournalRecord:
     is_estimated: bool = False
     audio_ms: int = 0
     characters_input: int = 0
+    line: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,13 +123,16 @@ class RequestUsage:
     characters_input: int = 0
     line: str = ""
     is_repeated: bool = False
+    line: str = ""
+    is_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """A quantity over [start_ns, end_ns) with its share of energy and carbon.
 
-    `quantities` maps a `Meter` to an amount. `energy_mj` includes `overhead_mj`. `key` is the key a
+    `quantities` maps a `Meter` to an amount. `energy_mj` includes `overhead_mj`.
+    `line` names the line of a batch, which is charged once: a repetition costs nothing. `key` is the key a
     request came with; it is in the books and not on the receipt.
     """
 
@@ -158,12 +161,20 @@ class Usage:
     carbon_source: str = ""
     policy_decision: str = ""
     is_estimated: bool = False
+    line: str = ""
+    is_repeated: bool = False
     key: str = ""
+
+
+WHOLE_PPM: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargeLine:
-    """One priced quantity; `amount_neur` = quantity x unit price / per, rounded half even once."""
+    """One priced quantity; `amount_neur` = quantity x unit price / per, rounded half even once.
+
+    `factor_ppm` is the part of the price that is charged: less than all of it in a batch.
+    """
 
     sku: str
     meter: str
@@ -171,6 +182,7 @@ class ChargeLine:
     unit_price_neur: int
     per: int
     amount_neur: int
+    factor_ppm: int = WHOLE_PPM
 
 
 WITHHELD_NEUR: Final = -1

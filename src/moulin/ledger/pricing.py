@@ -12,21 +12,23 @@ from functools import lru_cache
 
 from moulin.domain.errors import check
 from moulin.domain.factory import Price, PriceBook, Site
+from moulin.domain.objects import BATCH_FACTOR_PPM
 from moulin.domain.units import MJ_PER_KWH, divide_round_half_even
-from moulin.domain.usage import Charge, ChargeLine, Usage
+from moulin.domain.usage import WHOLE_PPM, Charge, ChargeLine, Usage
 
 
 def price(usage: Usage, books: Sequence[PriceBook], site: Site) -> Charge:
     """Price a usage line by line; a meter without a price costs nothing and gets no line.
 
     A price for the usage's subject comes before the default one. Without a book in force the
-    charge is zero and names no book.
+    charge is zero and names no book. A line of a batch pays the book's part of each price, once.
 
     Order:  lines by meter.
     """
     book = book_at(books, usage.start_ns)
+    factor_ppm = _factor_ppm(book, usage)
     lines = tuple(
-        _line(found, meter, quantity)
+        _line(found, meter, quantity, factor_ppm)
         for meter, quantity in sorted(usage.quantities.items())
         if quantity and (found := find_price(book, meter, usage.subject)) is not None
     )
@@ -64,11 +66,19 @@ def price_book_digest(book: PriceBook) -> str:
         [p.sku, p.meter, p.subject, str(p.unit_price_neur), str(p.per)] for p in book.prices
     )
     contents = [book.name, book.currency, str(book.effective_from_ns), prices]
+    if book.batch_ppm != BATCH_FACTOR_PPM:  # books from before there were batches keep their digest
+        contents.append(str(book.batch_ppm))
     text = json.dumps(contents, separators=(",", ":"), ensure_ascii=True)
     return f"sha256:{hashlib.sha256(text.encode('ascii')).hexdigest()}"
 
 
-def _line(found: Price, meter: str, quantity: int) -> ChargeLine:
+def _factor_ppm(book: PriceBook | None, usage: Usage) -> int:
+    if usage.is_repeated:
+        return 0
+    return book.batch_ppm if book is not None and usage.line else WHOLE_PPM
+
+
+def _line(found: Price, meter: str, quantity: int, factor_ppm: int) -> ChargeLine:
     check(found.per > 0, f"price {found.sku} must be for at least one unit")
     return ChargeLine(
         sku=found.sku,
@@ -76,5 +86,8 @@ def _line(found: Price, meter: str, quantity: int) -> ChargeLine:
         quantity=quantity,
         unit_price_neur=found.unit_price_neur,
         per=found.per,
-        amount_neur=divide_round_half_even(quantity * found.unit_price_neur, found.per),
+        amount_neur=divide_round_half_even(
+            quantity * found.unit_price_neur * factor_ppm, found.per * WHOLE_PPM
+        ),
+        factor_ppm=factor_ppm,
     )

@@ -20,7 +20,7 @@ import orjson
 from moulin.domain.errors import InvalidSpec, check
 from moulin.domain.ids import ReceiptId
 from moulin.domain.units import format_time
-from moulin.domain.usage import Charge, Receipt, Usage
+from moulin.domain.usage import WHOLE_PPM, Charge, Receipt, Usage
 from moulin.ledger.checkpoint import TreeHead, VerifierKey
 from moulin.ledger.merkle import Frontier, StoredNode, append, root
 from moulin.ledger.proof import leaf_hash
@@ -118,7 +118,8 @@ def issue(
 def receipt_document(receipt: Receipt) -> dict[str, Any]:
     """Return what the receipt says, every amount as decimal text; the salt is not part of it."""
     usage = receipt.usage
-    return {
+    line = {"line": usage.line} if usage.line else {}
+    return line | {
         "version": "1",
         "id": receipt.id,
         "origin": receipt.origin,
@@ -229,6 +230,7 @@ def _charge_document(charge: Charge) -> dict[str, Any]:
                 "per": str(line.per),
                 "amount_neur": str(line.amount_neur),
             }
+            | ({} if line.factor_ppm == WHOLE_PPM else {"factor_ppm": str(line.factor_ppm)})
             for line in charge.lines
         ],
     }

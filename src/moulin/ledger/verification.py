@@ -30,7 +30,8 @@ _TEXT: Final = r"(?s).*"
 _AMOUNT: Final = r"0|-?[1-9][0-9]{0,59}"
 _DIGEST: Final = r"[0-9a-f]{64}"
 _TIME: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{9}Z"
-# A mapping with the key "*" has any keys; a list has its one shape for each item.
+# A mapping with the key "*" has any keys; a list has its one shape for each item; a key that ends in
+# "?" may be absent: the line of a batch has a name and a part of the price, other receipts do not.
 RECEIPT_SHAPE: Final[Mapping[str, Any]] = {
     "version": "1",
     **dict.fromkeys(("id", "origin", "organisation", "project", "workload", "attempt"), _TEXT),
@@ -51,12 +52,15 @@ RECEIPT_SHAPE: Final[Mapping[str, Any]] = {
         "price_book_digest": _TEXT,
         "lines": [
             dict.fromkeys(("sku", "meter"), _TEXT)
-            | dict.fromkeys(("quantity", "unit_price_neur", "per", "amount_neur"), _AMOUNT)
+            | dict.fromkeys(
+                ("quantity", "unit_price_neur", "per", "amount_neur", "factor_ppm?"), _AMOUNT
+            )
         ],
     },
     "operator_cost_commitment": _DIGEST,
     "place": dict.fromkeys(("zone", "site", "country", "country_basis"), _TEXT),
     "is_estimated": bool,
+    "line?": _TEXT,
 }
 FILE_SHAPE: Final[Mapping[str, Any]] = {
     "format": re.escape(FILE_FORMAT),
@@ -155,9 +159,13 @@ def _refuse(text: str) -> None:
 
 def _fits(value: object, shape: Any) -> bool:
     if isinstance(shape, Mapping):
-        if not isinstance(value, dict) or ("*" not in shape and value.keys() != shape.keys()):
+        if not isinstance(value, dict):
             return False
-        return all(_fits(item, shape.get(name, shape.get("*"))) for name, item in value.items())
+        known = {name.removesuffix("?"): inner for name, inner in shape.items()}
+        needed = {name for name in shape if not name.endswith("?")}
+        if "*" not in shape and not needed <= value.keys() <= known.keys():
+            return False
+        return all(_fits(item, known.get(name, shape.get("*"))) for name, item in value.items())
     if isinstance(shape, list):
         return isinstance(value, list) and all(_fits(item, shape[0]) for item in value)
     if shape is bool:

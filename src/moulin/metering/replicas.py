@@ -391,6 +391,8 @@ def _request_usage(
         carbon_market_ng=market_ng,
         policy_decision=own.policy_decision,
         is_estimated=request.is_estimated or is_short,
+        line=request.line,
+        is_repeated=request.is_repeated,
         key=request.key,
         **place_of(own),
     )

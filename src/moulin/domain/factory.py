@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from moulin.domain.objects import BATCH_FACTOR_PPM, PROJECT_BYTES_MAX
 from moulin.domain.limits import Allowance, RateLimit
+from moulin.domain.objects import BATCH_FACTOR_PPM, PROJECT_BYTES_MAX
 
 
 class ObjectKind(StrEnum):

@@ -123,8 +123,6 @@ class RequestUsage:
     characters_input: int = 0
     line: str = ""
     is_repeated: bool = False
-    line: str = ""
-    is_repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

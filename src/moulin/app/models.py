@@ -112,6 +112,7 @@ class ModelLibrary:
         held = self._held(endpoint)
         return ModelFacts(
             variant=variant.name,
+            infill=model.infill,
             name=endpoint.model,
             digest=f"sha256:{held.sha256}",
             memory_bytes=memory_needed_bytes(

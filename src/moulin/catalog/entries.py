@@ -84,6 +84,7 @@ QWEN_CODER_05B: Final = Model(
         "A small multilingual code and chat model that keeps to a JSON schema. Good enough for "
         "short extracts and demonstrations; check what it claims."
     ),
+    infill=("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
     architecture=Architecture(
         family="qwen2",
         parameters=494_032_768,

@@ -86,6 +86,7 @@ def _model(plane: Plane, books: Books, row: WorkloadRow, now_ns: int) -> ModelVi
         digest=admission.model_digest if admission else "",
         created_s=row.submission.submitted_at_ns // NS_PER_S,
         ability=endpoint.ability,
+        infill=endpoint.infill,
         batch_ppm=book.batch_ppm if book else BATCH_FACTOR_PPM,
         replicas=tuple(_replicas(plane, books, row)),
     )

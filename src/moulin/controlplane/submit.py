@@ -208,6 +208,7 @@ def _completed(plane: Plane, project: Project, spec: WorkloadSpec) -> WorkloadSp
                 spec.endpoint,
                 variant=variant,
                 ability=facts.ability,
+                infill=facts.infill,
                 context_tokens=facts.context_tokens,
             ),
         )

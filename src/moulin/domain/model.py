@@ -229,7 +229,8 @@ class Model:
     """One catalogue entry; `variants` are in order of preference. `card` says what to expect.
 
     `runtime` names the program that serves it. With `memory` that says what serving takes; without
-    it the architecture of a text generator does. `licence_terms` is the id of terms that an
+    it the architecture of a text generator does. `infill` are the marks of prefix, suffix and
+    middle with which a model of code fills in, empty for others. `licence_terms` is the id of terms that an
     organisation has to accept first, empty for open licences; `languages` are ISO 639 codes.
     """
 
@@ -242,6 +243,7 @@ class Model:
     architecture: Architecture
     variants: tuple[Variant, ...]
     ability: Ability = Ability.GENERATE
+    infill: tuple[str, ...] = ()
     runtime: str = "llm"
     memory: "MeasuredMemory | None" = None
     licence_terms: str = ""

@@ -63,6 +63,7 @@ class ModelView:
 
     A batch pays `batch_ppm` of them.
     What a model without tokens counts (`METERS_BY_ABILITY`) has its price in `price_input_neur`.
+    `infill` are its marks of prefix, suffix and middle, empty where it cannot fill in.
     """
 
     name: str
@@ -77,6 +78,7 @@ class ModelView:
     digest: str = ""
     created_s: int = 0
     ability: Ability = Ability.GENERATE
+    infill: tuple[str, ...] = ()
     batch_ppm: int = BATCH_FACTOR_PPM
     replicas: tuple[ReplicaView, ...] = ()
 

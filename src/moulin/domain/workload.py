@@ -111,7 +111,7 @@ class TaskTemplate:
 class EndpointSpec:
     """A model behind an address; `is_public` offers it to every organisation of the factory.
 
-    `ability` and what is left of `variant` are filled in at admission from the catalogue.
+    `ability`, `infill` and what is left of `variant` are filled in at admission from the catalogue.
     """
 
     model: str
@@ -121,6 +121,7 @@ class EndpointSpec:
     parallel_requests: int = 2
     is_public: bool = False
     ability: Ability = Ability.GENERATE
+    infill: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

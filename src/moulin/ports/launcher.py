@@ -17,6 +17,7 @@ class ModelFacts:
     memory_bytes: int
     context_tokens: int
     variant: str = ""
+    infill: tuple[str, ...] = ()
     ability: Ability = Ability.GENERATE
 
 

@@ -19,7 +19,7 @@ from moulin.api.parameters import ProjectQuery, SequenceQuery
 from moulin.api.state import ApiState, state_of
 from moulin.domain.errors import QuotaExceeded
 from moulin.domain.event_wire import encode_payload
-from moulin.domain.events import Event, FactoryApplied, KeyCreated
+from moulin.domain.events import Event, FactoryApplied, KeyCreated, KeyUpdated
 from moulin.domain.principal import Principal
 from moulin.domain.units import format_time
 from moulin.domain.wire import encode_public
@@ -107,8 +107,8 @@ def _payload(event: Event) -> Any:
     payload = event.payload
     if isinstance(payload, FactoryApplied):
         return encode_payload(payload)
-    if isinstance(payload, KeyCreated):
-        payload = KeyCreated(key=replace(payload.key, digest=""))
+    if isinstance(payload, KeyCreated | KeyUpdated):
+        payload = replace(payload, key=replace(payload.key, digest=""))
     return encode_public(payload)
 
 

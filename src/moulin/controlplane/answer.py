@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from moulin.controlplane.allowances import read_allowances, settle_alert
 from moulin.controlplane.commands import (
     AcceptLicence,
     Answer,
@@ -19,18 +20,23 @@ from moulin.controlplane.commands import (
     ExplainWorkload,
     Explanation,
     OpenBatch,
+    ReadAllowances,
     ReadStatus,
     RevokeKey,
+    RotateKey,
     ScaleEndpoint,
+    SettleAlert,
     StopWorkload,
     StoreObject,
     SubmitWorkload,
     SyncGateway,
     TryWorkload,
+    UpdateKey,
 )
 from moulin.controlplane.declare import apply_factory
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.inbox import Call
+from moulin.controlplane.keys import rotate_key, update_key
 from moulin.controlplane.objects import (
     cancel_batch,
     delete_object,
@@ -231,6 +237,10 @@ HANDLERS: Final[Mapping[type, Handler]] = {
     ApplyFactory: apply_factory,
     CreateKey: _create_key,
     RevokeKey: _revoke_key,
+    UpdateKey: update_key,
+    RotateKey: rotate_key,
+    ReadAllowances: read_allowances,
+    SettleAlert: settle_alert,
     AcceptLicence: _accept_licence,
     SyncGateway: sync_gateway,
     StoreObject: store_object,

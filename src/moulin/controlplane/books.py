@@ -34,6 +34,7 @@ from moulin.domain.ids import WorkloadId
 from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.workload import Submission
 from moulin.identity import Keyring, fold_keyring
+from moulin.ledger.allowances import Allowances, fold_allowances
 from moulin.ledger.balances import Balances, fold_balances, release
 from moulin.scheduler import State, empty_state, fold
 
@@ -74,6 +75,7 @@ class Books:
 
     schedule: State = field(default_factory=empty_state)
     balances: Balances = field(default_factory=Balances)
+    allowances: Allowances = field(default_factory=Allowances)
     keyring: Keyring = field(default_factory=Keyring)
     cursors: Cursors = field(default_factory=Cursors)
     gateways: Gateways = field(default_factory=Gateways)
@@ -129,6 +131,7 @@ def fold_all(books: Books, event: Event) -> None:
     check(event.sequence == books.sequence + 1, "the log is folded without gaps")
     fold(books.schedule, event)
     fold_balances(books.balances, event)
+    fold_allowances(books.allowances, event)
     fold_keyring(books.keyring, event)
     fold_cursors(books.cursors, event, books.schedule, books.site_of)
     if books.cursors.settled:
@@ -157,6 +160,7 @@ def read_books(log: Iterable[Event]) -> Books:
     for event in log:
         fold_all(books, event)
     books.schedule.touched.clear()  # their rows were written with the events
+    books.allowances.touched.clear()  # and alerts raised
     return books
 
 

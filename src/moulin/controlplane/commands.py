@@ -7,15 +7,17 @@ happened at the edge: a command carries the principal only to be recorded as act
 from dataclasses import dataclass
 
 from moulin.domain.control import (
+    AllowancePage,
     Applied,
     Explanation,
     FactoryStatus,
+    KeyChange,
     ObjectDiff,
     Trial,
     ZoneStatus,
 )
 from moulin.domain.factory import DeclaredObject
-from moulin.domain.ids import ProjectId, WorkloadId
+from moulin.domain.ids import KeyId, ProjectId, WorkloadId
 from moulin.domain.objects import BatchJob, StoredObject
 from moulin.domain.principal import ApiKey, Principal
 from moulin.domain.snapshot import SyncReply, SyncRequest
@@ -39,15 +41,19 @@ __all__ = [
     "Idempotency",
     "ObjectDiff",
     "OpenBatch",
+    "ReadAllowances",
     "ReadStatus",
     "RevokeKey",
+    "RotateKey",
     "ScaleEndpoint",
+    "SettleAlert",
     "StopWorkload",
     "StoreObject",
     "SubmitWorkload",
     "SyncGateway",
     "Trial",
     "TryWorkload",
+    "UpdateKey",
     "ZoneStatus",
 ]
 
@@ -151,6 +157,46 @@ class AcceptLicence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateKey:
+    """Restrict, limit, label a key or let it expire. Answer: the `ApiKey`; raises `NotFound`."""
+
+    principal: Principal
+    key: str
+    change: KeyChange
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotateKey:
+    """Issue a successor (the secret stays at the edge) and end the old key at `old_until_ns`.
+
+    Answer: the new `ApiKey`; raises `NotFound`, or `Conflict` for a key that is not valid.
+    """
+
+    principal: Principal
+    key: str
+    id: KeyId
+    digest: str
+    old_until_ns: int
+    expires_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadAllowances:
+    """Ask how the allowances of a project stand; empty: of all. Answer: `AllowancePage`."""
+
+    project: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleAlert:
+    """Say that a webhook took the alert of an event, or that it was given up."""
+
+    alert: int
+    is_delivered: bool
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SyncGateway:
     """A gateway's exchange (see `moulin.domain.snapshot`). Answer: `SyncReply`."""
 
@@ -217,6 +263,10 @@ Command = (
     | ApplyFactory
     | CreateKey
     | RevokeKey
+    | UpdateKey
+    | RotateKey
+    | ReadAllowances
+    | SettleAlert
     | AcceptLicence
     | SyncGateway
     | StoreObject
@@ -232,6 +282,7 @@ Answer = (
     | Explanation
     | Applied
     | ApiKey
+    | AllowancePage
     | LicenceAcceptance
     | SyncReply
     | FactoryStatus

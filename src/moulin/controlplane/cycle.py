@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from moulin.controlplane.act import act
+from moulin.controlplane.allowances import raise_alerts, tell_alerts
 from moulin.controlplane.answer import (
     Answered,
     answer_calls,
@@ -51,6 +52,7 @@ def cycle(plane: Plane, wait_s: float) -> int:
 
         # 6 meter and ledger: closed intervals become usages, charges, entries and receipts
         charge(plane, draft, meter(plane, draft))
+        raise_alerts(draft)
 
         # 7 store: all of it or nothing
         commit(plane, draft)
@@ -60,6 +62,7 @@ def cycle(plane: Plane, wait_s: float) -> int:
     release_answers(plane, answered)
     act(plane, plan)
     forget_due(plane, draft)
+    tell_alerts(plane, draft)
     return len(draft.events)
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from moulin.domain.events import (
+    AllowanceGranted,
+    AllowanceReturned,
     Event,
     GatewayEpochClosed,
     GatewayEpochOpened,
@@ -19,13 +21,14 @@ from moulin.domain.events import (
 from moulin.domain.snapshot import JournalKind, JournalRecord
 
 CUT: Final = "cut"
+Escrow = GrantIssued | GrantReturned | AllowanceGranted | AllowanceReturned
 
 
 @dataclass(slots=True)
 class EpochBook:
     """One gateway epoch: how far its journal is known and which requests are begun, not ended.
 
-    `kept` maps a project to the escrow granted less the escrow given back.
+    `kept` maps a project or an allowance to the escrow granted less the escrow given back.
     """
 
     through_sequence: int = 0
@@ -66,9 +69,13 @@ def fold_gateways(gateways: Gateways, event: Event) -> None:
                 else:
                     book.begun.pop(record.request, None)
         case GrantIssued() as grant:
-            _keep(gateways, grant, grant.amount_neur)
+            _keep(gateways, grant, grant.project, grant.amount_neur)
         case GrantReturned() as grant:
-            _keep(gateways, grant, -grant.amount_neur)
+            _keep(gateways, grant, grant.project, -grant.amount_neur)
+        case AllowanceGranted() as grant:
+            _keep(gateways, grant, grant.allowance, grant.amount)
+        case AllowanceReturned() as grant:
+            _keep(gateways, grant, grant.allowance, -grant.amount)
         case GatewayEpochClosed() as closed:
             gateways.epochs.pop((closed.gateway, closed.gateway_epoch), None)
             ended = gateways.ended.get(closed.gateway, 0)
@@ -77,10 +84,10 @@ def fold_gateways(gateways: Gateways, event: Event) -> None:
             pass
 
 
-def _keep(gateways: Gateways, grant: GrantIssued | GrantReturned, change_neur: int) -> None:
-    book = gateways.epochs.get((grant.gateway, grant.gateway_epoch))
+def _keep(gateways: Gateways, escrow: Escrow, account: str, change: int) -> None:
+    book = gateways.epochs.get((escrow.gateway, escrow.gateway_epoch))
     if book is not None:
-        book.kept[grant.project] = book.kept.get(grant.project, 0) + change_neur
+        book.kept[account] = book.kept.get(account, 0) + change
 
 
 def new_records(book: EpochBook, records: Sequence[JournalRecord]) -> tuple[JournalRecord, ...]:

@@ -11,6 +11,7 @@ from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.retention import Forgetting
 from moulin.domain.factory import Pool
 from moulin.domain.ids import NodeId, StepId
+from moulin.domain.limits import AllowanceNotice
 from moulin.domain.observation import Observation
 from moulin.domain.snapshot import GatewaySnapshot
 from moulin.domain.usage import Meter, Usage
@@ -22,10 +23,15 @@ from moulin.ports.launcher import Launcher
 from moulin.ports.meter import NodeMeter
 from moulin.ports.signer import Signer
 from moulin.ports.store import Store
+from moulin.routing.shares import Shares
 from moulin.scheduler import SchedulerPolicy
 
 EngineFor = Callable[[Pool], Engine]
 PoolsCheck = Callable[[Sequence[Pool]], None]
+
+
+def nobody_to_tell(_notice: AllowanceNotice) -> None:
+    """Let an alert be known from the log alone."""
 
 
 def any_pools(_pools: Sequence[Pool]) -> None:
@@ -58,7 +64,8 @@ class PlaneSettings:
 class Ports:
     """The world as the control plane meets it.
 
-    `check_pools` raises `InvalidSpec` for pools that cannot stand beside one another.
+    `check_pools` raises `InvalidSpec` for pools that cannot stand beside one another; `notify` takes an
+    alert to tell a webhook and returns at once.
     """
 
     store: Store
@@ -69,6 +76,7 @@ class Ports:
     meter: NodeMeter
     signer: Signer
     check_pools: PoolsCheck = any_pools
+    notify: Callable[[AllowanceNotice], None] = nobody_to_tell
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,7 +90,8 @@ class Plane:
     not reach the engine; `reports` are observations made while acting, taken by the next cycle.
     `unmetered` are nodes whose interval is due, `forgetting` is what engines are to forget. `journal_until_ns` is the time up to which a
     gateway epoch has told all it did. `provisional_uj` maps an endpoint to its last measured
-    energy per input and output token, for headers only.
+    energy per input and output token, for headers only. `shares` says which gateway may use which
+    part of rate limits, from the first that is heard.
     """
 
     ports: Ports
@@ -106,6 +115,7 @@ class Plane:
     snapshot: GatewaySnapshot | None = None
     snapshot_sequence: int = -1
     provisional_uj: dict[str, tuple[int, int]] = field(default_factory=dict)
+    shares: Shares | None = None
 
     def now_ns(self) -> int:
         """Return the time, never before the log's last event: a restart may find an earlier clock."""

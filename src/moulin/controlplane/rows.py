@@ -3,7 +3,7 @@
 from moulin.controlplane.books import Books
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.plane import Plane
-from moulin.domain.events import FactoryApplied, KeyCreated, KeyRevoked
+from moulin.domain.events import FactoryApplied, KeyCreated, KeyRevoked, KeyUpdated
 from moulin.domain.factory import ObjectKind, Project
 from moulin.domain.ids import WorkloadId
 from moulin.domain.principal import ApiKey
@@ -74,7 +74,7 @@ def _keys(draft: Draft) -> tuple[ApiKey, ...]:
     changed: dict[str, None] = {}
     for event in draft.events:
         match event.payload:
-            case KeyCreated(key=key):
+            case KeyCreated(key=key) | KeyUpdated(key=key):
                 changed[key.id] = None
             case KeyRevoked(key=key_id):
                 changed[key_id] = None

@@ -43,6 +43,9 @@ def _keys(books: Books) -> Iterator[KeyView]:
                 models=key.models,
                 countries=key.countries,
                 expires_at_ns=key.expires_at_ns,
+                line=key.line,
+                rate=key.rate,
+                allowances=books.allowances.names_of(key.organisation, key.project, key.id),
             )
 
 
@@ -56,7 +59,11 @@ def _projects(books: Books) -> Iterator[ProjectView]:
         if kind is ObjectKind.PROJECT and isinstance(item.value, Project):
             owner = books.organisation(item.value.organisation) or Organisation(name="")
             yield ProjectView(
-                name=name, organisation=item.value.organisation, countries=owner.countries
+                name=name,
+                organisation=item.value.organisation,
+                countries=owner.countries,
+                rate=item.value.rate,
+                organisation_rate=owner.rate,
             )
 
 

@@ -3,6 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from moulin.controlplane.allowances import (
+    gateways_of,
+    grant_allowance,
+    is_refused,
+    portion,
+    take_back,
+)
 from moulin.controlplane.commands import Answer, SyncGateway
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.gateways import EpochBook, cut_records, new_records
@@ -17,6 +24,7 @@ from moulin.domain.events import (
     JournalRecorded,
 )
 from moulin.domain.ids import ProjectId
+from moulin.domain.limits import GatewayShare, is_allowance
 from moulin.domain.reasons import Reason, ReasonCode
 from moulin.domain.snapshot import (
     GatewaySnapshot,
@@ -26,7 +34,8 @@ from moulin.domain.snapshot import (
     SyncRequest,
     Want,
 )
-from moulin.domain.units import format_euros
+from moulin.domain.units import NS_PER_S, format_euros
+from moulin.routing.shares import QUARANTINE_NS, known_after
 
 
 def sync_gateway(plane: Plane, draft: Draft, command: SyncGateway) -> Callable[[], Answer]:
@@ -47,6 +56,7 @@ def sync_gateway(plane: Plane, draft: Draft, command: SyncGateway) -> Callable[[
     is_left_behind = gateways.is_unheard(request.gateway, request.records_epoch)
     if request.records and request.records_epoch < request.epoch and is_left_behind:
         _open_epoch(draft, command, request.records_epoch)
+    share = _share(plane, draft, request)
     if request.epoch > newest:
         _open_epoch(draft, command, request.epoch)
     acknowledged = _take_records(draft, request)
@@ -67,9 +77,19 @@ def sync_gateway(plane: Plane, draft: Draft, command: SyncGateway) -> Callable[[
             now_ns=draft.now_ns,
             snapshot=snapshot if snapshot.version != request.snapshot_version else None,
             grants=grants,
+            share=share,
         )
 
     return finish
+
+
+def _share(plane: Plane, draft: Draft, request: SyncRequest) -> GatewayShare:
+    """Return the part of rate limits that the gateway may use from now on."""
+    if plane.shares is None:
+        silent_ns = plane.settings.snapshot_staleness_s * NS_PER_S + QUARANTINE_NS
+        known = [gateway for gateway, _ in draft.books.gateways.epochs]
+        plane.shares = known_after(known, silent_ns, draft.now_ns)
+    return plane.shares.tell(request.gateway, request.share, request.limited_ago_s, draft.now_ns)
 
 
 def check_records(records: Sequence[JournalRecord]) -> None:
@@ -155,18 +175,10 @@ def _record(draft: Draft, gateway: str, epoch: int, records: tuple[JournalRecord
 
 def _take_returns(draft: Draft, request: SyncRequest) -> None:
     for project, amount_neur in sorted(request.returns.items()):
-        held = draft.books.balances.escrow.get((request.gateway, request.epoch, project), 0)
-        returned = min(held, amount_neur)
-        if returned > 0:
-            draft.append(
-                GrantReturned(
-                    gateway=request.gateway,
-                    gateway_epoch=request.epoch,
-                    project=ProjectId(project),
-                    amount_neur=returned,
-                ),
-                project=project,
-            )
+        books = draft.books
+        escrow = books.allowances.escrow if is_allowance(project) else books.balances.escrow
+        held = escrow.get((request.gateway, request.epoch, project), 0)
+        _give_back(draft, request, project, min(held, amount_neur))
 
 
 def _take_lost(draft: Draft, request: SyncRequest) -> None:
@@ -175,21 +187,33 @@ def _take_lost(draft: Draft, request: SyncRequest) -> None:
     for project, kept_neur in sorted(request.kept.items()):
         known_neur = book.kept.get(project, 0) if book else 0
         if known_neur > kept_neur >= 0:
-            draft.append(
-                GrantReturned(
-                    gateway=request.gateway,
-                    gateway_epoch=request.epoch,
-                    project=ProjectId(project),
-                    amount_neur=known_neur - kept_neur,
-                ),
-                project=project,
-            )
+            _give_back(draft, request, project, known_neur - kept_neur)
+
+
+def _give_back(draft: Draft, request: SyncRequest, account: str, amount: int) -> None:
+    if amount <= 0:
+        return
+    if is_allowance(account):
+        take_back(draft, request, account, amount)
+        return
+    draft.append(
+        GrantReturned(
+            gateway=request.gateway,
+            gateway_epoch=request.epoch,
+            project=ProjectId(account),
+            amount_neur=amount,
+        ),
+        project=account,
+    )
 
 
 def _grant(draft: Draft, request: SyncRequest, want: Want) -> Grant:
-    """Escrow what is wanted, or near exhaustion whatever is left, with the numbers."""
+    """Escrow what is wanted, or near exhaustion a part of what is left, with the numbers."""
+    if is_allowance(want.project):
+        return grant_allowance(draft, request, want)
     available = draft.books.balances.available_neur(want.project)
-    amount = want.amount_neur if available is None else min(want.amount_neur, max(available, 0))
+    gateways = gateways_of(draft.books)
+    amount = want.amount_neur if available is None else portion(want, available, gateways)
     if draft.books.project(want.project) is None:
         amount = 0
     if (request.gateway, request.epoch) not in draft.books.gateways.epochs:
@@ -204,7 +228,7 @@ def _grant(draft: Draft, request: SyncRequest, want: Want) -> Grant:
             ),
             project=want.project,
         )
-    refusal = None if amount >= want.amount_neur else _exhausted(draft, want, available or 0)
+    refusal = _exhausted(draft, want, available or 0) if is_refused(want, amount) else None
     return Grant(project=want.project, amount_neur=amount, refusal=refusal)
 
 

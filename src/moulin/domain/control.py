@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from moulin.domain.factory import ObjectKind
+from moulin.domain.limits import Allowance, AllowanceView, RateLimit
 from moulin.domain.principal import Role
 from moulin.domain.reasons import Reason
 from moulin.domain.views import (
@@ -152,6 +153,29 @@ class KeyWanted:
     models: tuple[str, ...] = ()
     countries: tuple[str, ...] = ()
     expires_at_ns: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    rate: RateLimit = field(default_factory=RateLimit)
+    allowance: Allowance = field(default_factory=Allowance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyChange:
+    """What of a key becomes another; what is null stays. An expiry of 0 takes the expiry away."""
+
+    expires_at_ns: int | None = None
+    models: tuple[str, ...] | None = None
+    countries: tuple[str, ...] | None = None
+    labels: Mapping[str, str] | None = None
+    rate: RateLimit | None = None
+    allowance: Allowance | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRotation:
+    """The old key stays valid until `old_until_at_ns` (0: it stops at once), the new one until its own."""
+
+    old_until_at_ns: int = 0
+    expires_at_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +192,10 @@ class KeyInfo:
     created_at_ns: int = 0
     expires_at_ns: int = 0
     revoked_at_ns: int = 0
+    origin: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    rate: RateLimit = field(default_factory=RateLimit)
+    allowance: Allowance = field(default_factory=Allowance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +215,48 @@ class KeyPage:
     """A project's keys by id, revoked ones too."""
 
     items: tuple[KeyInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowancePage:
+    """Allowances by scope and name, the caller's own and those above them."""
+
+    items: tuple[AllowanceView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookInfo:
+    """Where a project's alerts go, and the secret their signatures are made with.
+
+    `url` is what the operator declared; empty when nobody is told.
+    """
+
+    url: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendSum:
+    """Exact sums over every receipt of one key, model or label (`key=value`) in one project."""
+
+    project: str
+    name: str
+    receipts: int
+    quantities: Mapping[str, int]
+    energy_mj: int
+    carbon_location_ng: int
+    amount_neur: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendReport:
+    """Spend by project and name; `by` is key, model or label.
+
+    A usage with several labels is in the sum of each, so sums by label may add up to more.
+    """
+
+    by: str
+    items: tuple[SpendSum, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

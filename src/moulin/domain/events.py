@@ -336,6 +336,7 @@ class AllowanceAlerted:
     used: int
     limit: int
     start_ns: int
+    has_webhook: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,8 +184,8 @@ class SyncRequest:
     with this request; 0 says nothing about that. After a reply that never came, `kept` maps every
     project to the escrow granted less the escrow given back, as the gateway knows it after this
     request; what the control plane has granted beyond that was lost on the way and goes back.
-    `share` is the share of rate limits the gateway keeps to, `limited_at_ns` when it last let a
-    request through under one.
+    `share` is the share of rate limits the gateway keeps to, `limited_ago_s` how long ago it last
+    let a request through under one, -1 for never.
     """
 
     gateway: str
@@ -200,7 +200,7 @@ class SyncRequest:
     snapshot_version: int = 0
     wait_s: int = 0
     share: GatewayShare | None = None
-    limited_at_ns: int = 0
+    limited_ago_s: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ It never sees a secret and never decides whether a key is valid; see `keys.exami
 
 from dataclasses import dataclass, field, replace
 
-from moulin.domain.events import Event, KeyCreated, KeyRevoked
+from moulin.domain.events import Event, KeyCreated, KeyRevoked, KeyUpdated
 from moulin.domain.principal import ApiKey
 
 
@@ -18,13 +18,18 @@ class Keyring:
 
 
 def fold_keyring(keyring: Keyring, event: Event) -> None:
-    """Apply one event in place; the revocation of a key nobody issued changes nothing.
+    """Apply one event in place; what is said of a key nobody issued changes nothing.
 
     Readers in other threads may look up at any time: each entry is replaced whole.
     """
     match event.payload:
         case KeyCreated(key=key):
             _put(keyring, key)
+        case KeyUpdated(key=key):
+            known = keyring.by_id.get(key.id)
+            if known is not None:
+                # Neither the secret nor a revocation changes by an update.
+                _put(keyring, replace(key, digest=known.digest, revoked_at_ns=known.revoked_at_ns))
         case KeyRevoked(key=id):
             known = keyring.by_id.get(id)
             if known is not None and known.revoked_at_ns == 0:

@@ -1,0 +1,219 @@
+"""Hands parts of budgets and allowances to gateways, takes them back, and says when to alert.
+
+Far from exhaustion a gateway gets all it wants; near it, its even part of what is left, down to what
+one request needs, so that no gateway sits on what another could use. Nothing beyond what is
+available is ever handed out.
+"""
+
+from collections.abc import Callable, Iterator
+
+from moulin.controlplane.books import Books
+from moulin.controlplane.commands import Answer, ReadAllowances, SettleAlert
+from moulin.controlplane.draft import Draft
+from moulin.controlplane.plane import Plane
+from moulin.domain.control import AllowancePage
+from moulin.domain.events import (
+    AlertSettled,
+    AllowanceAlerted,
+    AllowanceGranted,
+    AllowanceReturned,
+)
+from moulin.domain.limits import (
+    AllowanceNotice,
+    AllowanceView,
+    LimitScope,
+    amount_text,
+    parts_of,
+)
+from moulin.domain.reasons import Reason, ReasonCode
+from moulin.domain.snapshot import Grant, SyncRequest, Want
+from moulin.domain.units import format_time
+from moulin.ledger.allowances import view_of
+
+Owner = tuple[str, str]
+"""Project and organisation of an allowance; an organisation's has no project."""
+
+
+def portion(want: Want, available: int, gateways: int) -> int:
+    """Return how much of what is available one of so many gateways gets now.
+
+    >>> portion(Want(project="lab", amount_neur=100, least_neur=10), 60, 2)
+    30
+    """
+    if not want.least_neur:
+        return min(want.amount_neur, max(available, 0))
+    fair = max(available // max(gateways, 1), want.least_neur)
+    return max(0, min(want.amount_neur, fair, available))
+
+
+def is_refused(want: Want, amount: int) -> bool:
+    """Say whether so much does not even serve who waits longest."""
+    return amount < (want.least_neur or want.amount_neur)
+
+
+def gateways_of(books: Books) -> int:
+    """Return how many gateways share what is left."""
+    return len({gateway for gateway, _ in books.gateways.epochs})
+
+
+def grant_allowance(draft: Draft, request: SyncRequest, want: Want) -> Grant:
+    """Hand out of an allowance what is wanted, or near exhaustion a part, with the numbers."""
+    books = draft.books
+    spending = books.allowances.spending.get(want.project)
+    if spending is None:
+        # The limit was lifted a moment ago; the next snapshot says so.
+        return Grant(project=want.project, amount_neur=want.amount_neur)
+    spending.turn(draft.now_ns)
+    available = spending.available(draft.now_ns)
+    amount = portion(want, available, gateways_of(books))
+    if (request.gateway, request.epoch) not in books.gateways.epochs:
+        amount = 0  # it said that it was done: nobody would ever give this back
+    if amount > 0:
+        draft.append(
+            AllowanceGranted(
+                gateway=request.gateway,
+                gateway_epoch=request.epoch,
+                allowance=want.project,
+                amount=amount,
+            ),
+            project=owner_of(books, want.project)[0],
+        )
+    refusal = _exhausted(draft, want, available) if is_refused(want, amount) else None
+    return Grant(project=want.project, amount_neur=amount, refusal=refusal)
+
+
+def take_back(draft: Draft, request: SyncRequest, name: str, amount: int) -> None:
+    """Take unused parts of an allowance back."""
+    draft.append(
+        AllowanceReturned(
+            gateway=request.gateway, gateway_epoch=request.epoch, allowance=name, amount=amount
+        ),
+        project=owner_of(draft.books, name)[0],
+    )
+
+
+def owner_of(books: Books, name: str) -> Owner:
+    """Return the project and the organisation that an allowance belongs to."""
+    scope, owner, _ = parts_of(name)
+    if scope is LimitScope.ORGANISATION:
+        return "", owner
+    if scope is LimitScope.PROJECT:
+        project = books.project(owner)
+        return owner, project.organisation if project else ""
+    key = books.keyring.by_id.get(owner)
+    return (key.project, key.organisation) if key else ("", "")
+
+
+def read_allowances(plane: Plane, draft: Draft, command: ReadAllowances) -> Callable[[], Answer]:
+    """Answer how the allowances stand that bind a project and its keys; empty: all there are."""
+
+    def finish() -> Answer:
+        return AllowancePage(items=tuple(_views(draft.books, command.project, draft.now_ns)))
+
+    return finish
+
+
+def _views(books: Books, project: str, now_ns: int) -> Iterator[AllowanceView]:
+    declared = books.project(project)
+    organisation = declared.organisation if declared else ""
+    for name, spending in sorted(books.allowances.spending.items()):
+        owner, owner_organisation = owner_of(books, name)
+        is_own = owner == project or (not owner and owner_organisation == organisation)
+        if not project or is_own:
+            yield view_of(name, spending, now_ns)
+
+
+def raise_alerts(draft: Draft) -> None:
+    """Draft one alert for each allowance that reached a fraction it was not yet told for."""
+    allowances = draft.books.allowances
+    for name in sorted(allowances.touched):
+        spending = allowances.spending.get(name)
+        threshold_ppm = spending.alert_due() if spending else 0
+        if spending is None or not threshold_ppm:
+            continue
+        draft.append(
+            AllowanceAlerted(
+                allowance=name,
+                threshold_ppm=threshold_ppm,
+                used=spending.used,
+                limit=spending.limit,
+                start_ns=spending.start_ns,
+                has_webhook=bool(_webhook(draft.books, name)),
+            ),
+            project=owner_of(draft.books, name)[0],
+        )
+    allowances.touched.clear()
+
+
+def tell_alerts(plane: Plane, draft: Draft) -> None:
+    """Hand the alerts that are durable now to whoever tells webhooks; it does not wait."""
+    for event in draft.events:
+        if isinstance(event.payload, AllowanceAlerted) and event.payload.has_webhook:
+            notice = notice_of(plane.books, event.sequence, event.payload, event.at_ns)
+            if notice is not None:
+                plane.ports.notify(notice)
+
+
+def tell_again(plane: Plane) -> None:
+    """Hand over again the alerts that no webhook has answered for."""
+    for sequence, alerted in sorted(plane.books.allowances.untold.items()):
+        notice = notice_of(plane.books, sequence, alerted, plane.now_ns())
+        if notice is not None:
+            plane.ports.notify(notice)
+
+
+def notice_of(
+    books: Books, sequence: int, alerted: AllowanceAlerted, at_ns: int
+) -> AllowanceNotice | None:
+    """Return what to tell, None when the allowance is gone."""
+    spending = books.allowances.spending.get(alerted.allowance)
+    if spending is None:
+        return None
+    project, organisation = owner_of(books, alerted.allowance)
+    return AllowanceNotice(
+        id=sequence,
+        at_ns=at_ns,
+        organisation=organisation,
+        project=project,
+        threshold_ppm=alerted.threshold_ppm,
+        allowance=view_of(alerted.allowance, spending, at_ns),
+        url=_webhook(books, alerted.allowance),
+    )
+
+
+def settle_alert(plane: Plane, draft: Draft, command: SettleAlert) -> Callable[[], Answer]:
+    """Record that a webhook took an alert, or that it was given up."""
+    if command.alert in draft.books.allowances.untold:
+        draft.append(
+            AlertSettled(
+                alert=command.alert,
+                is_delivered=command.is_delivered,
+                attempts=command.attempts,
+            )
+        )
+    return lambda: AllowancePage(items=())
+
+
+def _webhook(books: Books, name: str) -> str:
+    """Return the address that the operator declared: the project's, else the organisation's."""
+    project, organisation = owner_of(books, name)
+    declared, owner = books.project(project), books.organisation(organisation)
+    return (declared.webhook if declared else "") or (owner.webhook if owner else "")
+
+
+def _exhausted(draft: Draft, want: Want, available: int) -> Reason:
+    scope, owner, _ = parts_of(want.project)
+    spending = draft.books.allowances.spending[want.project]
+    view = view_of(want.project, spending, draft.now_ns)
+    until = f"until {format_time(view.resets_at_ns)}" if view.resets_at_ns else "for ever"
+    return Reason(
+        code=ReasonCode.ALLOWANCE_EXCEEDED,
+        parameters={
+            "scope": scope.value,
+            "owner": owner,
+            "left": amount_text(want.project, max(available, 0)),
+            "limit": amount_text(want.project, view.limit),
+            "period": until,
+            "wanted": amount_text(want.project, want.least_neur or want.amount_neur),
+        },
+    )

@@ -4,10 +4,14 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
+import urllib.request
 from pathlib import Path
 
 import pytest
+
+from tests.tls_files import write_pair
 
 STAGES = ["lock", "pepper", "settings.json", "logs/gateway.log", "ready"]
 
@@ -211,3 +215,20 @@ def test_a_factory_of_ones_own(shell):
     _, err = again.communicate()
     assert b"this factory exists already" in err
     assert b"the country stays as it was" in err
+
+
+def test_models_are_served_with_tls(shell):
+    certificate, key = write_pair(shell.folder, "models")
+    _, facts = shell.up("--tls-cert", certificate.name, "--tls-key", key.name)
+    assert facts["gateway_url"].startswith("https://127.0.0.1:")
+    assert facts["control_url"].startswith("http://127.0.0.1:")
+    trusted = ssl.create_default_context(cafile=str(certificate))
+    with urllib.request.urlopen(f"{facts['gateway_url']}/healthz", context=trusted) as answer:
+        assert json.load(answer)["status"] == "ok"
+
+
+def test_a_certificate_needs_its_key(shell):
+    done = shell.moulin("up", "--tls-cert", "models.pem")
+    assert done.returncode != 0
+    assert "give both --tls-cert and --tls-key" in done.stderr
+    assert shell.processes() == []

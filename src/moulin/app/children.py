@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from moulin.app.listening import HOST
+
 # Nothing is served meanwhile, and a start takes seconds by itself: a loop of them costs little.
 BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0)
 STEADY_S: Final = 10.0
@@ -32,6 +34,12 @@ class Child:
     started_s: float = 0.0
     failures: int = 0
     restart_at_s: float = 0.0
+    is_tls: bool = False
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"{'https' if self.is_tls else 'http'}://{HOST}:{self.port}"
 
     def start(self) -> None:
         """Start it in a session of its own, so that a Ctrl-C of the terminal reaches us first."""

@@ -51,6 +51,10 @@ class Settings:
     database: str = _setting(
         "", "postgresql:// address of the store; empty keeps SQLite in the data directory"
     )
+    tls_cert: str = _setting(
+        "", "PEM file with the certificate chain of the gateway; empty serves plain HTTP"
+    )
+    tls_key: str = _setting("", "PEM file with the key of that certificate, not encrypted")
     start_wait_s: float = _setting(
         60.0, "how long `up` waits for its processes to answer", unit="s", maximum=3600
     )

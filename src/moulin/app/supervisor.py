@@ -66,6 +66,8 @@ class Wanted:
     metering_interval_s: float = 15.0
     database: str = ""
     models: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     start_wait_s: float = 60.0
     is_json: bool = False
 
@@ -183,7 +185,7 @@ def prepare(wanted: Wanted, ports: dict[str, int]) -> None:
         },
     )
     credentials = read_json(wanted.data / CREDENTIALS)
-    urls = {f"{name}_url": _url(port) for name, port in ports.items()}
+    urls = {f"{child.name}_url": child.url for child in _children(wanted, ports)}
     if any(credentials.get(name) != url for name, url in urls.items()):
         write_json(wanted.data / CREDENTIALS, {**credentials, **urls})
 
@@ -237,7 +239,7 @@ def record(data: Path, children: Sequence[Child]) -> None:
         {
             "supervisor": own.as_json() if own is not None else None,
             **marks,
-            **{f"{child.name}_url": _url(child.port) for child in children},
+            **{f"{child.name}_url": child.url for child in children},
         },
     )
 
@@ -286,12 +288,15 @@ def _children(wanted: Wanted, ports: dict[str, int]) -> list[Child]:
     control = [sys.executable, "-m", "moulin.app.control", "--data", data]
     gateway = [
         *(sys.executable, "-m", "moulin.gateway", "--data", data, "--name", "local"),
-        *("--control-url", _url(ports["control"]), "--port", str(ports["gateway"])),
+        *("--control-url", f"http://{HOST}:{ports['control']}", "--port", str(ports["gateway"])),
         *("--key-file", str(wanted.data / GATEWAY_KEY)),
     ]
+    is_tls = wanted.tls_cert is not None and wanted.tls_key is not None
+    if is_tls:
+        gateway += ["--tls-cert", str(wanted.tls_cert), "--tls-key", str(wanted.tls_key)]
     return [
         Child("control", control, ports["control"], logs / "control.log"),
-        Child("gateway", gateway, ports["gateway"], logs / "gateway.log"),
+        Child("gateway", gateway, ports["gateway"], logs / "gateway.log", is_tls=is_tls),
     ]
 
 
@@ -304,7 +309,7 @@ def _wait_until_ready(wanted: Wanted, children: Sequence[Child], signals: Signal
             status = child.end_status()
             if status is not None:
                 raise _failed_to_start(child, status)
-        waiting = [child for child in waiting if not is_well(child.port)]
+        waiting = [child for child in waiting if not is_well(child.port, is_tls=child.is_tls)]
         if waiting and time.monotonic() >= deadline_s:
             names = " and ".join(child.name for child in waiting)
             raise DeadlineExceeded(
@@ -327,7 +332,7 @@ def _failed_to_start(child: Child, status: int) -> LocalError:
 
 
 def _announce(wanted: Wanted, children: Sequence[Child]) -> None:
-    urls = {f"{child.name}_url": _url(child.port) for child in children}
+    urls = {f"{child.name}_url": child.url for child in children}
     pids = {f"{child.name}_pid": child.process.pid for child in children if child.process}
     facts = {
         **urls,
@@ -359,10 +364,6 @@ def _announce(wanted: Wanted, children: Sequence[Child]) -> None:
     rows = [f"│ {line.ljust(width)} │" for line in lines]
     bar = "─" * (width + 2)
     print("\n".join([f"╭{bar}╮", *rows, f"╰{bar}╯"]), flush=True)  # noqa: T201 - what people read
-
-
-def _url(port: int) -> str:
-    return f"http://{HOST}:{port}"
 
 
 def _say(text: str) -> None:
@@ -397,6 +398,8 @@ def _arguments(arguments: Sequence[str] | None) -> Wanted:
     parser.add_argument("--metering-interval-s", type=float, default=15.0)
     parser.add_argument("--database", default="")
     parser.add_argument("--models", type=Path, default=None)
+    parser.add_argument("--tls-cert", type=Path, default=None)
+    parser.add_argument("--tls-key", type=Path, default=None)
     parser.add_argument("--start-wait-s", type=float, default=60.0)
     parser.add_argument("--json", action="store_true", dest="is_json")
     given = vars(parser.parse_args(arguments))

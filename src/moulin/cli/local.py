@@ -53,17 +53,25 @@ def up(
     metering_interval: Annotated[
         float | None, typer.Option("--metering-interval", metavar="S", help="Seconds per interval.")
     ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option("--tls-cert", help="Serve models with TLS: PEM file with the certificate."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", help="PEM file with the key of --tls-cert.")
+    ] = None,
     is_json: IsJson = False,
 ) -> None:
     """Start Moulin on this machine and stay in the foreground.
 
     It is ready when the control API and the gateway answer; models load after that. Ctrl-C stops
     Moulin and leaves running workloads alone: the next `moulin up` takes them over again, and
-    `moulin down` stops everything.
+    `moulin down` stops everything. A renewed certificate is taken up without a restart.
 
     \b
     Examples:
       moulin up
+      moulin up --tls-cert models.pem --tls-key models.key
       moulin up --country FR --nodes 2
       moulin up --factory examples/07_factory.yaml --data /var/lib/moulin
     """
@@ -77,9 +85,12 @@ def up(
             "nodes": nodes,
             "country": country,
             "metering_interval_s": metering_interval,
+            "tls_cert": str(tls_cert) if tls_cert is not None else None,
+            "tls_key": str(tls_key) if tls_key is not None else None,
         }
     ).settings
     _check_factory(factory)
+    _check_tls(settings.tls_cert, settings.tls_key)
     command: list[str] = [sys.executable, "-m", "moulin.app.supervisor", "--data", settings.data]
     flags: dict[str, Any] = {
         "--control-port": settings.control_port,
@@ -89,6 +100,8 @@ def up(
         "--metering-interval-s": settings.metering_interval_s,
         "--database": settings.database,
         "--models": settings.models,
+        "--tls-cert": settings.tls_cert and str(Path(settings.tls_cert).resolve()),
+        "--tls-key": settings.tls_key and str(Path(settings.tls_key).resolve()),
         "--start-wait-s": settings.start_wait_s,
         "--factory": str(factory.resolve()) if factory is not None else "",
     }
@@ -196,4 +209,13 @@ def _check_factory(factory: Path | None) -> None:
         raise InvalidRequest(
             f"start with {factory}: it declares no project",
             hint="add one under `projects:`, so that somebody can be given a key",
+        )
+
+
+def _check_tls(certificate: str, key: str) -> None:
+    """Refuse one file without the other before anything is started; the gateway judges what is in them."""
+    if bool(certificate) != bool(key):
+        raise InvalidRequest(
+            "serve with TLS: a certificate and its key belong together",
+            hint="give both --tls-cert and --tls-key",
         )

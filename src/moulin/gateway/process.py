@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 
@@ -30,6 +30,7 @@ from moulin.gateway.edge import ClientConnection
 from moulin.gateway.journal import Journal, JournalReader, predecessors
 from moulin.gateway.limits import Limits
 from moulin.gateway.service import Service
+from moulin.gateway.tls import HANDSHAKE_S, Certificate
 
 FOLDER: Final = "gateway"
 PEPPER: Final = "pepper"
@@ -49,6 +50,8 @@ class Settings:
     port: int
     name: str
     limits: Limits
+    tls: tuple[Path, Path] | None = None
+    """Files of the certificate and of its key; plain HTTP without."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +72,9 @@ async def _serve(settings: Settings) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    certificate = Certificate(*settings.tls) if settings.tls is not None else None
+    if certificate is not None:
+        loop.add_signal_handler(signal.SIGHUP, certificate.renew)
     folder = settings.data / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(folder):
@@ -82,7 +88,7 @@ async def _serve(settings: Settings) -> int:
         kept = cache.load()
         if kept is not None:
             service.apply(*kept)
-        server = await _listen(settings, service, loop)
+        server = await _listen(settings, service, certificate)
         link = ControlLink(
             service=service,
             url=settings.control_url,
@@ -96,18 +102,22 @@ async def _serve(settings: Settings) -> int:
         gc.freeze()
         # Requests leave no cycles behind; the default threshold would walk the heap for nothing.
         gc.set_threshold(50_000, 20, 100)
-        status = await _until_stopped(service, link, stop)
+        status = await _until_stopped(service, link, certificate, stop)
         await _drain(service, server)
         journal.close()
         await link.finish(_FINISH_S)
         return status
 
 
-async def _until_stopped(service: Service, link: ControlLink, stop: asyncio.Event) -> int:
+async def _until_stopped(
+    service: Service, link: ControlLink, certificate: Certificate | None, stop: asyncio.Event
+) -> int:
     async def sweep() -> None:
         while True:
             await asyncio.sleep(service.limits.sweep_s)
             service.sweep()
+            if certificate is not None:
+                certificate.renew_if_changed()
 
     waiter = asyncio.ensure_future(stop.wait())
     linking = asyncio.ensure_future(link.run())
@@ -147,11 +157,18 @@ async def _drain(service: Service, server: asyncio.Server) -> None:
 
 
 async def _listen(
-    settings: Settings, service: Service, loop: asyncio.AbstractEventLoop
+    settings: Settings, service: Service, certificate: Certificate | None
 ) -> asyncio.Server:
+    tls: dict[str, Any] = {}
+    if certificate is not None:
+        tls = {"ssl": certificate.context, "ssl_handshake_timeout": HANDSHAKE_S}
     try:
-        return await loop.create_server(
-            lambda: ClientConnection(service), settings.host, settings.port, backlog=_BACKLOG
+        return await service.loop.create_server(
+            lambda: ClientConnection(service),
+            settings.host,
+            settings.port,
+            backlog=_BACKLOG,
+            **tls,
         )
     except OSError as cause:
         if cause.errno == errno.EADDRINUSE:
@@ -218,7 +235,11 @@ def _read_arguments(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument(
         "--grace-s", type=float, default=Limits().grace_s, help="seconds to finish in"
     )
+    parser.add_argument("--tls-cert", type=Path, help="PEM file with the certificate chain")
+    parser.add_argument("--tls-key", type=Path, help="PEM file with its key")
     given = parser.parse_args(arguments)
+    if (given.tls_cert is None) != (given.tls_key is None):
+        parser.error("--tls-cert and --tls-key belong together")
     return Settings(
         control_url=given.control_url,
         key_file=given.key_file,
@@ -227,4 +248,5 @@ def _read_arguments(arguments: Sequence[str] | None) -> Settings:
         port=given.port,
         name=given.name,
         limits=Limits(grace_s=given.grace_s),
+        tls=(given.tls_cert, given.tls_key) if given.tls_cert is not None else None,
     )

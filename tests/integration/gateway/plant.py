@@ -108,6 +108,7 @@ class Plant:
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self.log = data / "gateway.log"
+        self.words: list[str] = []
         (data / "pepper").write_bytes(PEPPER)
         (data / "service.key").write_text("service-key\n")
 
@@ -116,7 +117,7 @@ class Plant:
             sys.executable, "-m", "moulin.gateway",
             "--control-url", f"http://127.0.0.1:{self.control.port}",
             "--key-file", str(self.data / "service.key"), "--data", str(self.data),
-            "--port", str(port or self.port), "--name", "g1", "--grace-s", "1",
+            "--port", str(port or self.port), "--name", "g1", "--grace-s", "1", *self.words,
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": "src"}
         with self.log.open("a") as log:

@@ -9,21 +9,18 @@ cut afterwards is charged: by the replica's usage where it was seen, else estima
 events, never above what was held.
 """
 
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from moulin.domain.errors import DiskFull, EngineUnavailable, MoulinError, Unavailable
 from moulin.domain.reasons import Reason
-from moulin.domain.snapshot import ModelView
 from moulin.gateway import answers
 from moulin.gateway.directory import Route
-from moulin.gateway.forms import Form
-from moulin.gateway.records import BEGIN, END
+from moulin.gateway.placing import Order, Placing, busy
+from moulin.gateway.records import END
 from moulin.gateway.sse import DONE, EventFilter, EventTooLong
-from moulin.gateway.upstream import Replica, UpstreamConnection
-from moulin.gateway.usage import BYTES_PER_TOKEN, NOTHING, Bounds, Used, usage_of, used
+from moulin.gateway.upstream import Replica
+from moulin.gateway.usage import BYTES_PER_TOKEN, NOTHING, Used, usage_of, used
 from moulin.routing.figures import COMMENT, HEADERS, provisional
-from moulin.routing.replicas import choose
-from moulin.routing.requests import Ask
 
 if TYPE_CHECKING:
     from moulin.gateway.service import Service
@@ -33,7 +30,6 @@ CLIENT_DISCONNECTED: Final = b"client_disconnected"
 UPSTREAM_FAILED: Final = b"upstream_failed"
 CUT: Final = b"cut"
 RETRIED_STATUSES: Final = frozenset({502, 503, 504})
-_NEVER_S: Final = float("inf")
 _ERROR_BYTES_MAX: Final = 64 * 1024
 
 
@@ -57,48 +53,17 @@ class Client(Protocol):
         ...
 
 
-class Order(NamedTuple):
-    """What was ordered, at the price it was promised; the route may change while it waits.
-
-    `form` turns the replica's answer into another shape; most answers go as they come.
-    """
-
-    identifier: bytes
-    ask: Ask
-    model: ModelView
-    path: str
-    body: bytes
-    bounds: Bounds
-    form: Form | None = None
-
-
-class Exchange:
+class Exchange(Placing):
     """See the module. The underscored flags say which step was reached."""
 
-    __slots__ = (
-        "_body", "_client", "_connection", "_filter", "_has_begin", "_is_held", "_is_journaled",
-        "_last", "_order", "_replica", "_route", "_service", "_tried", "asks_stream", "deadline_s",
-        "held_neur", "is_over",
-    )  # fmt: skip
+    __slots__ = ("_client", "_filter", "_is_held", "_last")
 
     def __init__(self, service: "Service", client: Client, route: Route, order: Order) -> None:
-        self._service = service
+        super().__init__(service, route, order)
         self._client = client
-        self._route = route
-        self._order = order
-        self._body = order.body
-        self._replica: Replica | None = None
-        self._connection: UpstreamConnection | None = None
         self._filter: EventFilter | None = None
-        self._tried: tuple[Replica, ...] = ()
         self._is_held = False
-        self._has_begin = False
-        self._is_journaled = False
         self._last = b""
-        self.asks_stream = order.ask.is_stream
-        self.held_neur = order.model.cost_neur(order.bounds[0], order.bounds[1])
-        self.deadline_s = _NEVER_S
-        self.is_over = False
 
     def start(self) -> None:
         """Hold the upper bound of the cost; everything else follows."""
@@ -115,58 +80,6 @@ class Exchange:
     def refused(self, error: MoulinError, reason: Reason | None) -> None:
         """Answer that no money came."""
         self._give_up(error, reason)
-
-    # -- routing ------------------------------------------------------------------------------
-
-    def place_again(self) -> bool:
-        """Try to leave the queue; True when the exchange no longer belongs in it."""
-        try:
-            self._route = self._service.current_route(self._route)
-        except MoulinError as error:
-            self._give_up(error)
-            return True
-        replica = choose(self._route.replicas, self._service.now_s, self._tried)
-        if replica is not None:
-            self._take(replica)
-        return replica is not None
-
-    def _place(self) -> None:
-        if self.place_again():
-            return
-        replicas = self._route.replicas
-        if self._tried and all(replica in self._tried for replica in replicas):
-            message = f"reach a replica of {self._order.model.name}: {len(self._tried)} tried, none answers"
-            self._give_up(EngineUnavailable(message, details={"retry_after_s": 2}))
-        elif self._service.enqueue(self, self._order.model.endpoint):
-            now_s = self._service.now_s
-            self.deadline_s = now_s + self._service.limits.queue_wait_s
-        else:
-            waiting = self._service.limits.queue_max
-            self._give_up(
-                _busy(f"queue for {self._order.model.name}: {waiting} requests wait already")
-            )
-
-    def _take(self, replica: Replica) -> None:
-        service = self._service
-        replica.outstanding += 1
-        replica.served += 1
-        self._replica = replica
-        self.deadline_s = service.now_s + service.limits.first_byte_timeout_s
-        if self._is_journaled:
-            replica.send(self)
-            return
-        self._has_begin = True
-        order = self._order
-        line = BEGIN % (
-            order.identifier,
-            service.now_ns(),
-            self._route.fragment,
-            replica.fragment,
-            order.bounds[0],
-            order.bounds[1],
-            self.held_neur,
-        )
-        service.journal.append(line, self)
 
     # -- journal ------------------------------------------------------------------------------
 
@@ -193,27 +106,6 @@ class Exchange:
         )
 
     # -- replica ------------------------------------------------------------------------------
-
-    def upstream_request(self, replica: Replica) -> bytes:
-        """Return the request as it goes to the replica."""
-        return b"%b%d\r\n\r\n%b" % (replica.heads[self._order.path], len(self._body), self._body)
-
-    def connected(self, connection: UpstreamConnection) -> None:
-        """Remember the connection: a client that leaves closes it."""
-        self._connection = connection
-
-    def unanswered(self, replica: Replica, why: str, *, is_stale_connection: bool) -> None:
-        """Try another replica, or this one again when only an idle connection had died."""
-        self._connection = None
-        if is_stale_connection:
-            replica.send(self)
-            return
-        replica.suspect()
-        self._service.counts.retried += 1
-        self._service.release(replica, self._order.model.endpoint)
-        self._replica = None
-        self._tried = (*self._tried, replica)
-        self._place()
 
     def answered(self, status: int, body: bytes) -> None:
         """Settle by the answer's usage and pass it on."""
@@ -295,9 +187,7 @@ class Exchange:
         if self.is_over:
             return
         if self._replica is None:
-            self._give_up(
-                _busy(f"wait for a replica of {self._order.model.name}: none became free")
-            )
+            self._give_up(busy(f"wait for a replica of {self._order.model.name}: none became free"))
             return
         self._replica.suspect()
         self._stop("the replica took too long")
@@ -413,7 +303,3 @@ class Exchange:
 
 
 _NO_REPLICA: Final = b'"replica":""'
-
-
-def _busy(message: str) -> Unavailable:
-    return Unavailable(message, hint="try again shortly", details={"retry_after_s": 2})

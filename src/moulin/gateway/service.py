@@ -20,11 +20,12 @@ from moulin.gateway import answers
 from moulin.gateway.accounts import Account
 from moulin.gateway.directory import Caller, Directory, Route
 from moulin.gateway.edge import ClientConnection, Inbound
-from moulin.gateway.exchange import Exchange, Order
+from moulin.gateway.exchange import Exchange
 from moulin.gateway.identifiers import RequestIds
 from moulin.gateway.journal import Journal
 from moulin.gateway.limits import Limits
 from moulin.gateway.metrics import Counts, prometheus_text
+from moulin.gateway.placing import Order, Placing
 from moulin.gateway.upstream import Replica
 from moulin.gateway.usage import Bounds
 from moulin.routing.requests import CHAT, TEXT, Dialect, input_bound, output_limit, read_request
@@ -62,7 +63,7 @@ class Service:
         self._ids = RequestIds()
         self._anchor_ns = time.time_ns() - time.monotonic_ns()
         self._replicas: dict[str, Replica] = {}
-        self._queues: dict[str, deque[Exchange]] = {}
+        self._queues: dict[str, deque[Placing]] = {}
         self._directory: Directory | None = None
         self._fresh_directory: Directory | None = None
         self._confirmed_at_ns = 0
@@ -257,7 +258,7 @@ class Service:
         """How many requests wait for a replica."""
         return sum(map(len, self._queues.values()))
 
-    def enqueue(self, exchange: Exchange, endpoint: str) -> bool:
+    def enqueue(self, exchange: Placing, endpoint: str) -> bool:
         """Let a request wait for a replica of the endpoint; False when the queue is full."""
         queue = self._queues.setdefault(endpoint, deque())
         if len(queue) >= self.limits.queue_max:
@@ -283,7 +284,7 @@ class Service:
         if not queue:
             return
         kept = deque(exchange for exchange in queue if not exchange.is_over)
-        self._queues[endpoint] = waiting = deque[Exchange]()
+        self._queues[endpoint] = waiting = deque[Placing]()
         while kept:
             exchange = kept.popleft()
             if not exchange.place_again():

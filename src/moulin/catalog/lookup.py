@@ -9,11 +9,17 @@ from moulin.domain.errors import UnknownName
 from moulin.domain.model import Model, Variant
 
 FILE_PREFIX: Final = "file:"
+ADDRESS_PREFIXES: Final = (FILE_PREFIX, "hf:", "s3:")
 
 
 def is_file_name(name: str) -> bool:
     """Return whether a model name points at a file, which an edge must read to describe it."""
     return name.startswith(FILE_PREFIX)
+
+
+def is_address(source: str) -> bool:
+    """Return whether a source names one file somewhere, which adds a model to the catalogue."""
+    return source.startswith(ADDRESS_PREFIXES)
 
 
 def find_model(name: str, models: Mapping[str, Model] = MODELS) -> Model:

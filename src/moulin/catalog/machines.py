@@ -41,9 +41,11 @@ _H100: Final = MachineClass(
     peak_mw=700_000,
     interconnect="NVLink 4 with NVSwitch, 900 GB/s per device",
     devices_per_domain=8,
+    memory_bytes_per_s=3_350 * _GB,
     lifecycle="ga",
     sources={
         "memory_bytes": "NVIDIA H100 data sheet",
+        "memory_bytes_per_s": "NVIDIA H100 data sheet, SXM, 3.35 TB/s",
         "tera_flops": _HOPPER,
         "idle_mw": "arXiv 2605.23918, bare device; a CUDA context adds 26 to 50 W",
         "peak_mw": "NVIDIA H100 data sheet, maximum thermal design power",
@@ -62,9 +64,11 @@ _H200: Final = MachineClass(
     peak_mw=700_000,
     interconnect="NVLink 4 with NVSwitch, 900 GB/s per device",
     devices_per_domain=8,
+    memory_bytes_per_s=4_800 * _GB,
     lifecycle="ga",
     sources={
         "memory_bytes": "NVIDIA H200 data sheet",
+        "memory_bytes_per_s": "NVIDIA H200 data sheet, 4.8 TB/s",
         "tera_flops": _HOPPER,
         "idle_mw": "arXiv 2605.23918",
         "peak_mw": "NVIDIA H200 data sheet; decoding draws 137 to 300 W (arXiv 2605.11999)",
@@ -91,9 +95,11 @@ _B200: Final = MachineClass(
     peak_mw=1_000_000,
     interconnect="NVLink 5 with NVSwitch, 1.8 TB/s per device",
     devices_per_domain=8,
+    memory_bytes_per_s=8_000 * _GB,
     lifecycle="ga",
     sources={
         "memory_bytes": "NVIDIA DGX B200 data sheet, 1,440 GB over 8 devices (192 GB fitted)",
+        "memory_bytes_per_s": "NVIDIA DGX B200 data sheet, 64 TB/s over 8 devices",
         "tera_flops": _HGX + "; FP4 stated dense, 72 PFLOPS over 8",
         "idle_mw": NOT_PUBLISHED,
         "peak_mw": "NVIDIA HGX B200 data sheet; 1,200 W in GB200",
@@ -119,9 +125,11 @@ _B300: Final = MachineClass(
     peak_mw=1_100_000,
     interconnect="NVLink 5 with NVSwitch, 1.8 TB/s per device",
     devices_per_domain=8,
+    memory_bytes_per_s=8_000 * _GB,
     lifecycle="ga",
     sources={
         "memory_bytes": "NVIDIA HGX B300 data sheet, 2.3 TB over 8 devices; later editions say 2.1 TB",
+        "memory_bytes_per_s": "NVIDIA HGX B300 data sheet, 8 TB/s per device",
         "tera_flops": _HGX + "; FP4 stated dense, 108 PFLOPS over 8 (an earlier edition: 105)",
         "tera_flops.int8_dense": "left out: editions of the data sheet contradict one another",
         "idle_mw": NOT_PUBLISHED,
@@ -148,9 +156,11 @@ _GB300: Final = MachineClass(
     peak_mw=1_400_000,
     interconnect="NVLink 5 across the rack, 1.8 TB/s per device",
     devices_per_domain=72,
+    memory_bytes_per_s=8_000 * _GB,
     lifecycle="ga",
     sources={
         "memory_bytes": "NVIDIA GB300 NVL72 data sheet, 20.1 TB over 72 devices (288 GB fitted)",
+        "memory_bytes_per_s": "NVIDIA GB300 NVL72 data sheet, up to 576 TB/s over 72 devices",
         "tera_flops": (
             "NVIDIA GB300 NVL72 data sheet, 72 devices, with sparsity, divided by 72 and halved for"
             " dense; FP4 stated dense, 1,080 PFLOPS over 72"
@@ -170,9 +180,11 @@ _ALTRA_MAX: Final = MachineClass(
     peak_mw=250_000,
     interconnect="CCIX between two sockets",
     devices_per_domain=2,
+    memory_bytes_per_s=204_800_000_000,
     lifecycle="ga",
     sources={
         "memory_bytes": "as fitted: up to 4 TB of DDR4-3200 per socket (Ampere data sheet)",
+        "memory_bytes_per_s": "8 channels of DDR4-3200 at 25.6 GB/s (Ampere data sheet)",
         "tera_flops": NOT_PUBLISHED,
         "idle_mw": NOT_PUBLISHED,
         "peak_mw": "Ampere Altra Max data sheet, thermal design power of the socket alone",
@@ -189,6 +201,7 @@ _THIS: Final = MachineClass(
     lifecycle="ga",
     sources={
         "memory_bytes": MEASURED_HERE,
+        "memory_bytes_per_s": "measured on this machine when it is asked for",
         "tera_flops": "not measured",
         "idle_mw": "stated per thread by CPU name (moulin.energy.power), class D or E",
         "peak_mw": "stated per thread by CPU name (moulin.energy.power), class D or E",

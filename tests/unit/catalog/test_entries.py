@@ -5,7 +5,7 @@ import re
 import pytest
 
 from moulin.catalog.entries import MODELS
-from moulin.domain.model import HubFile, Model, PackageParts, Provenance
+from moulin.domain.model import HubFile, Model, PackageBundle, PackageParts, Provenance
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -19,6 +19,9 @@ def test_entry_is_complete(model: Model) -> None:
     assert model.variants
     assert len({v.name for v in model.variants}) == len(model.variants)
     a = model.architecture
+    if model.memory is not None:
+        assert min(a.parameters, model.memory.process_bytes, model.memory.weights_bytes) > 0
+        return
     assert min(a.parameters, a.layers, a.kv_heads, a.head_dim, a.embedding) > 0
     assert min(a.feed_forward, a.vocabulary, a.context_max_tokens) > 0
 
@@ -35,6 +38,11 @@ def test_digests_are_pinned_or_left_to_the_hub(model: Model) -> None:
                 assert SHA256.fullmatch(variant.sha256)
                 assert sum(p.size_bytes for p in source.parts) == variant.size_bytes
                 assert all(SHA256.fullmatch(p.wheel_sha256) for p in source.parts)
+            if isinstance(source, PackageBundle):
+                parts = [part for file in source.files for part in file.parts]
+                assert variant.provenance is Provenance.MIRROR
+                assert SHA256.fullmatch(variant.sha256)
+                assert all(SHA256.fullmatch(p.wheel_sha256) for p in parts)
         if not variant.sha256:
             assert all(isinstance(source, HubFile) for source in variant.sources)
 

@@ -13,8 +13,15 @@ compile --group tools --extra dev -o requirements/dev.txt
 compile --group tools --extra demo -c requirements/dev.txt -o requirements/demo.txt
 compile -c requirements/dev.txt -o requirements/base.txt
 
+# Runtimes with environments of their own.
+for wanted in src/moulin/runtimes/locks/*.in; do
+    .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+        "$wanted" -o "${wanted%.in}.txt"
+done
+
 # A lock names packages and digests, never a place.
-if grep -nE '://|file:|--(extra-)?index-url|--find-links|^/' requirements/*.txt; then
+if grep -nE '://|file:|--(extra-)?index-url|--find-links|^/' requirements/*.txt src/moulin/runtimes/locks/*; then
     echo "error: an address slipped into a lock" >&2
     exit 1
 fi

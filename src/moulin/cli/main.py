@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from moulin.cli import accounts, demo, local, operate, serve, submit, work
+from moulin.cli import accounts, demo, local, operate, runtimes, serve, submit, work
 from moulin.cli.screen import say, say_error
 from moulin.domain.errors import MoulinError
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 for part in (demo.app, local.app, operate.app, submit.app, work.app, serve.app, accounts.app):
     app.add_typer(part)
 app.add_typer(local.config, name="config")
+app.add_typer(runtimes.runtime, name="runtime")
 app.add_typer(accounts.keys, name="keys")
 app.add_typer(accounts.receipt, name="receipt")
 

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from moulin.domain.model import Ability
 from moulin.domain.plan import StartStep
+from moulin.domain.terms import ModelTerms
 from moulin.domain.workload import EndpointSpec, TaskTemplate
 
 
@@ -19,6 +20,7 @@ class ModelFacts:
     variant: str = ""
     infill: tuple[str, ...] = ()
     ability: Ability = Ability.GENERATE
+    terms: ModelTerms | None = None
 
 
 class Launcher(Protocol):

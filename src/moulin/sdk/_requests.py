@@ -20,6 +20,7 @@ from moulin.domain.control import (
     KeyIssued,
     KeyPage,
     KeyWanted,
+    LicenceWanted,
     ModelInfo,
     ModelPage,
     NodePage,
@@ -32,6 +33,8 @@ from moulin.domain.control import (
 from moulin.domain.errors import InvalidRequest
 from moulin.domain.factory import DeclaredObject, kind_of
 from moulin.domain.observation import LogChunk
+from moulin.domain.outlook import ModelFit, PriceExplained
+from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.views import ReceiptView, WorkloadView
 from moulin.domain.wire import encode_public
 from moulin.domain.workload import WorkloadSpec
@@ -206,6 +209,32 @@ def fetch_model(name: str, variant: str, source: str) -> Call[FetchStatus]:
     return _post(
         f"/models/{_segment(name)}/fetch", FetchStatus, FetchWanted(variant=variant, source=source)
     )
+
+
+def fit_model(name: str, context_tokens: int, parallel_requests: int) -> Call[ModelFit]:
+    """Ask where a model fits."""
+    return _get(
+        f"/models/{_segment(name)}/fit",
+        ModelFit,
+        context_tokens=context_tokens,
+        parallel_requests=parallel_requests,
+    )
+
+
+def explain_price(name: str, tokens_input: int, tokens_output: int) -> Call[PriceExplained]:
+    """Ask how a request would be priced."""
+    return _get(
+        f"/models/{_segment(name)}/price",
+        PriceExplained,
+        tokens_input=tokens_input,
+        tokens_output=tokens_output,
+    )
+
+
+def accept_licence(project: str, model: str, licence: str) -> Call[LicenceAcceptance]:
+    """Accept a model's licence; once is as good as twice."""
+    wanted = LicenceWanted(model=model, licence=licence)
+    return _post(f"/projects/{_project(project)}/licences", LicenceAcceptance, wanted)
 
 
 def event_parameters(after: int, project: str, *, is_following: bool) -> Mapping[str, str]:

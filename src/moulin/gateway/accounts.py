@@ -1,4 +1,4 @@
-"""Requests waiting for money: one account per project around its escrow.
+"""Requests waiting for money: one account per project, or allowance, around its escrow.
 
 It decides who is served when a grant arrives (first come) and who is refused. The arithmetic is in
 `moulin.routing.escrow`; asking the leader is `moulin.gateway.control`'s work.
@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from moulin.domain.errors import BudgetExceeded, MoulinError, Unavailable
+from moulin.domain.limits import amount_text, is_allowance
 from moulin.domain.reasons import Reason, sentence
 from moulin.domain.snapshot import Grant, Want
 from moulin.domain.units import format_euros
@@ -36,7 +37,10 @@ class Payer(Protocol):
 
 
 class Account:
-    """Escrow of one project and the requests that wait for more of it."""
+    """Escrow of one project, or one allowance by name, and the requests that wait for more of it.
+
+    The amounts of an allowance in tokens are tokens.
+    """
 
     def __init__(
         self,
@@ -83,7 +87,13 @@ class Account:
         self._is_wishing = False
         needed_neur = sum(payer.held_neur for payer in self._waiting)
         amount_neur = self.escrow.wish(needed_neur, now_ns)
-        return Want(project=self.project, amount_neur=amount_neur) if amount_neur > 0 else None
+        if amount_neur <= 0:
+            return None
+        # Near exhaustion the leader gives little at a time: who waits longest is served first.
+        first_neur = self._waiting[0].held_neur - self.escrow.left_neur if self._waiting else 0
+        return Want(
+            project=self.project, amount_neur=amount_neur, least_neur=max(first_neur, 1)
+        )
 
     def take(self, grant: Grant) -> None:
         """Take in a grant, serve who waits in order, and refuse the rest if the leader did."""
@@ -129,13 +139,17 @@ class Account:
 
         A refusing leader has handed out all there was, so what is left is in this escrow.
         """
-        reason = replace(
-            refusal,
-            parameters={
-                **refusal.parameters,
+        own: dict[str, str]
+        if is_allowance(self.project):
+            own = {
+                "left": amount_text(self.project, self.escrow.left_neur),
+                "wanted": amount_text(self.project, payer.held_neur),
+            }
+        else:
+            own = {
                 "left_eur": format_euros(self.escrow.left_neur),
                 "wanted_eur": format_euros(payer.held_neur),
-            },
-        )
+            }
+        reason = replace(refusal, parameters={**refusal.parameters, **own})
         hint = "ask for a smaller max_tokens, or have the budget raised"
         payer.refused(BudgetExceeded(sentence(reason), hint=hint), reason)

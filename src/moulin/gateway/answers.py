@@ -78,10 +78,12 @@ def failure(
     request: bytes = b"",
     reason: Reason | None = None,
     is_last: bool = False,
+    headers: bytes = b"",
 ) -> bytes:
-    """Return a complete error answer; `status` 0 means the error's own."""
+    """Return a complete error answer; `status` 0 means the error's own, `headers` are added."""
     status = status or error.http_status
-    headers = b"x-request-id: req_%s\r\n" % request if request else b""
+    if request:
+        headers += b"x-request-id: req_%s\r\n" % request
     retry_after_s = error.details.get("retry_after_s")
     if retry_after_s is not None:
         headers += b"retry-after: %d\r\n" % int(str(retry_after_s))

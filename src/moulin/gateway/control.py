@@ -233,6 +233,7 @@ class ControlLink:
             _LOG.warning("the control plane answers again")
         service = self._service
         current = service.snapshot
+        service.quotas.take(reply.share)
         for grant in reply.grants:
             service.account(grant.project).take(grant)
         if reply.snapshot is None:
@@ -256,6 +257,8 @@ class ControlLink:
                 "epoch": self._epoch,
                 "records_epoch": records_epoch,
                 "snapshot_version": snapshot.version if snapshot is not None else 0,
+                "share": encode(self._service.quotas.share),
+                "limited_ago_s": self._service.quotas.limited_ago_s(),
                 **more,
             }
         )

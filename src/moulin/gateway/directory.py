@@ -5,6 +5,7 @@ directory, so nothing cached outlives a revocation. It never keeps a key's text 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import orjson
@@ -13,6 +14,7 @@ from moulin.domain.errors import Forbidden, NotFound
 from moulin.domain.reasons import Reason, sentence
 from moulin.domain.snapshot import GatewaySnapshot, KeyView, ModelView, ProjectView
 from moulin.gateway.accounts import Account
+from moulin.gateway.quotas import Guard, Quotas
 from moulin.gateway.upstream import Replica
 from moulin.identity.keys import KEY_CHARACTERS_MAX, digest, unauthenticated
 from moulin.routing.replicas import forbidden_reason, is_permitted
@@ -30,6 +32,7 @@ class Route(NamedTuple):
     fragment: bytes
     digest: str
     snapshot: GatewaySnapshot
+    guard: Guard | None = None
 
 
 class Caller:
@@ -52,11 +55,13 @@ class Directory:
         pepper: bytes,
         replicas: dict[str, Replica],
         accounts: dict[str, Account],
+        quotas: Quotas,
     ) -> None:
         self.snapshot = snapshot
         self._pepper = pepper
         self._replicas = replicas
         self._accounts = accounts
+        self._quotas = quotas
         self._callers = {view.digest: Caller(view, snapshot) for view in snapshot.keys}
         self._projects = {view.name: view for view in snapshot.projects}
         self._by_authorization: dict[bytes, Caller] = {}
@@ -113,8 +118,15 @@ class Directory:
         return self._model_of(caller.view, name)
 
     def _model_of(self, key: KeyView, name: str) -> ModelView:
-        model = _preferred(self._models.get(name, ()), key)
+        known = self._models.get(name, ())
+        model = _preferred(known, key)
         if model is None:
+            if _preferred(known, replace(key, models=())) is not None:
+                raise Forbidden(
+                    f"use model {name}: this key may only use {', '.join(key.models)}",
+                    hint="use one of them, or a key without this restriction",
+                    details={"param": "model"},
+                )
             raise NotFound(
                 "use this model: the key has no model of that name",
                 hint="GET /v1/models lists the models of a key",
@@ -161,7 +173,13 @@ class Directory:
             }
         )[1:-1]
         return Route(
-            model, permitted, self._accounts[key.project], fragment, key.digest, self.snapshot
+            model,
+            permitted,
+            self._accounts[key.project],
+            fragment,
+            key.digest,
+            self.snapshot,
+            self._quotas.guard(key, project),
         )
 
 

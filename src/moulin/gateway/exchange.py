@@ -16,6 +16,7 @@ from moulin.domain.reasons import Reason
 from moulin.gateway import answers
 from moulin.gateway.directory import Route
 from moulin.gateway.placing import Order, Placing, busy
+from moulin.gateway.quotas import Pass
 from moulin.gateway.records import END
 from moulin.gateway.sse import DONE, EventFilter, EventTooLong
 from moulin.gateway.upstream import Replica
@@ -56,7 +57,7 @@ class Client(Protocol):
 class Exchange(Placing):
     """See the module. The underscored flags say which step was reached."""
 
-    __slots__ = ("_client", "_filter", "_is_held", "_last")
+    __slots__ = ("_client", "_filter", "_is_held", "_last", "_pass")
 
     def __init__(self, service: "Service", client: Client, route: Route, order: Order) -> None:
         super().__init__(service, route, order)
@@ -64,10 +65,24 @@ class Exchange(Placing):
         self._filter: EventFilter | None = None
         self._is_held = False
         self._last = b""
+        self._pass: Pass | None = None
 
     def start(self) -> None:
         """Hold the upper bound of the cost; everything else follows."""
         self._service.exchanges.add(self)
+        guard = self._route.guard
+        if guard is None:
+            self._route.account.pay(self)
+            return
+        bounds = self._order.bounds
+        self._pass = guard.enter(self, bounds.tokens_input + bounds.tokens_output)
+        if self._pass.refusal is not None:
+            self._give_up(self._pass.refusal)
+        else:
+            self._pass.hold()
+
+    def within_limits(self) -> None:
+        """Hold the money last: it is what everybody of the project shares."""
         self._route.account.pay(self)
 
     # -- money --------------------------------------------------------------------------------
@@ -211,7 +226,10 @@ class Exchange(Placing):
 
     def _give_up(self, error: MoulinError, reason: Reason | None = None) -> None:
         """End before any answer: nothing is charged."""
-        self._last = answers.failure(error, request=self._order.identifier, reason=reason)
+        headers = self._pass.headers() if self._pass is not None else b""
+        self._last = answers.failure(
+            error, request=self._order.identifier, reason=reason, headers=headers
+        )
         self._end(UPSTREAM_FAILED, NOTHING, 0)
 
     def _end_with_error(self, outcome: bytes, error: MoulinError) -> None:
@@ -250,6 +268,8 @@ class Exchange(Placing):
         self._replica = None
         service.exchanges.discard(self)
         service.counts.ended(self._order.model.name, outcome, amount)
+        if self._pass is not None:
+            self._pass.leave(amount.tokens_input + amount.tokens_output, cost_neur)
         if self._is_held:
             self._route.account.escrow.settle(self.held_neur, cost_neur)
         else:
@@ -297,6 +317,8 @@ class Exchange(Placing):
             self._order.identifier,
             replica.zone_header,
         )
+        if self._pass is not None:
+            headers += self._pass.headers()
         if self._order.ask.ignored:
             headers += b"x-moulin-ignored: %b\r\n" % ", ".join(self._order.ask.ignored).encode()
         return headers

@@ -25,6 +25,7 @@ from moulin.gateway.identifiers import RequestIds
 from moulin.gateway.journal import Journal
 from moulin.gateway.limits import Limits
 from moulin.gateway.metrics import Counts, prometheus_text
+from moulin.gateway.quotas import Quotas
 from moulin.gateway.placing import Order, Placing
 from moulin.gateway.upstream import Replica
 from moulin.gateway.usage import Bounds
@@ -54,6 +55,7 @@ class Service:
         self.connections: set[ClientConnection] = set()
         self.exchanges: set[Exchange] = set()
         self.accounts: dict[str, Account] = {}
+        self.quotas = Quotas(self.account, loop)
         self.buffered_bytes = 0
         self.now_s = loop.time()
         """Monotonic seconds as of the last sweep: exact enough for deadlines, free to read."""
@@ -104,14 +106,16 @@ class Service:
                 self._replicas[attempt] = Replica(view, fragment, self.limits, self.loop)
         for key in snapshot.keys:
             self.account(key.project)
-        self._directory = Directory(snapshot, self._pepper, self._replicas, self.accounts)
+        self._directory = Directory(
+            snapshot, self._pepper, self._replicas, self.accounts, self.quotas
+        )
         self._confirmed_at_ns = confirmed_at_ns
         self._judge_freshness()
         for endpoint in list(self._queues):
             self._pump(endpoint)
 
     def account(self, project: str) -> Account:
-        """Return the project's account, opened when needed."""
+        """Return the account of a project or an allowance, opened when needed."""
         account = self.accounts.get(project)
         if account is None:
             account = Account(project, self.limits, self.loop, self._wake_control)
@@ -127,6 +131,8 @@ class Service:
             <= directory.snapshot.staleness_max_s * NS_PER_S
         )
         self._fresh_directory = directory if is_fresh else None
+        if not is_fresh:
+            self.quotas.drop_share()
 
     def _wake_control(self) -> None:
         self.wake_control()

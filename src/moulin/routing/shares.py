@@ -15,6 +15,7 @@ from moulin.domain.limits import ALL_SLICES, SLICES, GatewayShare
 from moulin.domain.units import NS_PER_S
 from moulin.routing.rates import SLOTS
 
+NS_PER_MS: Final = 1_000_000
 QUARANTINE_NS: Final = SLOTS * NS_PER_S
 
 
@@ -68,7 +69,7 @@ class Shares:
         free = ALL_SLICES & ~self._others(gateway) & ~self._quarantined() if is_known else 0
         wanted = _fitted(current.slices, free, SLICES // len(self.leases))
         if wanted != current.slices or not lease.told:
-            version = max(now_ns, current.version + 1)
+            version = max(now_ns // NS_PER_MS, current.version + 1)
             current = GatewayShare(slices=wanted, version=version)
             lease.told.append(current)
         return current

@@ -112,7 +112,7 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
     },
     FetchWanted: {
         "variant": _OPTIONAL,
-        "source": Text(length_max=4096, pattern="hf|pypi|any|file:/[^\\x00-\\x1f]+"),
+        "source": Text(length_max=4096, pattern="hf|pypi|any|(?:file:/|hf:|s3:)[^\\x00-\\x1f]+"),
     },
     ApplyWanted: {"managed_by": _FREE},
     factory.MachineClass: {

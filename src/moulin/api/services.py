@@ -8,9 +8,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from moulin.catalog.fit import Machine
+from moulin.catalog.machines import MACHINE_CLASSES, THIS_MACHINE
 from moulin.controlplane.commands import Answer, Command
 from moulin.domain.control import FetchStatus, FetchWanted, ModelInfo
+from moulin.domain.model import Model
 from moulin.domain.observation import LogChunk
+from moulin.domain.terms import Acceptances
 from moulin.identity import Keyring
 from moulin.ports.clock import Clock, IdSource
 from moulin.ports.store import Store
@@ -36,6 +40,13 @@ class ModelShelf(Protocol):
 
     def model(self, name: str) -> ModelInfo:
         """Return one entry. Raises `UnknownName`, its hint naming the nearest."""
+        ...
+
+    def entry(self, name: str) -> Model:
+        """Return the catalogue's own entry, with digests as far as they are pinned.
+
+        Raises `UnknownName`.
+        """
         ...
 
     def fetch(self, name: str, wanted: FetchWanted) -> FetchStatus:
@@ -79,11 +90,16 @@ class ApiLimits:
     gateways_wait_s: float = 2.0
 
 
+def _unmeasured() -> Machine:
+    return Machine(machine_class=MACHINE_CLASSES[THIS_MACHINE])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiServices:
     """Everything behind the routes.
 
-    `call` is the inbox's; `keyring` returns the present keyring; `pepper` keys the digests.
+    `call` is the inbox's; `keyring` returns the present keyring, `licences` the licences that were
+    accepted, `machine` the machine Moulin runs on; `pepper` keys the digests.
     """
 
     call: Callable[[Command], "Future[Answer]"]
@@ -97,3 +113,5 @@ class ApiServices:
     pepper: bytes = field(repr=False)
     version: str
     limits: ApiLimits = field(default_factory=ApiLimits)
+    licences: Callable[[], Acceptances] = dict
+    machine: Callable[[], Machine] = _unmeasured

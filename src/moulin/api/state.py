@@ -6,6 +6,7 @@ from typing import cast
 from fastapi import Request
 
 from moulin.api.bridge import Bridge
+from moulin.api.experience import Experience
 from moulin.api.gateways import Gateways
 from moulin.api.metrics import Metrics
 from moulin.api.news import News
@@ -23,6 +24,7 @@ class ApiState:
     news: News
     sums: UsageSums
     gateways: Gateways
+    experience: Experience
 
 
 def make_state(services: ApiServices) -> ApiState:
@@ -35,6 +37,7 @@ def make_state(services: ApiServices) -> ApiState:
         news=News(services.store.last_sequence, limits.news_period_s),
         sums=UsageSums(services.store),
         gateways=Gateways(),
+        experience=Experience(services.store),
     )
 
 

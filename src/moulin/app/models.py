@@ -8,13 +8,14 @@ import hmac
 import json
 import logging
 import os
+import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from moulin.app.runtimes import RuntimeBook
 from moulin.catalog.entries import MODELS
 from moulin.catalog.fit import memory_needed_bytes
 from moulin.catalog.lookup import FILE_PREFIX, find_model, find_variant, is_file_name
@@ -28,7 +29,6 @@ from moulin.domain.errors import (
     SourceUnavailable,
 )
 from moulin.domain.model import (
-    Ability,
     FetchedModel,
     Model,
     Progress,
@@ -40,7 +40,7 @@ from moulin.domain.plan import StartStep
 from moulin.domain.workload import EndpointSpec, TaskTemplate
 from moulin.ports.launcher import ModelFacts
 from moulin.sources.disk import Report, full_disk_named
-from moulin.sources.fetch import choose_source, fetch_variant, held_variants
+from moulin.sources.fetch import choose_source, fetch_variant, held_variants, with_digests
 from moulin.sources.files import describe_file
 from moulin.sources.shelf import Shelf
 
@@ -66,7 +66,6 @@ class ModelLibrary:
         self._keys_dir = keys_dir
         self._pepper = pepper
         self._models = dict(models)
-        self._runtimes = RuntimeBook(keys_dir.parent / "runtimes")
         self._added_path = keys_dir.parent / "added_models.json"
         self._fetches: dict[str, FetchStatus] = {}
         self._lock = threading.Lock()
@@ -78,6 +77,13 @@ class ModelLibrary:
     def model(self, name: str) -> ModelInfo:
         """Return one entry. Raises `UnknownName`, its hint naming the nearest."""
         return _info(self._find(name), self._status(name))
+
+    def entry(self, name: str) -> Model:
+        """Return the catalogue's own entry, with digests as far as they are pinned.
+
+        Raises `UnknownName` as `model` does.
+        """
+        return with_digests(self._find(name), self._store_dir)
 
     def fetch(self, name: str, wanted: FetchWanted) -> FetchStatus:
         """Start fetching in the background unless it runs, and say where it is.
@@ -107,24 +113,21 @@ class ModelLibrary:
     def facts(self, endpoint: EndpointSpec) -> ModelFacts:
         """Return what one replica takes.
 
-        Raises `UnknownName` as `model` does, `Refused` when no variant is on disk or the model's
-        runtime is not installed, and
+        Raises `UnknownName` as `model` does, `Refused` when no variant is on disk, and
         `SourceUnavailable` when the disk cannot be read.
         """
         model, variant = self._variant(endpoint)
         held = self._held(endpoint)
-        self._runtimes.command(model.runtime)
-        context_tokens = _context_tokens(model, endpoint)
         return ModelFacts(
             variant=variant.name,
             infill=model.infill,
             name=endpoint.model,
             digest=f"sha256:{held.sha256}",
             memory_bytes=memory_needed_bytes(
-                model, variant, context_tokens, endpoint.parallel_requests
+                model, variant, endpoint.context_tokens, endpoint.parallel_requests
             ),
-            context_tokens=context_tokens,
-            ability=model.ability,
+            context_tokens=endpoint.context_tokens,
+            terms=model.terms,
         )
 
     def task(self, step: StartStep) -> TaskTemplate:
@@ -140,7 +143,9 @@ class ModelLibrary:
         threads = max(1, -(-step.resources.cpu_milli // 1000))
         return TaskTemplate(
             command=(
-                *self._runtimes.command(self._find(endpoint.model).runtime),
+                sys.executable,
+                "-m",
+                "moulin.runtimes.llm",
                 "--model",
                 self._held(endpoint).path,
                 "--alias",
@@ -319,13 +324,6 @@ def _ready(choice: SourceChoice, fetched: FetchedModel) -> FetchStatus:
     )
 
 
-def _context_tokens(model: Model, endpoint: EndpointSpec) -> int:
-    """Return the context that is served: what was asked for, or all that another model has."""
-    if model.ability is Ability.GENERATE:
-        return endpoint.context_tokens
-    return model.architecture.context_max_tokens
-
-
 def _info(model: Model, status: FetchStatus) -> ModelInfo:
     return ModelInfo(
         name=model.name,
@@ -348,4 +346,9 @@ def _info(model: Model, status: FetchStatus) -> ModelInfo:
             for variant in model.variants
         ),
         fetch=status,
+        licence_terms=model.licence_terms,
+        stage=model.lifecycle.stage(time.time_ns()),
+        lifecycle=model.lifecycle,
+        languages=model.languages,
+        known_limits=model.known_limits,
     )

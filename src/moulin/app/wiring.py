@@ -15,6 +15,7 @@ from moulin.app.clock import SystemClock, SystemDice
 from moulin.app.evidence import StoredEvidence
 from moulin.app.meters import SIMULATED_CLASS, MachineMeter
 from moulin.app.models import ModelLibrary
+from moulin.app.own_machine import OwnMachine
 from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.plane import Plane, PlaneSettings, Ports
 from moulin.controlplane.recover import take_lead
@@ -213,6 +214,8 @@ def open_factory(settings: FactorySettings) -> Factory:
         call=inbox.call,
         store=store,
         keyring=lambda: plane.books.keyring,
+        licences=lambda: plane.books.licences,
+        machine=OwnMachine(),
         logs=_log_reader(plane),
         shelf=library,
         evidence=StoredEvidence(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from moulin.cli import accounts, demo, local, operate, runtimes, serve, submit, work
+from moulin.cli import accounts, demo, local, models, operate, runtimes, serve, submit, work
 from moulin.cli.screen import say, say_error
 from moulin.domain.errors import MoulinError
 
@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 for part in (demo.app, local.app, operate.app, submit.app, work.app, serve.app, accounts.app):
     app.add_typer(part)
+app.add_typer(models.app, name="models")
+app.add_typer(models.prices, name="price")
 app.add_typer(local.config, name="config")
 app.add_typer(runtimes.runtime, name="runtime")
 app.add_typer(accounts.keys, name="keys")

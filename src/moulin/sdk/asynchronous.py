@@ -32,6 +32,8 @@ from moulin.domain.errors import MoulinError
 from moulin.domain.events import Event
 from moulin.domain.factory import DeclaredObject
 from moulin.domain.observation import LogChunk
+from moulin.domain.outlook import ModelFit, PriceExplained
+from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.views import ReceiptView, WorkloadView
 from moulin.domain.workload import EndpointSpec, Resources, Where, WorkloadKind, WorkloadSpec
 from moulin.sdk import _requests as requests
@@ -332,6 +334,26 @@ class Models(_Resource):
     async def get(self, name: str) -> ModelInfo:
         """Return one entry."""
         return await self._client.send(requests.model(name))
+
+    async def fit(
+        self, name: str, *, context_tokens: int = 0, parallel_requests: int = 1
+    ) -> ModelFit:
+        """Return where it fits; a context of 0 means 4096, or what the model has if that is less."""
+        return await self._client.send(requests.fit_model(name, context_tokens, parallel_requests))
+
+    async def price(
+        self, name: str, *, tokens_input: int = 1000, tokens_output: int = 500
+    ) -> PriceExplained:
+        """Return how a request of that many tokens is priced now."""
+        return await self._client.send(requests.explain_price(name, tokens_input, tokens_output))
+
+    async def accept_licence(
+        self, name: str, licence: str, *, project: str = ""
+    ) -> LicenceAcceptance:
+        """Accept its licence, by the id of its terms, for the project's organisation."""
+        return await self._client.send(
+            requests.accept_licence(self._project(project), name, licence)
+        )
 
     async def start_fetch(
         self, name: str, *, variant: str = "", source: str = "any"

@@ -29,6 +29,7 @@ VIEWERS: Final = MEMBERS | {Role.VIEWER}
 
 SPEC: Final = encode_public(job_spec())
 SYNC: Final = encode_public(SyncRequest(gateway="g", epoch=1, records_epoch=1))
+ACCEPT: Final = {"model": "gated", "licence": "gated-terms"}
 APPLY: Final = {"managed_by": "f", "objects": [], "is_dry_run": True}
 
 
@@ -70,6 +71,9 @@ MATRIX: Final = {
     ("GET", "/models"): Row(VIEWERS),
     ("GET", "/models/{model}"): Row(VIEWERS),
     ("POST", "/models/{model}/fetch"): Row(MEMBERS, body={}),
+    ("GET", "/models/{model}/fit"): Row(VIEWERS),
+    ("GET", "/models/{model}/price"): Row(VIEWERS),
+    ("POST", "/projects/{project}/licences"): Row(ADMINS, owned=True, body=ACCEPT),
     ("POST", "/gateway/sync"): Row(GATEWAY, body=SYNC),
 }
 # Routes whose lists can be asked for a project by name.

@@ -17,6 +17,7 @@ import httpx
 
 from moulin.api import ApiServer, ApiServices, create_app
 from moulin.api.services import ApiLimits
+from moulin.catalog.entries import SMOLLM2_135M
 from moulin.controlplane import commands as c
 from moulin.controlplane.inbox import Call, Inbox
 from moulin.domain.control import FetchStatus, FetchWanted, ModelInfo
@@ -32,10 +33,12 @@ from moulin.domain.events import (
 )
 from moulin.domain.factory import kind_of
 from moulin.domain.ids import KeyId, OrganisationId, ProjectId, WorkloadId, make_id
+from moulin.domain.model import Model
 from moulin.domain.observation import LogChunk
 from moulin.domain.principal import ApiKey, Role
 from moulin.domain.reasons import Reason, ReasonCode
 from moulin.domain.snapshot import GatewaySnapshot, Grant, SyncReply
+from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.usage import Charge, Usage
 from moulin.domain.views import (
     BalanceView,
@@ -88,6 +91,7 @@ class StandIn:
     syncs: list[c.SyncGateway] = field(default_factory=list)
     actors: list[str] = field(default_factory=list)
     snapshot_version: int = 1
+    licences: dict[tuple[str, str], LicenceAcceptance] = field(default_factory=dict)
     is_stopping: bool = False
     writing: Any = field(default_factory=threading.Lock)
 
@@ -217,6 +221,16 @@ class StandIn:
         self.record(KeyRevoked(key=command.key), project, command.principal.key)
         return self.keyring.by_id[command.key]
 
+    def _accept(self, command: c.AcceptLicence) -> LicenceAcceptance:
+        found = LicenceAcceptance(
+            licence=command.licence,
+            organisation=ORGANISATION[command.project],
+            by=command.principal.name,
+            at_ns=START_NS,
+        )
+        self.licences[found.organisation, found.licence] = found
+        return found
+
     def _sync(self, command: c.SyncGateway) -> SyncReply:
         self.syncs.append(command)
         wanted = command.request
@@ -276,17 +290,21 @@ class StandIn:
             c.ApplyFactory: StandIn._apply,
             c.CreateKey: StandIn._create_key,
             c.RevokeKey: StandIn._revoke_key,
+            c.AcceptLicence: StandIn._accept,
             c.SyncGateway: StandIn._sync,
             c.ReadStatus: StandIn._status,
         },
     )
 
 
+TERMS = {"gated": "gated-terms"}
+
+
 class Shelf:
-    """A catalogue of one model whose fetch moves on each time somebody looks."""
+    """A catalogue of models whose fetch moves on each time somebody looks; one has terms."""
 
     def __init__(self) -> None:
-        self.states = {"tiny": FetchStatus(state="absent")}
+        self.states = {name: FetchStatus(state="absent") for name in ("tiny", "gated")}
 
     def models(self) -> Sequence[ModelInfo]:
         return (self.model("tiny"),)
@@ -310,7 +328,13 @@ class Shelf:
             context_max_tokens=8,
             variants=(),
             fetch=seen,
+            licence_terms=TERMS.get(name, ""),
         )
+
+    def entry(self, name: str) -> Model:
+        if name not in self.states:
+            raise UnknownName(f"find model {name!r}", hint="did you mean tiny?")
+        return replace(SMOLLM2_135M, name=name, licence_terms=TERMS.get(name, ""))
 
     def fetch(self, name: str, wanted: FetchWanted) -> FetchStatus:
         self.model(name)
@@ -457,6 +481,7 @@ def running_world(
         call=standin.inbox.call,
         store=standin.store,
         keyring=lambda: standin.keyring,
+        licences=lambda: standin.licences,
         logs=read_logs,
         shelf=shelf,
         evidence=Proofs(),

@@ -20,6 +20,7 @@ from moulin.gateway import answers
 from moulin.gateway.directory import Caller
 from moulin.gateway.exchange import Exchange
 from moulin.gateway.grammar import METHODS, is_host, is_misread, is_target
+from moulin.gateway.several import Several
 
 if TYPE_CHECKING:
     from moulin.gateway.service import Service
@@ -41,6 +42,7 @@ class Inbound(NamedTuple):
     is_mistral: bool
     keeps_alive: bool
     is_http_10: bool
+    drops_params: bool
 
 
 class ClientConnection(asyncio.Protocol):
@@ -78,6 +80,7 @@ class ClientConnection(asyncio.Protocol):
         "_url",
         "authorization",
         "deadline_s",
+        "drops_params",
         "exchange",
         "host",
         "hosts",
@@ -102,7 +105,7 @@ class ClientConnection(asyncio.Protocol):
         self._unfinished = b""
         self._is_chunked_answer = True
         self._keeps_alive = True
-        self.exchange: Exchange | None = None
+        self.exchange: Exchange | Several | None = None
         self.is_busy = False
         self._body: list[bytes] = []
         self._body_bytes = 0
@@ -197,6 +200,7 @@ class ClientConnection(asyncio.Protocol):
         self.length = 0
         self.transfer_encodings = 0
         self.is_mistral = False
+        self.drops_params = False
         self.wants_continue = False
         self._is_head_done = False
         self._is_in_message = True
@@ -287,6 +291,7 @@ class ClientConnection(asyncio.Protocol):
             self.is_mistral,
             self._parser.should_keep_alive(),
             self._is_http_10,
+            self.drops_params,
         )
         self._drop_body()
         if not self.is_busy:
@@ -505,6 +510,10 @@ def _keep_user_agent(client: ClientConnection, value: bytes) -> None:
     client.is_mistral = b"mistral" in value
 
 
+def _keep_drop_params(client: ClientConnection, value: bytes) -> None:
+    client.drops_params = value.lower() == b"true"
+
+
 _Keep = Callable[[ClientConnection, bytes], None]
 _KEEP_BY_NAME: Final[dict[bytes, _Keep]] = {
     b"authorization": _keep_authorization,
@@ -514,6 +523,7 @@ _KEEP_BY_NAME: Final[dict[bytes, _Keep]] = {
     b"expect": _keep_expect,
     b"upgrade": _keep_upgrade,
     b"user-agent": _keep_user_agent,
+    b"x-moulin-drop-params": _keep_drop_params,
 }
 
 

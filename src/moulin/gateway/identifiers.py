@@ -36,6 +36,13 @@ class RequestIds:
         return self._time + self._pool.pop()
 
 
+def call_id(request: bytes, number: int, *, is_mistral: bool) -> str:
+    """Return the id of one call of a request's answer; Mistral's templates want nine characters."""
+    if is_mistral:
+        return (request[-8:] + _CROCKFORD[number & 31 :][:1]).decode()
+    return f"call_{request.decode()}{number}"
+
+
 def _entropy_texts() -> list[bytes]:
     text = os.urandom(_BATCH * _ENTROPY_CHARACTERS).translate(_CHARACTER_BY_BYTE)
     return [text[i : i + _ENTROPY_CHARACTERS] for i in range(0, len(text), _ENTROPY_CHARACTERS)]

@@ -21,18 +21,31 @@ from moulin.gateway.accounts import Account
 from moulin.gateway.directory import Caller, Directory, Route
 from moulin.gateway.edge import ClientConnection, Inbound
 from moulin.gateway.exchange import Exchange
+from moulin.gateway.forms import make_form
 from moulin.gateway.identifiers import RequestIds
 from moulin.gateway.journal import Journal
 from moulin.gateway.limits import Limits
 from moulin.gateway.metrics import Counts, prometheus_text
-from moulin.gateway.quotas import Quotas
 from moulin.gateway.placing import Order, Placing
+from moulin.gateway.quotas import Quotas
+from moulin.gateway.several import Part, Several
 from moulin.gateway.upstream import Replica
 from moulin.gateway.usage import Bounds
-from moulin.routing.requests import CHAT, TEXT, Dialect, input_bound, output_limit, read_request
+from moulin.routing.infill import infill
+from moulin.routing.requests import (
+    CHAT,
+    FIM,
+    TEXT,
+    Ask,
+    Dialect,
+    input_bound,
+    output_limit,
+    read_request,
+    split,
+)
 
 _OPEN_PATHS: Final = frozenset({b"/healthz", b"/metrics"})
-_COMPLETIONS: Final = {dialect.path.encode(): dialect for dialect in (CHAT, TEXT)}
+_COMPLETIONS: Final = {dialect.path.encode(): dialect for dialect in (CHAT, TEXT, FIM)}
 _MODELS: Final = b"/v1/models"
 _INCLUDE_USAGE: Final = {"include_usage": True}
 
@@ -195,12 +208,12 @@ class Service:
         inbound: Inbound,
         dialect: Dialect,
         identifier: bytes,
-    ) -> Exchange:
+    ) -> Exchange | Several:
         try:
             body = orjson.loads(inbound.body)
         except orjson.JSONDecodeError as cause:
             raise InvalidRequest(f"read the body as JSON: character {cause.pos}") from None
-        ask = read_request(dialect, body)
+        ask = read_request(dialect, body, drops=inbound.drops_params)
         assert inbound.caller is not None
         directory = self.current_directory()
         # A snapshot may have come while the body did.
@@ -212,9 +225,50 @@ class Service:
             if inbound.is_mistral:
                 # Mistral's API sends usage in every stream; its client has no way to ask.
                 ask = ask._replace(wants_usage=True)
+        if ask.infills:
+            infill(body, model)
         bounds = Bounds(input_bound(ask, model, len(inbound.body)), limit, len(inbound.body))
-        order = Order(identifier, ask, model, dialect.path, orjson.dumps(body), bounds)
+        if ask.choices > 1:
+            return self._open_several(client, (dialect, ask, route, bounds), split(body), inbound)
+        form = (
+            make_form(dialect, ask, identifier, is_mistral=inbound.is_mistral)
+            if ask.needs_form
+            else None
+        )
+        order = Order(
+            identifier, ask, model, dialect.upstream_path, orjson.dumps(body), bounds, form
+        )
         return Exchange(self, client, route, order)
+
+    def _open_several(
+        self,
+        client: ClientConnection,
+        common: tuple[Dialect, Ask, Route, Bounds],
+        bodies: list[dict[str, object]],
+        inbound: Inbound,
+    ) -> Several:
+        """Open an exchange for each completion; they share route, bounds and price."""
+        dialect, ask, route, bounds = common
+        identifiers = [self.draw_id() for _ in bodies]
+        several = Several(client, identifiers)
+        for number, body in enumerate(bodies):
+            identifier = identifiers[number]
+            form = (
+                make_form(dialect, ask, identifier, is_mistral=inbound.is_mistral)
+                if ask.needs_form
+                else None
+            )
+            order = Order(
+                identifier,
+                ask,
+                route.model,
+                dialect.upstream_path,
+                orjson.dumps(body),
+                bounds,
+                form,
+            )
+            several.add(Exchange(self, Part(several, number), route, order))
+        return several
 
     def draw_id(self) -> bytes:
         """Return a fresh request id, without its prefix."""
@@ -326,8 +380,8 @@ def _model_card(model: ModelView) -> dict[str, object]:
         "max_context_length": model.context_tokens,
         "capabilities": {
             "completion_chat": True,
-            "completion_fim": False,
-            "function_calling": False,
+            "completion_fim": bool(model.infill),
+            "function_calling": True,
             "fine_tuning": False,
             "vision": False,
             "classification": False,

@@ -1,12 +1,24 @@
 """What a request asks for: fields forwarded, renamed, dropped, refused, and the bounds they give."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from moulin.domain.errors import InvalidRequest
 from moulin.domain.snapshot import ModelView
-from moulin.routing.requests import CHAT, TEXT, Dialect, input_bound, output_limit, read_request
+from moulin.routing.infill import infill
+from moulin.routing.messages import SAFE_PROMPT
+from moulin.routing.requests import (
+    CHAT,
+    FIM,
+    TEXT,
+    Dialect,
+    input_bound,
+    output_limit,
+    read_request,
+    split,
+)
 
 MODEL = ModelView(
     name="m",
@@ -19,11 +31,17 @@ MODEL = ModelView(
     price_output_neur=1,
     price_per=1,
 )
+TOOL = {"type": "function", "function": {"name": "look"}}
+CONTENT = "messages[0].content"
 TEXT_PART = {"type": "text", "text": "a"}
 
 
 def chat(**fields: Any) -> dict[str, Any]:
     return {"model": "m", "messages": [{"role": "user", "content": "a"}], **fields}
+
+
+def said(**fields: Any) -> dict[str, Any]:
+    return chat(messages=[{"role": "user", "content": "a", **fields}])
 
 
 def text(**fields: Any) -> dict[str, Any]:
@@ -37,6 +55,9 @@ def text(**fields: Any) -> dict[str, Any]:
         (CHAT, chat(n=1)),
         (CHAT, chat(n=None)),
         (CHAT, chat(messages=[{"role": "user", "content": [TEXT_PART]}])),
+        (CHAT, chat(temperature=0, top_p=1, seed=-1, stop="x", logit_bias={"5": -100})),
+        (CHAT, chat(logprobs=True, top_logprobs=5, stop=None, temperature=None)),
+        (CHAT, chat(response_format={"type": "json_object"})),
         (TEXT, text()),
         (TEXT, text(n=1)),
         (TEXT, text(prompt=["a"])),
@@ -53,20 +74,45 @@ def test_one_completion_goes_as_it_came(dialect: Dialect, body: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("dialect", "body", "field"),
     [
-        (CHAT, chat(n=2), "n"),
-        (CHAT, chat(n=2, stream=True), "n"),
-        (TEXT, text(n=2), "n"),
-        (TEXT, text(prompt=["a", "b"]), "prompt"),
-        (TEXT, text(prompt=[[1, 2], [3]]), "prompt"),
+        (CHAT, chat(n=17), "n"),
+        (TEXT, text(n=17), "n"),
+        (TEXT, text(prompt=["a"] * 17), "prompt"),
+        (TEXT, text(prompt=["a"] * 9, n=2), "prompt"),
     ],
 )
-def test_more_completions_than_are_counted_are_refused(
+def test_more_completions_than_are_served_are_refused(
     dialect: Dialect, body: dict[str, Any], field: str
 ) -> None:
-    with pytest.raises(InvalidRequest, match=r"^2 \w+ in one request are not supported") as caught:
+    with pytest.raises(InvalidRequest, match="are more than the 16 served") as caught:
         read_request(dialect, body)
     assert caught.value.details["param"] == field
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("dialect", "body", "prompts"),
+    [
+        (TEXT, text(n=2), ["a", "a"]),
+        (TEXT, text(prompt=["a", "b"]), ["a", "b"]),
+        (TEXT, text(prompt=["a", "b"], n=2), ["a", "a", "b", "b"]),
+        (TEXT, text(prompt=[[1, 2], [3]]), [[1, 2], [3]]),
+        (TEXT, text(prompt=[1, 2], n=2), [[1, 2], [1, 2]]),
+    ],
+)
+def test_several_completions_are_split_by_prompt(
+    dialect: Dialect, body: dict[str, Any], prompts: list[object]
+) -> None:
+    ask = read_request(dialect, body)
+    assert ask.choices == len(prompts)
+    assert [part["prompt"] for part in split(body)] == prompts
+
+
+def test_several_completions_of_one_seed_have_seeds_of_their_own() -> None:
+    body = chat(n=3, seed=7, temperature=1)
+    assert read_request(CHAT, body).choices == 3
+    parts = split(body)
+    assert [part["seed"] for part in parts] == [7, 8, 9]
+    assert all("n" not in part and part["temperature"] == 1 for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -89,11 +135,67 @@ def test_streams_and_their_usage(
 
 
 def test_names_of_other_apis_are_mapped_and_what_has_no_meaning_is_named() -> None:
-    body = chat(random_seed=3, max_completion_tokens=5, safe_prompt=True, store=None, max_tokens=9)
+    body = chat(random_seed=3, max_completion_tokens=5, user="u", store=None, max_tokens=9)
     ask = read_request(CHAT, body)
     assert body == chat(seed=3, max_tokens=5)
     assert ask.tokens_output_max == 5
-    assert ask.ignored == ("safe_prompt", "store")
+    assert ask.ignored == ("store", "user")
+
+
+@pytest.mark.parametrize("value", [False, None])
+def test_no_safe_prompt_changes_nothing(value: object) -> None:
+    body = chat(safe_prompt=value)
+    ask = read_request(CHAT, body)
+    assert body == chat()
+    assert ask.added_bytes == 0
+
+
+def test_a_safe_prompt_goes_first_and_counts() -> None:
+    body = chat(safe_prompt=True)
+    ask = read_request(CHAT, body)
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]
+    assert body["messages"][0]["content"] == SAFE_PROMPT
+    assert ask.added_bytes > len(SAFE_PROMPT)
+    assert input_bound(ask, MODEL, 100) == 164 + ask.added_bytes
+
+
+def test_a_safe_prompt_joins_the_system_message_there_is() -> None:
+    body = chat(messages=[{"role": "system", "content": "b"}, {"role": "user", "content": "a"}])
+    body["safe_prompt"] = True
+    read_request(CHAT, body)
+    assert [message["content"] for message in body["messages"]] == [f"{SAFE_PROMPT}\n\nb", "a"]
+
+
+def test_unknown_fields_are_dropped_where_the_client_asks_for_it() -> None:
+    body = chat(n_predict=5, best_of=2, **{"bad\r\nname": 1, "x" * 65: 1})
+    ask = read_request(CHAT, body, drops=True)
+    assert body == chat()
+    assert ask.ignored == ("?", "best_of", "n_predict")
+
+
+def test_filling_in_keeps_prompt_and_suffix_for_the_model() -> None:
+    body = text(suffix="b", random_seed=1)
+    ask = read_request(FIM, body)
+    assert (ask.infills, ask.needs_form, body["seed"]) == (True, True, 1)
+    infill(body, replace(MODEL, infill=("<p>", "<s>", "<m>")))
+    assert body["prompt"] == "<p>a<s>b<m>"
+    assert "suffix" not in body
+
+
+def test_a_completion_with_a_suffix_fills_in_too() -> None:
+    body = text(suffix="b")
+    ask = read_request(TEXT, body)
+    assert (ask.infills, ask.needs_form) == (True, False)
+    with pytest.raises(InvalidRequest, match="cannot fill in") as caught:
+        infill(body, MODEL)
+    assert caught.value.details["param"] == "model"
+
+
+@pytest.mark.parametrize("suffix", ["", None])
+def test_a_completion_with_an_empty_suffix_is_an_ordinary_one(suffix: str | None) -> None:
+    body = text(suffix=suffix)
+    assert not read_request(TEXT, body).infills
+    assert body == text()
 
 
 def test_an_unknown_field_without_a_value_is_dropped() -> None:
@@ -121,8 +223,40 @@ def test_an_unknown_field_without_a_value_is_dropped() -> None:
         (CHAT, chat(prompt="a"), "prompt"),
         (CHAT, chat(messages=[]), "messages"),
         (CHAT, chat(messages=["a"]), "messages"),
-        (CHAT, chat(messages=[{"role": "user", "content": ["a"]}]), "messages"),
-        (CHAT, chat(messages=[{"content": [{"type": "image_url"}]}]), "messages"),
+        (CHAT, said(content=["a"]), CONTENT),
+        (CHAT, said(content=[{"type": "image_url"}]), CONTENT),
+        (CHAT, said(content=[{"type": 5}]), CONTENT),
+        (CHAT, said(content=None), CONTENT),
+        (CHAT, said(content=5), CONTENT),
+        (CHAT, said(role="robot"), "messages[0].role"),
+        (CHAT, said(role=["user"]), "messages[0].role"),
+        (CHAT, said(tool_calls=5), "messages[0].tool_calls"),
+        (CHAT, said(tool_calls=[{"id": "x"}]), "messages[0].tool_calls[0]"),
+        (CHAT, chat(safe_prompt=1), "safe_prompt"),
+        (CHAT, chat(temperature="hot"), "temperature"),
+        (CHAT, chat(temperature=2.1), "temperature"),
+        (CHAT, chat(top_p=-0.1), "top_p"),
+        (CHAT, chat(presence_penalty=True), "presence_penalty"),
+        (CHAT, chat(seed=1.5), "seed"),
+        (CHAT, chat(stop=5), "stop"),
+        (CHAT, chat(stop=["a", 5]), "stop"),
+        (CHAT, chat(stop=["a"] * 17), "stop"),
+        (CHAT, chat(logprobs=2), "logprobs"),
+        (CHAT, chat(top_logprobs=2), "top_logprobs"),
+        (CHAT, chat(logprobs=True, top_logprobs=21), "top_logprobs"),
+        (CHAT, chat(logit_bias=[1]), "logit_bias"),
+        (CHAT, chat(logit_bias={"a": 1}), "logit_bias"),
+        (CHAT, chat(logit_bias={"1": 101}), "logit_bias"),
+        (CHAT, chat(response_format="json"), "response_format"),
+        (CHAT, chat(response_format={"type": "xml"}), "response_format.type"),
+        (CHAT, chat(response_format={"type": "json_schema"}), "response_format.json_schema"),
+        (CHAT, chat(tool_choice="required"), "tool_choice"),
+        (TEXT, text(logprobs=True), "logprobs"),
+        (TEXT, text(suffix=5), "suffix"),
+        (TEXT, text(suffix="b", prompt=["a"]), "suffix"),
+        (TEXT, text(prompt=["a", 1]), "prompt"),
+        (FIM, text(prompt=["a"]), "prompt"),
+        (FIM, text(n=2), "n"),
         (TEXT, text(prompt=[]), "prompt"),
         (TEXT, text(prompt=None), "prompt"),
         (TEXT, text(messages=[]), "messages"),
@@ -154,7 +288,8 @@ def test_the_output_limit(fields: dict[str, Any], limit: int) -> None:
     [
         ({}, 100, 164),
         ({}, 10_000, 1000),
-        ({"tools": [{}]}, 100, 420),
+        ({"tools": [TOOL]}, 100, 420),
+        ({"tools": [TOOL], "tool_choice": "none"}, 100, 164),
         ({"tools": []}, 100, 164),
     ],
 )

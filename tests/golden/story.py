@@ -14,10 +14,13 @@ import orjson
 
 from moulin.domain.event_wire import encode_event
 from moulin.domain.events import (
+    AttemptDrainDecided,
     AttemptPlaced,
     AttemptStopDecided,
     ChargedUsage,
     CycleDecided,
+    DrainConfirmed,
+    EndpointRolledOut,
     EpochOpened,
     Event,
     FactoryApplied,
@@ -30,12 +33,14 @@ from moulin.domain.events import (
     KeyCreated,
     KeyRevoked,
     LicenceAccepted,
+    LoadReported,
     MeteringClosed,
     NodeJoined,
     NodeLeft,
     NodeReachabilityChanged,
     ObjectChange,
     Payload,
+    ReplicasDecided,
     TaskObserved,
     TasksForgotten,
     UnitRequeued,
@@ -79,11 +84,12 @@ from moulin.domain.observation import Claim, NodeCapacity, TaskPhase
 from moulin.domain.plan import StopCause, TaskPlacement
 from moulin.domain.principal import ApiKey, Role
 from moulin.domain.reasons import Reason, ReasonCode
-from moulin.domain.snapshot import JournalKind, JournalRecord
+from moulin.domain.snapshot import EndpointLoad, JournalKind, JournalRecord
 from moulin.domain.workload import (
     EndpointSpec,
     Resources,
     Retry,
+    Scaling,
     Submission,
     TaskTemplate,
     When,
@@ -118,6 +124,7 @@ ENDS: Final = {
         CANCELLED: WorkloadState.CANCELLED,
     },
     "v1_retention": {JOB: WorkloadState.SUCCEEDED},
+    "v1_scaling": {ENDPOINT: WorkloadState.RUNNING},
     "v1_objects": {},
     "v1_licence": {},
 }
@@ -127,6 +134,7 @@ HELD: Final = {
     "v1_endpoint": {ENDPOINT: 0},
     "v1_faults": {RETRIED: 5},
     "v1_retention": {},
+    "v1_scaling": {ENDPOINT: 0},
     "v1_objects": {},
     "v1_licence": {},
 }
@@ -139,6 +147,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_endpoint": [*beginning(), *endpoint()],
         "v1_faults": [*beginning(), *faults()],
         "v1_retention": [*beginning(), *retention()],
+        "v1_scaling": [*beginning(), *scaling()],
         "v1_licence": [*beginning(), *licence()],
         "v1_objects": [*beginning(), *objects()],
     }
@@ -286,11 +295,11 @@ def decided(sequence: int) -> CycleDecided:
     )
 
 
-def placed(workload: WorkloadId, generation: int = 1) -> AttemptPlaced:
+def placed(workload: WorkloadId, generation: int = 1, unit: int = 0) -> AttemptPlaced:
     return AttemptPlaced(
-        attempt=attempt_id(workload, 0, generation),
+        attempt=attempt_id(workload, unit, generation),
         workload=workload,
-        unit=0,
+        unit=unit,
         generation=generation,
         tasks=(TaskPlacement(rank=0, node=NODE),),
     )
@@ -499,6 +508,56 @@ def retention() -> list[Payload]:
 def licence() -> list[Payload]:
     """A licence accepted before its model is deployed."""
     return [LicenceAccepted(licence="gemma", model="gemma-3-1b-it", by="ada")]
+
+
+def scaling() -> list[Payload]:
+    """An endpoint that follows its load, is rolled out and rolled back, and lets replicas go."""
+    spec = WorkloadSpec(
+        kind=WorkloadKind.ENDPOINT,
+        name="chat",
+        resources=Resources(cpu_milli=500, memory_bytes=2**28),
+        endpoint=EndpointSpec(
+            model="smollm2", variant="q8", scaling=Scaling(replicas_max=3), drain_s=60
+        ),
+    )
+    rolled = replace(spec, endpoint=replace(spec.endpoint, variant="q4"))
+    first, second = attempt_id(ENDPOINT, 0, 1), attempt_id(ENDPOINT, 1, 1)
+    ready = {"address": "127.0.0.1:9000", "is_ready": True}
+    asks = Reason(code=ReasonCode.LOAD_ASKS, parameters={"requests": "3", "wanted": "2"})
+    load = EndpointLoad(endpoint=ENDPOINT, in_flight=2, queued=1, oldest_wait_ms=40)
+    until_ns = START_NS + 300 * SECOND_NS
+    left = DrainConfirmed(gateway="gw", gateway_epoch=1, attempt=first, is_idle=False)
+    return [
+        WorkloadSubmitted(
+            submission=submission(ENDPOINT, spec), reserved_neur=0, policy_decision="allow"
+        ),
+        placed(ENDPOINT),
+        observed(first, TaskPhase.RUNNING, **ready),
+        GatewayEpochOpened(gateway="gw", gateway_epoch=1),
+        LoadReported(gateway="gw", gateway_epoch=1, endpoints=(load,)),
+        ReplicasDecided(workload=ENDPOINT, replicas=2, reason=asks),
+        placed(ENDPOINT, unit=1),
+        observed(second, TaskPhase.RUNNING, **ready),
+        LoadReported(gateway="gw", gateway_epoch=1, endpoints=()),
+        WorkloadScaled(
+            workload=ENDPOINT, replicas=1, by="key_member", scaling=Scaling(replicas_max=2)
+        ),
+        AttemptDrainDecided(attempt=second, cause=StopCause.SCALED_IN, until_ns=until_ns),
+        replace(left, attempt=second, is_idle=True),
+        AttemptStopDecided(attempt=second, cause=StopCause.SCALED_IN, grace_s=10),
+        observed(second, TaskPhase.EXITED, exit_code=0, ended_at_ns=START_NS + 80 * SECOND_NS),
+        EndpointRolledOut(
+            workload=ENDPOINT, spec=rolled, revision=2, by="key_member", policy_decision="allow"
+        ),
+        placed(ENDPOINT, generation=2, unit=1),
+        observed(attempt_id(ENDPOINT, 1, 2), TaskPhase.RUNNING, **ready),
+        AttemptDrainDecided(attempt=first, cause=StopCause.ROLLED_OUT, until_ns=until_ns),
+        left,
+        EndpointRolledOut(
+            workload=ENDPOINT, spec=spec, revision=1, by="key_member", policy_decision="allow"
+        ),
+        GatewayEpochClosed(gateway="gw", gateway_epoch=1),
+    ]
 
 
 def write(folder: Path) -> list[Path]:

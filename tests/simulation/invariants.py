@@ -19,6 +19,7 @@ from moulin.controlplane.commands import (
     SubmitWorkload,
 )
 from moulin.controlplane.draft import Draft
+from moulin.controlplane.endpoints import frozen_endpoints
 from moulin.controlplane.schedule import exhausted_workloads
 from moulin.domain.control import Applied
 from moulin.domain.errors import MoulinError
@@ -166,10 +167,12 @@ class Judge:
             for name in sorted(projects)
             if 0 <= projects[name].budget_neur <= projects[name].spent_neur
         )
+        drafted = Draft(self.books, self.epoch, event.at_ns)
         policy = replace(
             self.policy,
             projects_exhausted=exhausted,
-            workloads_exhausted=exhausted_workloads(Draft(self.books, self.epoch, event.at_ns)),
+            workloads_exhausted=exhausted_workloads(drafted),
+            endpoints_frozen=frozen_endpoints(drafted),
         )
         plan = decide(self.books.schedule, decided.now_ns, policy)
         must(plan_digest(plan) == decided.plan_digest, "a replayed decision has another digest")
@@ -456,6 +459,9 @@ def _schedule_of(books: Books) -> dict[str, object]:
         "unsettled": list(state.unsettled),
         "held": (state.held_by_project, state.ports_held),
         "finished": list(state.finished),
+        "gateways": (state.gateways, state.loads),
+        "drains": state.drains,
+        "attended": list(state.attended),
     }
 
 

@@ -12,13 +12,20 @@ from types import NoneType, UnionType
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from moulin.domain import factory
-from moulin.domain.control import ApplyWanted, FetchWanted, KeyWanted, ScaleWanted
+from moulin.domain.control import (
+    ApplyWanted,
+    FetchWanted,
+    KeyWanted,
+    RolloutWanted,
+    ScaleWanted,
+)
 from moulin.domain.errors import InvalidSpec
 from moulin.domain.usage import Meter
 from moulin.domain.workload import (
     EndpointSpec,
     Resources,
     Retry,
+    Scaling,
     TaskTemplate,
     When,
     Where,
@@ -102,8 +109,26 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
         "replicas": Whole(minimum=0, maximum=1000),
         "context_tokens": Whole(minimum=1, maximum=10**8),
         "parallel_requests": Whole(minimum=1, maximum=10_000),
+        "drain_s": Whole(minimum=0, maximum=86_400),
+    },
+    Scaling: {
+        "replicas_min": Whole(minimum=0, maximum=1000),
+        "replicas_max": Whole(minimum=1, maximum=1000),
+        "target_requests": Whole(minimum=0, maximum=10_000),
+        "target_queue_s": Whole(minimum=1, maximum=3600),
+        "stabilise_s": Whole(minimum=0, maximum=86_400),
+        "idle_s": Whole(minimum=1, maximum=TEN_YEARS_S),
+        "cold_start_s": Whole(minimum=1, maximum=3600),
     },
     ScaleWanted: {"replicas": Whole(minimum=0, maximum=1000)},
+    RolloutWanted: {
+        "model": _OPTIONAL,
+        "variant": _OPTIONAL,
+        "context_tokens": Whole(minimum=0, maximum=10**8),
+        "parallel_requests": Whole(minimum=0, maximum=10_000),
+        "cpu_milli": Whole(minimum=0, maximum=10**9),
+        "memory_bytes": Whole(minimum=0, maximum=10**18),
+    },
     KeyWanted: {
         "name": _NAME,
         "models": _FREE,

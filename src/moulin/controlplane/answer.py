@@ -23,6 +23,7 @@ from moulin.controlplane.commands import (
     ReadAllowances,
     ReadStatus,
     RevokeKey,
+    RolloutEndpoint,
     RotateKey,
     ScaleEndpoint,
     SettleAlert,
@@ -35,6 +36,7 @@ from moulin.controlplane.commands import (
 )
 from moulin.controlplane.declare import apply_factory
 from moulin.controlplane.draft import Draft
+from moulin.controlplane.endpoints import rollout_endpoint, scale_endpoint
 from moulin.controlplane.inbox import Call
 from moulin.controlplane.keys import rotate_key, update_key
 from moulin.controlplane.objects import (
@@ -46,21 +48,21 @@ from moulin.controlplane.objects import (
 )
 from moulin.controlplane.plane import Plane
 from moulin.controlplane.rows import view_of
+from moulin.controlplane.schedule import present_policy
 from moulin.controlplane.status import read_status
-from moulin.controlplane.submit import check_scale, submit_workload, try_workload
+from moulin.controlplane.submit import submit_workload, try_workload
 from moulin.controlplane.sync import sync_gateway
-from moulin.domain.errors import Conflict, InternalError, InvalidRequest, MoulinError, NotFound
+from moulin.domain.errors import InternalError, MoulinError, NotFound
 from moulin.domain.events import (
     KeyCreated,
     KeyRevoked,
     LicenceAccepted,
-    WorkloadScaled,
     WorkloadStopRequested,
 )
 from moulin.domain.ids import WorkloadId
 from moulin.domain.principal import ApiKey
 from moulin.domain.views import WorkloadView
-from moulin.domain.workload import FINAL_WORKLOAD_STATES, WorkloadKind
+from moulin.domain.workload import FINAL_WORKLOAD_STATES
 from moulin.scheduler import explain
 
 Finish = Callable[[], Answer]
@@ -139,40 +141,18 @@ def _stop(plane: Plane, draft: Draft, command: StopWorkload) -> Finish:
     return lambda: view_of(draft.books, command.workload)
 
 
-def _scale(plane: Plane, draft: Draft, command: ScaleEndpoint) -> Finish:
-    row = draft.books.schedule.workloads.get(command.workload)
-    if row is None:
-        raise NotFound(f"scale {command.workload}: there is no such endpoint")
-    if row.submission.spec.kind is not WorkloadKind.ENDPOINT:
-        raise InvalidRequest(
-            f"scale {command.workload}: it is a {row.submission.spec.kind}",
-            hint="only endpoints have replicas",
-        )
-    if not 0 <= command.replicas <= REPLICAS_MAX:
-        raise InvalidRequest(f"scale to {command.replicas}: use 0 to {REPLICAS_MAX} replicas")
-    if row.state in FINAL_WORKLOAD_STATES:
-        raise Conflict(
-            f"scale {command.workload}: it is {row.state}",
-            hint="deploy it again to have an endpoint",
-        )
-    check_scale(plane, draft, row.submission, command.replicas - row.units_wanted)
-    draft.append(
-        WorkloadScaled(
-            workload=command.workload, replicas=command.replicas, by=command.principal.name
-        ),
-        actor=command.principal.key,
-        project=row.submission.project,
-    )
-    return lambda: view_of(draft.books, command.workload)
-
-
 def _explain(plane: Plane, draft: Draft, command: ExplainWorkload) -> Finish:
     if command.workload not in draft.books.schedule.workloads:
         ended = _ended(plane, command.workload, "explain")
         return lambda: Explanation(workload=ended, reasons=ended.reasons)
     return lambda: Explanation(
         workload=view_of(draft.books, command.workload),
-        reasons=explain(draft.books.schedule, command.workload, draft.now_ns, plane.policy),
+        reasons=explain(
+            draft.books.schedule,
+            command.workload,
+            draft.now_ns,
+            present_policy(draft, plane.policy),
+        ),
     )
 
 
@@ -232,7 +212,8 @@ HANDLERS: Final[Mapping[type, Handler]] = {
     SubmitWorkload: submit_workload,
     TryWorkload: try_workload,
     StopWorkload: _stop,
-    ScaleEndpoint: _scale,
+    ScaleEndpoint: scale_endpoint,
+    RolloutEndpoint: rollout_endpoint,
     ExplainWorkload: _explain,
     ApplyFactory: apply_factory,
     CreateKey: _create_key,

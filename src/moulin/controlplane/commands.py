@@ -13,6 +13,7 @@ from moulin.domain.control import (
     FactoryStatus,
     KeyChange,
     ObjectDiff,
+    RolloutWanted,
     Trial,
     ZoneStatus,
 )
@@ -23,7 +24,7 @@ from moulin.domain.principal import ApiKey, Principal
 from moulin.domain.snapshot import SyncReply, SyncRequest
 from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.views import WorkloadView
-from moulin.domain.workload import WorkloadSpec
+from moulin.domain.workload import Scaling, WorkloadSpec
 
 __all__ = [
     "AcceptLicence",
@@ -104,6 +105,19 @@ class ScaleEndpoint:
     principal: Principal
     workload: WorkloadId
     replicas: int
+    scaling: Scaling | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutEndpoint:
+    """Give an endpoint another spec, or the one before. Answer: its `WorkloadView`.
+
+    Raises `NotFound`, `Conflict`, and what `SubmitWorkload` raises.
+    """
+
+    principal: Principal
+    workload: WorkloadId
+    wanted: RolloutWanted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,6 +273,7 @@ Command = (
     | TryWorkload
     | StopWorkload
     | ScaleEndpoint
+    | RolloutEndpoint
     | ExplainWorkload
     | ApplyFactory
     | CreateKey

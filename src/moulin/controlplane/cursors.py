@@ -11,6 +11,7 @@ from typing import Final
 
 from moulin.domain.events import (
     AttemptPlaced,
+    EndpointRolledOut,
     Event,
     FactoryApplied,
     IntervalMetered,
@@ -102,11 +103,14 @@ class StepCursor:
 
 @dataclass(slots=True)
 class AttemptCursor:
-    """Where an attempt runs and how many of its tasks are not metered to their end."""
+    """Where an attempt runs, what it serves, how many of its tasks are not metered to their end."""
 
     workload: WorkloadId
     zone: str
     steps_open: int
+    subject: str = ""
+    model_digest: str = ""
+    policy_decision: str = ""
 
 
 @dataclass(slots=True)
@@ -115,7 +119,8 @@ class Admission:
 
     `attempts` are those whose facts are kept, `unmetered` those of them that are not metered to
     their end, `uncharged` the usages that are metered, or will be when an interval of a replica
-    closes, and not charged.
+    closes, and not charged. `by_revision` has the decision and the digest of each spec that an
+    endpoint ever had, once it has had two.
     """
 
     submission: Submission
@@ -125,6 +130,7 @@ class Admission:
     unmetered: int = 0
     uncharged: int = 0
     is_finished: bool = False
+    by_revision: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def is_endpoint(self) -> bool:
@@ -181,7 +187,6 @@ class Facts(Mapping[AttemptId, AttemptFacts]):
             return _unknown_place(attempt)
         admission = self._cursors.admissions[known.workload]
         submission = admission.submission
-        endpoint = submission.spec.endpoint
         return AttemptFacts(
             attempt=attempt,
             workload=submission.id,
@@ -189,9 +194,9 @@ class Facts(Mapping[AttemptId, AttemptFacts]):
             project=submission.project,
             zone=known.zone,
             site=self._site_of(known.zone) or UNKNOWN_SITE,
-            subject=endpoint.model if endpoint else submission.spec.resources.accelerator_class,
-            model_digest=admission.model_digest,
-            policy_decision=admission.policy_decision,
+            subject=known.subject,
+            model_digest=known.model_digest,
+            policy_decision=known.policy_decision,
             has_ended=known.steps_open == 0,
         )
 
@@ -235,6 +240,8 @@ def fold_cursors(cursors: Cursors, event: Event, schedule: State, site_of: SiteO
 
 def _fold_nodes(cursors: Cursors, event: Event, schedule: State) -> None:
     match event.payload:
+        case EndpointRolledOut() as rolled:
+            _roll_out(cursors, rolled, schedule)
         case NodeJoined() as joined:
             _join(cursors, joined, event.at_ns, schedule)
         case NodeLeft(node=node):
@@ -244,6 +251,19 @@ def _fold_nodes(cursors: Cursors, event: Event, schedule: State) -> None:
                 cursor.zone = schedule.zone_of_node(name) or cursor.zone
         case _:
             pass
+
+
+def _roll_out(cursors: Cursors, rolled: EndpointRolledOut, schedule: State) -> None:
+    admission = cursors.admissions.get(rolled.workload)
+    row = schedule.workloads.get(rolled.workload)
+    if admission is None or row is None or row.serving is None:
+        return
+    known = (admission.policy_decision, admission.model_digest)
+    admission.by_revision.setdefault(row.serving.before, known)
+    admission.by_revision[rolled.revision] = (rolled.policy_decision, rolled.model_digest)
+    admission.submission = row.submission
+    admission.policy_decision = rolled.policy_decision
+    admission.model_digest = rolled.model_digest
 
 
 def close(cursors: Cursors, closed: MeteringClosed, site_of: SiteOf) -> Closing:
@@ -385,8 +405,21 @@ def _place(cursors: Cursors, placed: AttemptPlaced, schedule: State) -> None:
         )
         cursors.nodes[task.node].steps.add(step)
     zone = schedule.zone_of_node(placed.tasks[0].node)  # a gang never spans two
-    cursors.attempts[placed.attempt] = AttemptCursor(placed.workload, zone, len(placed.tasks))
     admission = cursors.admissions[placed.workload]
+    row = schedule.workloads[placed.workload]
+    unit = row.units[placed.unit]
+    spec = row.spec_of(unit)
+    known = (admission.policy_decision, admission.model_digest)
+    decision, digest = admission.by_revision.get(unit.revision, known)
+    # An endpoint's spec may change; what a replica serves is what it was placed for.
+    cursors.attempts[placed.attempt] = AttemptCursor(
+        placed.workload,
+        zone,
+        len(placed.tasks),
+        subject=spec.endpoint.model if spec.endpoint else spec.resources.accelerator_class,
+        model_digest=digest,
+        policy_decision=decision,
+    )
     admission.attempts += 1
     admission.unmetered += 1
 

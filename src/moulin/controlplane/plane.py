@@ -89,8 +89,8 @@ class Plane:
     durable and whose start is not yet on record, `unstopped` (node, grace) of those whose stop did
     not reach the engine; `reports` are observations made while acting, taken by the next cycle.
     `unmetered` are nodes whose interval is due, `forgetting` is what engines are to forget. `journal_until_ns` is the time up to which a
-    gateway epoch has told all it did. `provisional_uj` maps an endpoint to its last measured
-    energy per input and output token, for headers only. `shares` says which gateway may use which
+    gateway epoch has told all it did, `heard_ns` when it last said anything. `provisional_uj` maps
+    an endpoint to its last measured energy per input and output token, for headers only. `shares` says which gateway may use which
     part of rate limits, from the first that is heard.
     """
 
@@ -112,6 +112,8 @@ class Plane:
     forgetting: Forgetting = field(default_factory=Forgetting)
     due_ns: dict[str, int] = field(default_factory=dict)
     journal_until_ns: dict[tuple[str, int], int] = field(default_factory=dict)
+    heard_ns: dict[tuple[str, int], int] = field(default_factory=dict)
+    led_since_ns: int = 0
     snapshot: GatewaySnapshot | None = None
     snapshot_sequence: int = -1
     provisional_uj: dict[str, tuple[int, int]] = field(default_factory=dict)

@@ -39,6 +39,7 @@ def take_lead(
         evidence=read_evidence(ports.store, settings.factory_name),
         forgetting=forgetting_of(books.retention),
         behind_ns=max(0, books.at_ns - ports.clock.now_ns()),
+        led_since_ns=max(books.at_ns, ports.clock.now_ns()),
     )
     draft = Draft(plane.books, epoch, plane.now_ns())
     draft.append(EpochOpened(epoch=epoch, boot_id=settings.boot_id, version=settings.version))

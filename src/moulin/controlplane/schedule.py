@@ -3,18 +3,21 @@
 from dataclasses import replace
 
 from moulin.controlplane.draft import Draft
+from moulin.controlplane.endpoints import forget_silent_gateways, frozen_endpoints
 from moulin.controlplane.plane import Plane
 from moulin.domain.events import (
+    AttemptDrainDecided,
     AttemptPlaced,
     AttemptStopDecided,
     CycleDecided,
     Payload,
+    ReplicasDecided,
     UnitRequeued,
     WorkloadFinished,
 )
 from moulin.domain.ids import WorkloadId
 from moulin.domain.plan import Plan
-from moulin.scheduler import decide, plan_digest, plan_events
+from moulin.scheduler import SchedulerPolicy, decide, plan_digest, plan_events
 
 
 def schedule(plane: Plane, draft: Draft) -> Plan:
@@ -23,11 +26,8 @@ def schedule(plane: Plane, draft: Draft) -> Plan:
     The cycle's time, the state it saw and the plan's digest are logged with every plan that
     changes something, so that a replay can be checked.
     """
-    policy = replace(
-        plane.policy,
-        projects_exhausted=exhausted(draft),
-        workloads_exhausted=exhausted_workloads(draft),
-    )
+    forget_silent_gateways(plane, draft)
+    policy = present_policy(draft, plane.policy)
     plan = decide(draft.books.schedule, draft.now_ns, policy)
     if plan.is_empty:
         return plan
@@ -39,6 +39,16 @@ def schedule(plane: Plane, draft: Draft) -> Plan:
     for payload in plan_events(plan):
         draft.append(payload, causation=evidence.sequence, project=_project(draft, payload))
     return plan
+
+
+def present_policy(draft: Draft, policy: SchedulerPolicy) -> SchedulerPolicy:
+    """Return the operator's policy with who has no money left, as the drafted books say."""
+    return replace(
+        policy,
+        projects_exhausted=exhausted(draft),
+        workloads_exhausted=exhausted_workloads(draft),
+        endpoints_frozen=frozen_endpoints(draft),
+    )
 
 
 def exhausted(draft: Draft) -> tuple[str, ...]:
@@ -71,9 +81,9 @@ def _project(draft: Draft, payload: Payload) -> str:
     match payload:
         case AttemptPlaced(workload=workload) | UnitRequeued(workload=workload):
             return schedule_state.workloads[workload].submission.project
-        case WorkloadFinished(workload=workload):
+        case WorkloadFinished(workload=workload) | ReplicasDecided(workload=workload):
             return schedule_state.workloads[workload].submission.project
-        case AttemptStopDecided(attempt=attempt):
+        case AttemptStopDecided(attempt=attempt) | AttemptDrainDecided(attempt=attempt):
             row = schedule_state.attempts[attempt]
             return schedule_state.workloads[WorkloadId(row.workload)].submission.project
         case _:

@@ -1,14 +1,16 @@
 """What gateways may know, read from the books: keys, endpoints with ready replicas, projects."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 from moulin.controlplane.books import Books
 from moulin.controlplane.plane import Plane
-from moulin.domain.factory import ObjectKind, Organisation, Project, Site
+from moulin.domain.factory import ObjectKind, Organisation, Price, PriceBook, Project, Site
 from moulin.domain.model import METERS_BY_ABILITY
 from moulin.domain.objects import BATCH_FACTOR_PPM
 from moulin.domain.principal import ApiKey, Role
 from moulin.domain.snapshot import GatewaySnapshot, KeyView, ModelView, ProjectView, ReplicaView
+from moulin.domain.usage import Meter
 from moulin.ledger import book_at, find_price
 from moulin.scheduler import TaskRow, WorkloadRow
 
@@ -70,11 +72,11 @@ def _projects(books: Books) -> Iterator[ProjectView]:
 def _model(plane: Plane, books: Books, row: WorkloadRow, now_ns: int) -> ModelView:
     spec = row.submission.spec
     endpoint = spec.endpoint
+    serving = row.serving
     assert endpoint is not None  # `books.endpoints` holds endpoints only
     book = book_at(books.price_books(), now_ns)
-    prices = [
-        find_price(book, meter, endpoint.model) for meter in METERS_BY_ABILITY[endpoint.ability]
-    ]
+    models = _served_models(row)
+    prices = [_dearest(book, meter, models) for meter in METERS_BY_ABILITY[endpoint.ability]]
     price_input, price_output = (*prices, None)[:2]
     per_input = price_input.per if price_input else 1
     per_output = price_output.per if price_output else 1
@@ -96,19 +98,35 @@ def _model(plane: Plane, books: Books, row: WorkloadRow, now_ns: int) -> ModelVi
         infill=endpoint.infill,
         batch_ppm=book.batch_ppm if book else BATCH_FACTOR_PPM,
         replicas=tuple(_replicas(plane, books, row)),
+        cold_start_s=serving.scaling.cold_start_s if serving and serving.scaling else 0,
+        load_s=-(-serving.load_ns // NS_PER_S) if serving else 0,
+    )
+
+
+def _served_models(row: WorkloadRow) -> tuple[str, ...]:
+    """Return the models that replicas of an endpoint serve: two of them during a rollout."""
+    specs = [row.submission.spec, *(row.spec_of(unit) for unit in row.units if not unit.is_retired)]
+    found = {spec.endpoint.model for spec in specs if spec.endpoint is not None}
+    return tuple(sorted(found))
+
+
+def _dearest(book: PriceBook | None, meter: Meter, models: Sequence[str]) -> Price | None:
+    """Return the highest price of a meter: what is held covers whichever replica answers."""
+    prices = [price for model in models if (price := find_price(book, meter, model)) is not None]
+    return max(
+        prices, key=lambda price: Fraction(price.unit_price_neur, price.per or 1), default=None
     )
 
 
 def _replicas(plane: Plane, books: Books, row: WorkloadRow) -> Iterator[ReplicaView]:
-    endpoint = row.submission.spec.endpoint
-    parallel = endpoint.parallel_requests if endpoint else 1
     for unit in row.units:
         attempt = books.schedule.attempts.get(unit.attempt) if unit.attempt else None
         if attempt is None or not attempt.is_live or attempt.stop_cause is not None:
             continue
         task: TaskRow = attempt.tasks[0]
-        if not (task.is_ready and task.address):
+        if not (task.is_ready and task.address) or attempt.id in books.schedule.drains:
             continue
+        endpoint = row.spec_of(unit).endpoint
         zone = books.schedule.zone_of_node(task.node)
         site = books.site_of(zone) or Site(name="unknown", country="")
         figures = plane.provisional_uj.get(row.submission.id, (0, 0))
@@ -119,7 +137,7 @@ def _replicas(plane: Plane, books: Books, row: WorkloadRow) -> Iterator[ReplicaV
             zone=zone,
             country=site.country,
             country_basis=site.country_basis,
-            parallel_requests=parallel,
+            parallel_requests=endpoint.parallel_requests if endpoint else 1,
             energy_uj_per_token_input=figures[0],
             energy_uj_per_token_output=figures[1],
             carbon_ng_per_j=site.carbon_location_ng_per_kwh // 3_600_000,

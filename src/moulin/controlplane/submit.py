@@ -228,20 +228,51 @@ def _admission(plane: Plane, draft: Draft, submission: Submission) -> Admitted |
 
 def check_scale(plane: Plane, draft: Draft, submission: Submission, added: int) -> None:
     """Raise `BudgetExceeded` when the first hour of more replicas is not available."""
-    endpoint = submission.spec.endpoint
-    if endpoint is None or added <= 0:
+    if submission.spec.endpoint is None or added <= 0:
         return
+    admission = _more_replicas(draft, submission, added)
+    if isinstance(admission, Denied):
+        name = submission.spec.name
+        raise refusal(f"add {added} replica(s) to {name!r}", admission.reasons)
+
+
+def can_pay_replica(draft: Draft, submission: Submission) -> bool:
+    """Say whether the first hour of one more replica is available."""
+    return isinstance(_more_replicas(draft, submission, 1), Admitted)
+
+
+def _more_replicas(draft: Draft, submission: Submission, added: int) -> Admitted | Denied:
+    endpoint = submission.spec.endpoint
+    assert endpoint is not None
     spec = replace(submission.spec, endpoint=replace(endpoint, replicas=added))
     project = draft.books.project(submission.project)
-    admission = admit(
+    return admit(
         replace(submission, spec=spec),
         (),
         _prices(draft, submission),
         draft.books.balances.available_neur(submission.project),
         project.budget_neur if project else -1,
     )
+
+
+def readmitted(
+    plane: Plane, draft: Draft, submission: Submission, replicas: int
+) -> tuple[Submission, str, str]:
+    """Return an endpoint under another spec, completed, with the decision and the model's digest.
+
+    Judged as a new one of that many replicas would be: raises what `submit_workload` does.
+    """
+    project = draft.books.project(submission.project)
+    if project is None:
+        raise NotFound(f"roll out {submission.id}: its project is gone")
+    spec = _completed(plane, project, submission.spec)
+    submission = replace(submission, spec=spec)
+    if spec.endpoint is not None:
+        spec = replace(spec, endpoint=replace(spec.endpoint, replicas=replicas))
+    admission = _admission(plane, draft, replace(submission, spec=spec))
     if isinstance(admission, Denied):
-        raise refusal(f"add {added} replica(s) to {spec.name!r}", admission.reasons)
+        raise refusal(f"roll out {submission.spec.name!r}", admission.reasons)
+    return submission, admission.decision, _model_digest(plane, submission)
 
 
 def _as_held(draft: Draft, submission: Submission) -> Submission:

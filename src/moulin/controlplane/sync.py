@@ -12,6 +12,7 @@ from moulin.controlplane.allowances import (
 )
 from moulin.controlplane.commands import Answer, SyncGateway
 from moulin.controlplane.draft import Draft
+from moulin.controlplane.endpoints import take_load
 from moulin.controlplane.gateways import EpochBook, cut_records, new_records
 from moulin.controlplane.plane import Plane
 from moulin.controlplane.snapshot import build_snapshot
@@ -66,12 +67,15 @@ def sync_gateway(plane: Plane, draft: Draft, command: SyncGateway) -> Callable[[
     grants = tuple(_grant(draft, request, want) for want in request.wants)
     key = (request.gateway, request.epoch)
     snapshot = current_snapshot(plane, draft)
+    plane.heard_ns[key] = draft.now_ns
+    take_load(draft, request, snapshot)
 
     def finish() -> SyncReply:
         # What the gateway said of its own clock: between its words and now it served others.
         told_ns = max(plane.journal_until_ns.get(key, 0), request.journal_until_ns)
         told = {**plane.journal_until_ns, key: told_ns}
         plane.journal_until_ns = {k: ns for k, ns in told.items() if k in gateways.epochs}
+        plane.heard_ns = {k: ns for k, ns in plane.heard_ns.items() if k in gateways.epochs}
         return SyncReply(
             acknowledged_sequence=acknowledged,
             now_ns=draft.now_ns,

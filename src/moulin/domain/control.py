@@ -20,6 +20,7 @@ from moulin.domain.views import (
     ReceiptView,
     WorkloadView,
 )
+from moulin.domain.workload import Scaling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +117,26 @@ class WorkloadPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleWanted:
-    """How many replicas an endpoint shall have."""
+    """How many replicas an endpoint shall have; with `scaling`, from here on as its load asks."""
 
     replicas: int
+    scaling: Scaling | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutWanted:
+    """What an endpoint shall serve from now on; what is empty or 0 stays as it is.
+
+    With `is_back` the endpoint returns to what it served before, and nothing else may be given.
+    """
+
+    model: str = ""
+    variant: str = ""
+    context_tokens: int = 0
+    parallel_requests: int = 0
+    cpu_milli: int = 0
+    memory_bytes: int = 0
+    is_back: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

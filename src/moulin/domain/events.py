@@ -16,8 +16,8 @@ from moulin.domain.observation import Claim, NodeCapacity, TaskPhase
 from moulin.domain.plan import StopCause, TaskPlacement
 from moulin.domain.principal import ApiKey
 from moulin.domain.reasons import Reason
-from moulin.domain.snapshot import JournalRecord
-from moulin.domain.workload import Submission, WorkloadState
+from moulin.domain.snapshot import EndpointLoad, JournalRecord
+from moulin.domain.workload import Scaling, Submission, WorkloadSpec, WorkloadState
 
 SCHEMA_VERSION: Final = 1
 
@@ -133,11 +133,67 @@ class WorkloadStopRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadScaled:
-    """Somebody asked for another number of replicas."""
+    """Somebody asked for another number of replicas; with `scaling` the load moves it from here."""
 
     workload: WorkloadId
     replicas: int
     by: str
+    scaling: Scaling | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointRolledOut:
+    """An endpoint has another spec from here on; replicas of the one before go when these serve.
+
+    `revision` is a new number, or that of an earlier spec which somebody went back to.
+    """
+
+    workload: WorkloadId
+    spec: WorkloadSpec
+    revision: int
+    by: str
+    policy_decision: str
+    model_digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicasDecided:
+    """The load of an endpoint asks for another number of replicas."""
+
+    workload: WorkloadId
+    replicas: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReported:
+    """What one gateway has to do for endpoints that follow their load; it replaces its last word.
+
+    Written when it changes what is wanted, else rarely: not at every exchange.
+    """
+
+    gateway: str
+    gateway_epoch: int
+    endpoints: tuple[EndpointLoad, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptDrainDecided:
+    """A replica gets no new request from here on and is stopped later."""
+
+    attempt: AttemptId
+    cause: StopCause
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainConfirmed:
+    """A gateway sends nothing new to a replica; with `is_idle` nothing of it is under way either."""
+
+    gateway: str
+    gateway_epoch: int
+    attempt: AttemptId
+    is_idle: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -417,8 +473,13 @@ Payload = (
     | WorkloadRefused
     | WorkloadStopRequested
     | WorkloadScaled
+    | EndpointRolledOut
+    | ReplicasDecided
+    | LoadReported
     | CycleDecided
     | AttemptPlaced
+    | AttemptDrainDecided
+    | DrainConfirmed
     | AttemptStopDecided
     | UnitRequeued
     | WorkloadFinished
@@ -457,8 +518,13 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     WorkloadRefused: "workload.refused",
     WorkloadStopRequested: "workload.stop_requested",
     WorkloadScaled: "workload.scaled",
+    EndpointRolledOut: "endpoint.rolled_out",
+    ReplicasDecided: "endpoint.replicas_decided",
+    LoadReported: "gateway.load_reported",
     CycleDecided: "cycle.decided",
     AttemptPlaced: "attempt.placed",
+    AttemptDrainDecided: "attempt.drain_decided",
+    DrainConfirmed: "gateway.drain_confirmed",
     AttemptStopDecided: "attempt.stop_decided",
     UnitRequeued: "unit.requeued",
     WorkloadFinished: "workload.finished",

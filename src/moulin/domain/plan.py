@@ -42,6 +42,7 @@ class StopCause(StrEnum):
     GANG_BROKEN = "gang_broken"
     BUDGET = "budget"
     ZONE_CLOSED = "zone_closed"
+    ROLLED_OUT = "rolled_out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,24 @@ class Stop:
     attempt: AttemptId
     cause: StopCause
     grace_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Let an endpoint have another number of replicas; `reason` says what its load asks for."""
+
+    workload: WorkloadId
+    replicas: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Send an attempt no new request; it stops when it has none left, or at `until_ns`."""
+
+    attempt: AttemptId
+    cause: StopCause
+    until_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +111,14 @@ class Plan:
     stops: tuple[Stop, ...] = ()
     requeues: tuple[Requeue, ...] = ()
     finishes: tuple[Finish, ...] = ()
+    scales: tuple[Scale, ...] = ()
+    drains: tuple[Drain, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether applying the plan would change nothing."""
-        return not (self.places or self.stops or self.requeues or self.finishes)
+        changes = (self.places, self.stops, self.requeues, self.finishes, self.scales, self.drains)
+        return not any(changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

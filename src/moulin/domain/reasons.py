@@ -37,6 +37,10 @@ class ReasonCode(StrEnum):
     ENGINE_REFUSED = "EngineRefused"
     CANCELLED_BY = "CancelledBy"
     KIND_NOT_SERVED = "KindNotServed"
+    LOAD_ASKS = "LoadAsks"
+    SCALED_TO_ZERO = "ScaledToZero"
+    ROLLING_OUT = "RollingOut"
+    DRAINING = "Draining"
     MODEL_RETIRED = "ModelRetired"
     LICENCE_NOT_ACCEPTED = "LicenceNotAccepted"
 
@@ -91,6 +95,14 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.ENGINE_REFUSED: "the engine declined: {detail}",
     ReasonCode.CANCELLED_BY: "stopped by {actor}",
     ReasonCode.KIND_NOT_SERVED: "no engine of this factory serves {kind} workloads yet",
+    ReasonCode.LOAD_ASKS: (
+        "{requests} request(s) are under way or wait; {wanted} replica(s) are wanted for them"
+    ),
+    ReasonCode.SCALED_TO_ZERO: "nobody asks for it; the next request starts a replica",
+    ReasonCode.ROLLING_OUT: (
+        "revision {revision} has {ready} of {wanted} replica(s) ready; {former} older one(s) serve"
+    ),
+    ReasonCode.DRAINING: "{count} replica(s) finish what they have begun, for {left_s} s at most",
     ReasonCode.MODEL_RETIRED: "{model} was retired on {day}; its successor: {successor}",
     ReasonCode.LICENCE_NOT_ACCEPTED: (
         "nobody has accepted the licence {licence} of {model} for organisation {organisation}; "

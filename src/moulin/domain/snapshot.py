@@ -64,6 +64,8 @@ class ModelView:
     A batch pays `batch_ppm` of them.
     What a model without tokens counts (`METERS_BY_ABILITY`) has its price in `price_input_neur`.
     `infill` are its marks of prefix, suffix and middle, empty where it cannot fill in.
+    Where load moves its replicas, a request that finds none waits `cold_start_s`; `load_s` is how
+    long the last one took to become ready, 0 while nobody knows.
     """
 
     name: str
@@ -81,6 +83,8 @@ class ModelView:
     infill: tuple[str, ...] = ()
     batch_ppm: int = BATCH_FACTOR_PPM
     replicas: tuple[ReplicaView, ...] = ()
+    cold_start_s: int = 0
+    load_s: int = 0
 
     def cost_neur(self, tokens_input: int, tokens_output: int) -> int:
         """Return the charge for a request, each line rounded half even as the ledger does."""
@@ -174,6 +178,27 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointLoad:
+    """What a gateway has to do for one endpoint: requests at replicas, waiting, the longest wait."""
+
+    endpoint: str
+    in_flight: int = 0
+    queued: int = 0
+    oldest_wait_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayLoad:
+    """All a gateway has under way, by endpoint, as it serves from the snapshot it names.
+
+    `busy` are attempts that are not in that snapshot and still have requests under way.
+    """
+
+    endpoints: tuple[EndpointLoad, ...] = ()
+    busy: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SyncRequest:
     """What a gateway sends: journal records after the last acknowledged one, wishes, returns.
 
@@ -199,6 +224,7 @@ class SyncRequest:
     kept: Mapping[str, int] = field(default_factory=dict)
     snapshot_version: int = 0
     wait_s: int = 0
+    load: GatewayLoad | None = None
     share: GatewayShare | None = None
     limited_ago_s: int = -1
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from moulin.domain.reasons import Reason
 from moulin.domain.usage import Charge, Usage
-from moulin.domain.workload import WorkloadSpec
+from moulin.domain.workload import Scaling, WorkloadSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,18 +27,27 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitView:
-    """One unit (a job's gang, an endpoint's replica) with its latest attempt."""
+    """One unit (a job's gang, an endpoint's replica) with its latest attempt.
+
+    `replica` is waiting, starting, ready, draining or stopped; empty for a unit that serves nobody.
+    `revision` says which of its endpoint's specs a replica serves.
+    """
 
     unit: int
     generation: int
     state: str
     attempt: str = ""
     tasks: tuple[TaskView, ...] = ()
+    replica: str = ""
+    revision: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadView:
-    """A workload's current row. Times are ns UTC, 0 when not yet; `sequence` is its last event."""
+    """A workload's current row. Times are ns UTC, 0 when not yet; `sequence` is its last event.
+
+    An endpoint has `units_wanted` replicas of `revision` when it is as it shall be.
+    """
 
     id: str
     kind: str
@@ -56,6 +65,9 @@ class WorkloadView:
     reserved_neur: int = 0
     spent_neur: int = 0
     sequence: int = 0
+    units_wanted: int = 1
+    revision: int = 1
+    scaling: Scaling | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

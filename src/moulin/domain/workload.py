@@ -108,8 +108,34 @@ class TaskTemplate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """How an endpoint's number of replicas follows its load.
+
+    One replica is wanted for every `target_requests` under way or waiting (0: as many as a replica
+    serves at once), and one more while a request waits longer than `target_queue_s`. What was
+    wanted is kept for `stabilise_s`; the last replica goes after `idle_s` without a request, where
+    `replicas_min` is 0. Requests that then come are held for `cold_start_s` at most.
+    """
+
+    replicas_min: int = 0
+    replicas_max: int = 1
+    target_requests: int = 0
+    target_queue_s: int = 5
+    stabilise_s: int = 120
+    idle_s: int = 600
+    cold_start_s: int = 300
+
+
+# Long answers of slow models take minutes; what is still under way then is cut.
+DRAIN_S_DEFAULT: Final = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSpec:
     """A model behind an address; `is_public` offers it to every organisation of the factory.
+
+    `replicas` is how many it starts with; without `scaling`, how many it keeps. A replica that is
+    to go gets no new request and has `drain_s` to finish those it has.
 
     `ability`, `infill` and what is left of `variant` are filled in at admission from the catalogue.
     """
@@ -122,6 +148,8 @@ class EndpointSpec:
     is_public: bool = False
     ability: Ability = Ability.GENERATE
     infill: tuple[str, ...] = ()
+    scaling: Scaling | None = None
+    drain_s: int = DRAIN_S_DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

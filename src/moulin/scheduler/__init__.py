@@ -10,13 +10,15 @@ from moulin.scheduler.explain import explain, possible, trial
 from moulin.scheduler.fold import fold
 from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.power import site_draw_w
-from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow, WorkloadRow
-from moulin.scheduler.state import State, empty_state, live_steps, next_due_ns
+from moulin.scheduler.rows import AttemptRow, Serving, TaskRow, UnitRow, WorkloadRow
+from moulin.scheduler.scaling import growing, is_load_news, next_due_ns
+from moulin.scheduler.state import State, empty_state, live_steps
 from moulin.scheduler.views import node_views, start_step, workload_view
 
 __all__ = [
     "AttemptRow",
     "SchedulerPolicy",
+    "Serving",
     "State",
     "TaskRow",
     "UnitRow",
@@ -25,6 +27,8 @@ __all__ = [
     "empty_state",
     "explain",
     "fold",
+    "growing",
+    "is_load_news",
     "live_steps",
     "next_due_ns",
     "node_views",

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from moulin.domain.events import (
+    AttemptDrainDecided,
     AttemptPlaced,
     AttemptStopDecided,
     Payload,
+    ReplicasDecided,
     UnitRequeued,
     WorkloadFinished,
 )
@@ -24,6 +26,7 @@ from moulin.scheduler.queues import Line, Ticket
 from moulin.scheduler.quota import QuotaCheck, wanted_by
 from moulin.scheduler.room import Room
 from moulin.scheduler.rows import Held, WorkloadRow
+from moulin.scheduler.scaling import drains, scales
 from moulin.scheduler.settle import react
 from moulin.scheduler.state import State
 
@@ -48,11 +51,17 @@ def decide(state: State, now_ns: int, policy: SchedulerPolicy) -> Plan:
         stops=tuple(item for item in reactions if isinstance(item, Stop)),
         requeues=tuple(item for item in reactions if isinstance(item, Requeue)),
         finishes=finishes,
+        scales=tuple(scales(state, now_ns, policy)),
+        drains=tuple(drains(state, now_ns)),
     )
 
 
 def plan_events(plan: Plan) -> tuple[Payload, ...]:
-    """Return a plan as the events to append, in order: ends, retries, stops, placements."""
+    """Return a plan as the events to append, in order.
+
+    Ends, retries, stops, placements, then replicas that leave and new numbers of them: these may
+    take units out of lines that the placements were taken from.
+    """
     events: list[Payload] = [
         WorkloadFinished(
             workload=item.workload,
@@ -85,6 +94,14 @@ def plan_events(plan: Plan) -> tuple[Payload, ...]:
             tasks=item.tasks,
         )
         for item in plan.places
+    )
+    events.extend(
+        AttemptDrainDecided(attempt=item.attempt, cause=item.cause, until_ns=item.until_ns)
+        for item in plan.drains
+    )
+    events.extend(
+        ReplicasDecided(workload=item.workload, replicas=item.replicas, reason=item.reason)
+        for item in plan.scales
     )
     return tuple(events)
 
@@ -148,8 +165,8 @@ class Placing:
 
     def place_row(self, row: WorkloadRow, unit: int) -> Place | None:
         """Place one unit of a workload if law, zones, hardware, power and quota all allow it."""
-        demand = row.demand
-        wanted = wanted_by(row, workloads=int(self.quota.adds_workload(row)))
+        demand = row.demand_of(row.units[unit])
+        wanted = wanted_by(demand, workloads=int(self.quota.adds_workload(row)))
         zones = self.zones(demand)
         if not zones or not self.quota.has_room(row, wanted):
             self.blocked.add(demand)
@@ -164,7 +181,7 @@ class Placing:
                 self.blocked.add(demand)
                 return None
         self.quota.take(row, wanted)
-        return self._place(row, unit, chosen.nodes)
+        return self._place(row, unit, demand, chosen.nodes)
 
     def zones(self, demand: Demand) -> tuple[str, ...]:
         """Return the open zones that names and law permit."""
@@ -183,7 +200,8 @@ class Placing:
         for due in state.backing_off.until(self.now_ns):
             row = state.workloads[WorkloadId(due.id)]
             ticket = Ticket(row.submission.submitted_at_ns, row.submission.id, due.unit)
-            heap.append(Entry(-row.demand.priority, ticket, -1, row.demand))
+            demand = row.demand_of(row.units[due.unit])
+            heap.append(Entry(-demand.priority, ticket, -1, demand))
         heapq.heapify(heap)
         return heap
 
@@ -215,8 +233,8 @@ class Placing:
             workloads,
         )
 
-    def _place(self, row: WorkloadRow, unit: int, nodes: list[int]) -> Place:
-        names, shape = self.state.nodes.names, row.demand.shape
+    def _place(self, row: WorkloadRow, unit: int, demand: Demand, nodes: list[int]) -> Place:
+        names, shape = self.state.nodes.names, demand.shape
         generation = row.units[unit].generation
         workload = row.submission.id
         return Place(

@@ -21,15 +21,16 @@ def digest_of(value: object) -> str:
 
 def plan_digest(plan: Plan) -> str:
     """Return the digest a cycle logs as evidence of what it decided."""
-    return digest_of(
-        [
-            [plan.now_ns, plan.input_sequence],
-            json.dumps([_place(place) for place in plan.places]),
-            plan.stops,
-            plan.requeues,
-            plan.finishes,
-        ]
-    )
+    parts: list[object] = [
+        [plan.now_ns, plan.input_sequence],
+        json.dumps([_place(place) for place in plan.places]),
+        plan.stops,
+        plan.requeues,
+        plan.finishes,
+    ]
+    if plan.scales or plan.drains:  # left out where empty, as before there were any
+        parts += [plan.scales, plan.drains]
+    return digest_of(parts)
 
 
 def _place(place: Place) -> list[object]:

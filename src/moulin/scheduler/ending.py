@@ -12,6 +12,7 @@ from moulin.domain.lifecycle import Trigger, next_attempt_state
 from moulin.domain.observation import ENDED_PHASES, SEEN_PHASES, TaskPhase
 from moulin.domain.plan import StopCause
 from moulin.domain.workload import AttemptState, WorkloadKind, WorkloadState
+from moulin.scheduler.changes import attend
 from moulin.scheduler.queues import Due
 from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import State
@@ -27,7 +28,7 @@ def observe_task(state: State, task: TaskRow, seen: TaskObserved) -> None:
         return  # nothing is known; `phase` stays None, so that the start is repeated
     if not task.is_seen and seen.phase is TaskPhase.ABSENT and attempt.stop_cause is None:
         return  # never started yet; the start is repeated under the same step id
-    _take_over(task, seen)
+    _take_over(state, attempt, task, seen)
     if seen.phase in SEEN_PHASES:
         task.is_seen = True
         if seen.phase is TaskPhase.RUNNING:
@@ -64,6 +65,7 @@ def settle_later(state: State, row: WorkloadRow) -> None:
         state.unsettled[row.submission.id] = None
     else:
         state.unsettled.pop(row.submission.id, None)
+    attend(state, row)
 
 
 def show_state(row: WorkloadRow) -> None:
@@ -76,7 +78,7 @@ def show_state(row: WorkloadRow) -> None:
         row.state = WorkloadState.PLACED if row.attempts_live else WorkloadState.ADMITTED
 
 
-def _take_over(task: TaskRow, seen: TaskObserved) -> None:
+def _take_over(state: State, attempt: AttemptRow, task: TaskRow, seen: TaskObserved) -> None:
     task.phase = seen.phase
     task.claim = seen.claim or task.claim
     task.exit_code = seen.exit_code
@@ -90,6 +92,9 @@ def _take_over(task: TaskRow, seen: TaskObserved) -> None:
         return
     if seen.is_ready and not task.ready_since_ns:
         task.ready_since_ns = seen.observed_at_ns
+        row = state.workloads[WorkloadId(attempt.workload)]
+        if row.serving is not None:
+            row.serving.load_ns = max(0, seen.observed_at_ns - attempt.placed_at_ns)
     task.is_ready = seen.is_ready
 
 
@@ -131,8 +136,9 @@ def _end_attempt(state: State, row: WorkloadRow, attempt: AttemptRow, at_ns: int
         state.held_by_project[row.submission.project].workloads -= 1
     unit = row.units[attempt.unit]
     _count_outcome(row, unit, attempt)
-    unit.is_retired = unit.unit >= row.units_wanted
-    if unit.is_retired:
+    state.drains.pop(attempt.id, None)
+    if unit.is_leaving:
+        unit.is_leaving, unit.is_retired = False, True
         unit.generation += 1
     show_state(row)
 
@@ -183,4 +189,4 @@ def _unit_is_unsettled(state: State, row: WorkloadRow, unit: UnitRow) -> bool:
         return True
     if attempt.stop_cause is not None:
         return False
-    return bool(row.stop_requested_by or unit.unit >= row.units_wanted or attempt.broken_rank >= 0)
+    return bool(row.stop_requested_by or attempt.broken_rank >= 0)

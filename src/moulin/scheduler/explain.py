@@ -27,6 +27,7 @@ from moulin.scheduler.queues import Ticket
 from moulin.scheduler.quota import excesses, shortfalls, wanted_by
 from moulin.scheduler.room import Room
 from moulin.scheduler.rows import Held, UnitRow, WorkloadRow
+from moulin.scheduler.scaling import load_reason, serving_reasons, target_of
 from moulin.scheduler.settle import NS_PER_S, budget_reason, react
 from moulin.scheduler.state import State
 
@@ -46,7 +47,7 @@ def possible(state: State, submission: Submission, policy: SchedulerPolicy) -> t
         return (Reason(code=ReasonCode.KIND_NOT_SERVED, parameters=parameters),)
     row = _row_of(submission)
     found = list(_impossible_ever(state, row.demand))
-    wanted = wanted_by(row, workloads=1, units=max(units_wanted(spec), 1))
+    wanted = wanted_by(row.demand, workloads=1, units=max(units_wanted(spec), 1))
     found += excesses(submission.project, state.declared.quota(submission.project), wanted)
     if submission.project in policy.projects_exhausted:
         found.append(budget_reason(state, row))
@@ -72,6 +73,10 @@ def explain(
         found.append(budget_reason(state, row))
     elif waiting:
         found += _waiting_reasons(state, row, waiting[0], now_ns, policy)
+    found += serving_reasons(state, row, now_ns)
+    if workload in policy.endpoints_frozen:
+        target = target_of(state, row, now_ns)
+        found += [load_reason(row, target), budget_reason(state, row)]
     return tuple(found)
 
 
@@ -90,7 +95,7 @@ def trial(
     place = placing.place_row(row, 0)
     if place is not None:
         return place
-    found = tuple(_constraint_reasons(state, row))
+    found = tuple(_constraint_reasons(state, row, row.demand))
     return found or (_behind(state, row, 0, now_ns),)
 
 
@@ -194,7 +199,7 @@ def _impossible_power(fleet: Fleet, demand: Demand, zones: tuple[str, ...]) -> I
 def _waiting_reasons(
     state: State, row: WorkloadRow, unit: UnitRow, now_ns: int, policy: SchedulerPolicy
 ) -> Iterator[Reason]:
-    found = list(_constraint_reasons(state, row))
+    found = list(_constraint_reasons(state, row, row.demand_of(unit)))
     yield from found
     if unit.not_before_ns > now_ns:
         left_s = -(-(unit.not_before_ns - now_ns) // NS_PER_S)
@@ -208,9 +213,8 @@ def _waiting_reasons(
         yield _behind(state, row, unit.unit, now_ns)
 
 
-def _constraint_reasons(state: State, row: WorkloadRow) -> Iterator[Reason]:
+def _constraint_reasons(state: State, row: WorkloadRow, demand: Demand) -> Iterator[Reason]:
     """Yield the constraints that keep a unit out now, whoever else waits."""
-    demand = row.demand
     zone_reasons = list(state.declared.zone_reasons(demand))
     yield from zone_reasons
     if not zone_reasons:
@@ -218,7 +222,7 @@ def _constraint_reasons(state: State, row: WorkloadRow) -> Iterator[Reason]:
         yield from _room_reasons(room, demand, state.declared.open_zones(demand))
     project = row.submission.project
     held = state.held_by_project.get(project, Held())
-    wanted = wanted_by(row, workloads=int(row.attempts_live == 0))
+    wanted = wanted_by(demand, workloads=int(row.attempts_live == 0))
     yield from shortfalls(project, state.declared.quota(project), held, wanted)
 
 

@@ -21,23 +21,25 @@ from moulin.domain.events import (
     UsagesCharged,
     WorkloadFinished,
     WorkloadRefused,
-    WorkloadScaled,
     WorkloadStopRequested,
     WorkloadSubmitted,
 )
 from moulin.domain.ids import AttemptId, WorkloadId, attempt_id, step_id
 from moulin.domain.observation import TaskPhase
-from moulin.domain.plan import TaskPlacement
+from moulin.domain.plan import StopCause, TaskPlacement
 from moulin.domain.workload import Submission, WorkloadKind, WorkloadState, units_wanted
+from moulin.scheduler.changes import attend, let_wait, stop_waiting, unfinished
 from moulin.scheduler.demand import demand_of
 from moulin.scheduler.ending import end_task, observe_task, settle_later, show_state
 from moulin.scheduler.queues import Due
+from moulin.scheduler.replicas import ENDPOINT_HANDLERS, new_serving
 from moulin.scheduler.rows import AttemptRow, Held, TaskRow, UnitRow, WorkloadRow
-from moulin.scheduler.state import FINISHED_KEPT, State, back_off_of, ticket_of
+from moulin.scheduler.state import FINISHED_KEPT, State, ticket_of
 
 # Rendezvous ports of gangs: below the range from which Linux takes ports for outgoing connections.
 PORT_FIRST: Final = 20_000
 PORT_COUNT: Final = 12_000
+_LEAVING_CAUSES: Final = frozenset({StopCause.SCALED_IN, StopCause.ROLLED_OUT})
 
 
 def fold(state: State, event: Event) -> None:
@@ -102,7 +104,11 @@ def _submitted(state: State, payload: WorkloadSubmitted, event: Event) -> None:
         return
     row = _new_row(state, submission, event)
     row.reserved_neur = payload.reserved_neur
-    _add_units(state, row, units_wanted(submission.spec))
+    for number in range(row.units_wanted):
+        unit = UnitRow(unit=number)
+        row.units.append(unit)
+        state.waiting.add(row.demand, ticket_of(row, unit))
+    attend(state, row)
     state.unfinished_by_project.setdefault(submission.project, {})[submission.id] = None
     if row.deadline_at_ns:
         state.deadlines.add(Due(row.deadline_at_ns, submission.id))
@@ -127,51 +133,31 @@ def _new_row(state: State, submission: Submission, event: Event) -> WorkloadRow:
         units_wanted=units_wanted(spec),
         time_limit_s=spec.time_limit_s or default_s,
         sequence=event.sequence,
+        serving=new_serving(submission, event.at_ns),
     )
     state.workloads[submission.id] = row
     state.touched[submission.id] = None
     return row
 
 
-def _add_units(state: State, row: WorkloadRow, count: int) -> None:
-    for unit in range(len(row.units), count):
-        added = UnitRow(unit=unit)
-        row.units.append(added)
-        state.waiting.add(row.demand, ticket_of(row, added))
-
-
 def _stop_requested(state: State, payload: WorkloadStopRequested, event: Event) -> None:
-    row = _unfinished(state, payload.workload, event)
+    row = unfinished(state, payload.workload, event)
     if row is not None and not row.stop_requested_by:
         row.stop_requested_by = payload.by
         settle_later(state, row)
 
 
-def _scaled(state: State, payload: WorkloadScaled, event: Event) -> None:
-    row = _unfinished(state, payload.workload, event)
-    if row is None or row.submission.spec.kind is not WorkloadKind.ENDPOINT:
-        return
-    row.units_wanted = payload.replicas
-    _add_units(state, row, payload.replicas)
-    for unit in row.units:
-        if unit.unit >= payload.replicas and unit.is_waiting:
-            _stop_waiting(state, row, unit)
-            unit.is_retired = True
-        elif unit.unit < payload.replicas and unit.is_retired:
-            unit.is_retired, unit.is_waiting, unit.not_before_ns = False, True, 0
-            state.waiting.add(row.demand, ticket_of(row, unit))
-    settle_later(state, row)
-
-
 def _placed(state: State, payload: AttemptPlaced, event: Event) -> None:
-    row = _unfinished(state, payload.workload, event)
+    row = unfinished(state, payload.workload, event)
     if row is None or payload.unit >= len(row.units):
         return
     unit = row.units[payload.unit]
     expected = attempt_id(payload.workload, payload.unit, unit.generation)
-    if not unit.is_waiting or payload.attempt != expected:
+    if payload.attempt != expected or not (unit.is_waiting or unit.is_retired):
         return
-    _stop_waiting(state, row, unit)
+    if unit.is_waiting:
+        stop_waiting(state, row, unit)
+    unit.is_retired = False  # a log of a time when numbers alone said which replica goes
     if unit.attempt is not None:
         del state.attempts[unit.attempt]
     attempt = AttemptRow(
@@ -195,7 +181,7 @@ def _placed(state: State, payload: AttemptPlaced, event: Event) -> None:
 def _task_row(
     state: State, row: WorkloadRow, attempt: AttemptRow, placement: TaskPlacement
 ) -> TaskRow:
-    resources = row.submission.spec.resources
+    resources = row.spec_of(row.units[attempt.unit]).resources
     cpu_milli, memory_bytes = resources.cpu_milli, resources.memory_bytes
     node = state.nodes.row(placement.node)
     if row.demand.shape.is_whole_node and node is not None:
@@ -234,49 +220,40 @@ def _take_port(state: State, attempt: AttemptId, sequence: int) -> int:
     return PORT_FIRST + sequence % PORT_COUNT
 
 
-def _stop_waiting(state: State, row: WorkloadRow, unit: UnitRow) -> None:
-    if unit.not_before_ns:
-        state.backing_off.remove(back_off_of(row, unit))
-    else:
-        state.waiting.remove(row.demand, ticket_of(row, unit))
-    unit.is_waiting = False
-
-
 def _stop_decided(state: State, payload: AttemptStopDecided, event: Event) -> None:
     attempt = state.attempts.get(payload.attempt)
     if attempt is None or not attempt.is_live or attempt.stop_cause is not None:
         return
     attempt.stop_cause, attempt.grace_s = payload.cause, payload.grace_s
-    row = _unfinished(state, WorkloadId(attempt.workload), event)
+    state.drains.pop(attempt.id, None)
+    row = unfinished(state, WorkloadId(attempt.workload), event)
     if row is not None:
+        if payload.cause in _LEAVING_CAUSES:
+            row.units[attempt.unit].is_leaving = True
         settle_later(state, row)
 
 
 def _requeued(state: State, payload: UnitRequeued, event: Event) -> None:
-    row = _unfinished(state, payload.workload, event)
+    row = unfinished(state, payload.workload, event)
     if row is None or payload.unit >= len(row.units):
         return
     unit = row.units[payload.unit]
-    if unit.is_waiting or payload.generation != unit.generation + 1:
+    if unit.is_waiting or unit.is_retired or payload.generation != unit.generation + 1:
         return
-    unit.generation, unit.is_waiting = payload.generation, True
-    unit.not_before_ns = payload.not_before_ns
+    unit.generation = payload.generation
+    let_wait(state, row, unit, payload.not_before_ns)
     row.reasons = (payload.reason,)
-    if unit.not_before_ns:
-        state.backing_off.add(back_off_of(row, unit))
-    else:
-        state.waiting.add(row.demand, ticket_of(row, unit))
     settle_later(state, row)
 
 
 def _finished(state: State, payload: WorkloadFinished, event: Event) -> None:
-    row = _unfinished(state, payload.workload, event)
+    row = unfinished(state, payload.workload, event)
     if row is None:
         return
     check(row.attempts_live == 0, f"{payload.workload} ends after its attempts")
     for unit in row.units:
         if unit.is_waiting:
-            _stop_waiting(state, row, unit)
+            stop_waiting(state, row, unit)
     if row.deadline_at_ns:
         state.deadlines.remove(Due(row.deadline_at_ns, payload.workload))
     del state.unfinished_by_project[row.submission.project][payload.workload]
@@ -304,7 +281,7 @@ def _observed(state: State, payload: TaskObserved, event: Event) -> None:
     task = state.steps.get(payload.step)
     if task is None:
         return
-    row = _unfinished(state, WorkloadId(state.attempts[task.attempt].workload), event)
+    row = unfinished(state, WorkloadId(state.attempts[task.attempt].workload), event)
     check(row is not None, f"{task.step} belongs to an unfinished workload")
     observe_task(state, task, payload)
 
@@ -318,16 +295,6 @@ def _charged(state: State, payload: UsagesCharged, event: Event) -> None:
             state.touched[WorkloadId(item.workload)] = None
 
 
-def _unfinished(state: State, workload: WorkloadId, event: Event) -> WorkloadRow | None:
-    """Return a workload that can still change, marked as changed by this event."""
-    row = state.workloads.get(workload)
-    if row is None or row.is_final:
-        return None
-    row.sequence = event.sequence
-    state.touched[workload] = None
-    return row
-
-
 _HANDLERS: Final[Mapping[type, Callable[[State, Any, Event], None]]] = {
     FactoryApplied: _factory_applied,
     NodeJoined: _node_joined,
@@ -336,11 +303,11 @@ _HANDLERS: Final[Mapping[type, Callable[[State, Any, Event], None]]] = {
     WorkloadSubmitted: _submitted,
     WorkloadRefused: _refused,
     WorkloadStopRequested: _stop_requested,
-    WorkloadScaled: _scaled,
     AttemptPlaced: _placed,
     AttemptStopDecided: _stop_decided,
     UnitRequeued: _requeued,
     WorkloadFinished: _finished,
     TaskObserved: _observed,
     UsagesCharged: _charged,
+    **ENDPOINT_HANDLERS,
 }

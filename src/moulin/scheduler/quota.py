@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from moulin.domain.factory import Quota
 from moulin.domain.reasons import Reason, ReasonCode
+from moulin.scheduler.demand import Demand
 from moulin.scheduler.rows import Held, WorkloadRow
 from moulin.scheduler.state import State
 
@@ -54,9 +55,9 @@ class QuotaCheck:
         return found
 
 
-def wanted_by(row: WorkloadRow, *, workloads: int, units: int = 1) -> Held:
-    """Return what some units of a workload would hold (a lease: at least)."""
-    shape, tasks = row.demand.shape, row.demand.tasks * units
+def wanted_by(demand: Demand, *, workloads: int, units: int = 1) -> Held:
+    """Return what some units of one demand would hold (a lease: at least)."""
+    shape, tasks = demand.shape, demand.tasks * units
     return Held(
         cpu_milli=shape.cpu_milli * tasks,
         memory_bytes=shape.memory_bytes * tasks,

@@ -4,16 +4,20 @@ Rows are changed by the fold alone. Everyone else reads them.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from moulin.domain.ids import AttemptId, NodeId, StepId
+from moulin.domain.ids import AttemptId, NodeId, StepId, WorkloadId
 from moulin.domain.observation import Claim, TaskPhase
 from moulin.domain.plan import StopCause
 from moulin.domain.reasons import Reason
+from moulin.domain.snapshot import EndpointLoad
 from moulin.domain.workload import (
     FINAL_WORKLOAD_STATES,
     LIVE_ATTEMPT_STATES,
     AttemptState,
+    Scaling,
     Submission,
+    WorkloadSpec,
     WorkloadState,
 )
 from moulin.scheduler.demand import Demand
@@ -92,22 +96,84 @@ class UnitRow:
 
     `generation` is that of `attempt`, or of the next one while `is_waiting`. `failures` and
     `losses` count ended attempts; an endpoint's start again at zero after a healthy minute.
-    `is_retired` marks a replica that was scaled in (its generations are never used again).
+    `revision` is the endpoint's spec it serves. `is_leaving` marks a replica that is to go, and
+    `is_retired` one that went (its generations are never used again).
     """
 
     unit: int
     generation: int = 1
     attempt: AttemptId | None = None
+    revision: int = 1
     is_waiting: bool = True
+    is_leaving: bool = False
     is_retired: bool = False
     not_before_ns: int = 0
     failures: int = 0
     losses: int = 0
 
 
+class Peak(NamedTuple):
+    """A number of replicas that load asked for, until `until_ns`."""
+
+    replicas: int
+    until_ns: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Revision:
+    """A spec that an endpoint had, and what each replica of it needs."""
+
+    spec: WorkloadSpec
+    demand: Demand
+
+
+@dataclass(slots=True, kw_only=True)
+class Serving:
+    """What an endpoint is besides a workload.
+
+    `former` are earlier specs that a replica still serves or that somebody may go back to, `before`
+    the last of them. `wish` is what the reported load asks for, `peaks` what it asked for before:
+    ever less, ever later. `since_ns` is the last change of the number or the spec. `load_ns` is how
+    long the last start took to be ready.
+    """
+
+    scaling: Scaling | None
+    revision: int = 1
+    revision_last: int = 1
+    before: int = 0
+    former: dict[int, Revision] = field(default_factory=dict)
+    wish: int = 0
+    requests: int = 0
+    peaks: list[Peak] = field(default_factory=list)
+    since_ns: int = 0
+    load_ns: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class DrainRow:
+    """A replica that gets no new request; `left` are gateway epochs that know, True once idle."""
+
+    cause: StopCause
+    decided_at_ns: int
+    until_ns: int
+    left: dict[tuple[str, int], bool] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadRow:
+    """What a gateway epoch last reported, by endpoint."""
+
+    at_ns: int
+    endpoints: dict[WorkloadId, EndpointLoad] = field(default_factory=dict)
+
+
 @dataclass(slots=True, kw_only=True)
 class WorkloadRow:
-    """One workload. `units_wanted` follows scaling; `sequence` is the last event that changed it."""
+    """One workload. `units_wanted` follows scaling; `sequence` is the last event that changed it.
+
+    `submission` and `demand` are those of the present revision; `serving` is None for all but
+    endpoints.
+    """
 
     submission: Submission
     demand: Demand
@@ -124,6 +190,17 @@ class WorkloadRow:
     sequence: int = 0
     attempts_live: int = 0
     attempts_running: int = 0
+    serving: Serving | None = None
+
+    def spec_of(self, unit: UnitRow) -> WorkloadSpec:
+        """Return the spec that a unit was made from."""
+        former = self.serving.former.get(unit.revision) if self.serving else None
+        return former.spec if former is not None else self.submission.spec
+
+    def demand_of(self, unit: UnitRow) -> Demand:
+        """Return what a unit needs."""
+        former = self.serving.former.get(unit.revision) if self.serving else None
+        return former.demand if former is not None else self.demand
 
     @property
     def is_final(self) -> bool:

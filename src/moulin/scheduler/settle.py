@@ -16,6 +16,7 @@ from moulin.domain.units import format_euros
 from moulin.domain.workload import AttemptState, WorkloadKind, WorkloadState
 from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.rows import AttemptRow, UnitRow, WorkloadRow
+from moulin.scheduler.scaling import drained
 from moulin.scheduler.state import State
 
 NS_PER_S: Final = 10**9
@@ -28,7 +29,8 @@ Reaction = Stop | Requeue | Finish
 def react(state: State, now_ns: int, policy: SchedulerPolicy) -> Iterator[Reaction]:
     """Yield every reaction due, at most one stop per attempt and one end per workload.
 
-    Order:  what ended or was asked for (in order of the log), limits, deadlines, budgets, zones.
+    Order:  what ended or was asked for (in order of the log), limits, deadlines, budgets, zones,
+            replicas that nobody uses any more.
     """
     stopped: set[AttemptId] = set()
     finished: set[WorkloadId] = set()
@@ -57,6 +59,7 @@ def _all_reactions(state: State, now_ns: int, policy: SchedulerPolicy) -> Iterat
         if row is not None and not row.is_final:
             yield from _exhausted(state, row)
     yield from _closed_zones(state)
+    yield from drained(state, now_ns, policy)
 
 
 def _settle(
@@ -88,8 +91,6 @@ def _stop_cause(row: WorkloadRow, attempt: AttemptRow, finish: Finish | None) ->
     if finish is not None:
         is_budget = finish.reason and finish.reason.code is ReasonCode.BUDGET_EXCEEDED
         return StopCause.BUDGET if is_budget else StopCause.CANCELLED
-    if attempt.unit >= row.units_wanted:
-        return StopCause.SCALED_IN
     return StopCause.GANG_BROKEN if attempt.broken_rank >= 0 else None
 
 
@@ -155,7 +156,7 @@ def _back_off_s(
     """Return the wait before the next try: doubling with each end in a row, up to a bound."""
     if attempt.state in {AttemptState.PREEMPTED, AttemptState.CANCELLED}:
         return 0
-    spec = row.submission.spec
+    spec = row.spec_of(unit)
     is_endpoint = spec.kind is WorkloadKind.ENDPOINT
     bound_s = policy.endpoint_backoff_max_s if is_endpoint else policy.job_backoff_max_s
     doublings = min(max(unit.failures + unit.losses - 1, 0), _DOUBLINGS_MAX)

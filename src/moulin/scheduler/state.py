@@ -16,8 +16,17 @@ from moulin.scheduler.demand import Demand
 from moulin.scheduler.digest import digest_of
 from moulin.scheduler.nodes import NodeTable
 from moulin.scheduler.queues import Due, Ticket, Timeline, Waiting
-from moulin.scheduler.rows import AttemptRow, Held, TaskRow, UnitRow, WorkloadRow
+from moulin.scheduler.rows import (
+    AttemptRow,
+    DrainRow,
+    Held,
+    LoadRow,
+    TaskRow,
+    UnitRow,
+    WorkloadRow,
+)
 
+GatewayEpoch = tuple[str, int]
 # Ended workloads stay readable in memory up to this number; older ones live in the store alone.
 FINISHED_KEPT: Final = 10_000
 
@@ -30,7 +39,10 @@ class State:
     `attempts` the latest attempt of each unit; `steps` the tasks not proved ended, in order of
     placement. `touched` are ids of workloads whose row changed since somebody last cleared it: no
     part of the digest, and nothing decides from it. `impossible` remembers what `possible` found of
-    zones, hardware and power since these last changed: no part of the digest either.
+    zones, hardware and power since these last changed: no part of the digest either. `gateways` are
+    the open gateway epochs, `loads` their last words about load, `drains` replicas that get no new
+    request and are not stopped yet. `attended` are endpoints whose replicas may have to change: they
+    follow their load, or have one too many.
     """
 
     sequence: int = 0
@@ -50,6 +62,10 @@ class State:
     finished: deque[WorkloadId] = field(default_factory=deque)
     touched: dict[WorkloadId, None] = field(default_factory=dict)
     impossible: dict[Demand, tuple[Reason, ...]] = field(default_factory=dict)
+    gateways: dict[GatewayEpoch, None] = field(default_factory=dict)
+    loads: dict[GatewayEpoch, LoadRow] = field(default_factory=dict)
+    drains: dict[AttemptId, DrainRow] = field(default_factory=dict)
+    attended: dict[WorkloadId, None] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Return the SHA-256 of everything folded; equal logs give equal digests in any process.
@@ -70,6 +86,10 @@ class State:
                 "held": self.held_by_project,
                 "ports": self.ports_held,
                 "finished": list(self.finished),
+                "gateways": list(self.gateways),
+                "loads": self.loads,
+                "drains": self.drains,
+                "attended": list(self.attended),
             }
         )
 
@@ -101,12 +121,6 @@ def empty_state() -> State:
 def live_steps(state: State) -> Sequence[tuple[StepId, NodeId]]:
     """Return every task not proved ended with its node, in order of placement."""
     return [(task.step, task.node) for task in state.steps.values()]
-
-
-def next_due_ns(state: State) -> int | None:
-    """Return the next time at which deciding again can matter though no event came."""
-    times = (state.backing_off.next_ns, state.time_limits.next_ns, state.deadlines.next_ns)
-    return min((at_ns for at_ns in times if at_ns is not None), default=None)
 
 
 def ticket_of(row: WorkloadRow, unit: UnitRow) -> Ticket:

@@ -44,6 +44,9 @@ def workload_view(
         reserved_neur=row.reserved_neur if reserved_neur is None else reserved_neur,
         spent_neur=row.spent_neur,
         sequence=row.sequence,
+        units_wanted=row.units_wanted,
+        revision=row.serving.revision if row.serving is not None else 1,
+        scaling=row.serving.scaling if row.serving is not None else None,
     )
 
 
@@ -64,7 +67,8 @@ def start_step(state: State, attempt: AttemptId, rank: int) -> StartStep:
         raise NotFound(f"start task {rank} of attempt {attempt}", hint="the attempt has ended")
     row = state.workloads[WorkloadId(found.workload)]
     submission, task = row.submission, found.tasks[rank]
-    template = submission.spec.task or TaskTemplate(command=())
+    spec = row.spec_of(row.units[found.unit])
+    template = spec.task or TaskTemplate(command=())
     return StartStep(
         step=task.step,
         attempt=attempt,
@@ -76,15 +80,15 @@ def start_step(state: State, attempt: AttemptId, rank: int) -> StartStep:
         rank=rank,
         nodes=tuple(each.node for each in found.tasks),
         devices=task.devices,
-        resources=_resources(submission.spec.resources, task),
+        resources=_resources(spec.resources, task),
         task=template,
-        endpoint=submission.spec.endpoint,
+        endpoint=spec.endpoint,
         env={
             name: value
             for name, value in _rendezvous(state, found).items()
             if name not in template.env
         },
-        stop_grace_s=submission.spec.stop_grace_s,
+        stop_grace_s=spec.stop_grace_s,
     )
 
 
@@ -108,14 +112,38 @@ def _unit_view(state: State, row: WorkloadRow, unit: UnitRow) -> UnitView:
     attempt = state.latest_attempt(unit)
     if attempt is None:
         shown = row.state.value if row.is_final else WAITING
-        return UnitView(unit=unit.unit, generation=unit.generation, state=shown)
+        return UnitView(
+            unit=unit.unit,
+            generation=unit.generation,
+            state=shown,
+            replica=replica_state(state, row, unit),
+            revision=unit.revision,
+        )
     return UnitView(
         unit=unit.unit,
         generation=unit.generation,
         state=WAITING if unit.is_waiting else attempt.state.value,
         attempt=attempt.id,
         tasks=tuple(_task_view(state, task) for task in attempt.tasks),
+        replica=replica_state(state, row, unit),
+        revision=unit.revision,
     )
+
+
+def replica_state(state: State, row: WorkloadRow, unit: UnitRow) -> str:
+    """Return where an endpoint's replica stands, empty for a unit of anything else."""
+    if row.serving is None:
+        return ""
+    attempt = state.latest_attempt(unit)
+    if unit.is_retired or row.is_final:
+        return "stopped"
+    if unit.is_waiting or attempt is None:
+        return WAITING
+    if not attempt.is_live:
+        return "stopped"
+    if unit.is_leaving or attempt.stop_cause is not None:
+        return "draining"
+    return "ready" if attempt.tasks[0].is_ready else "starting"
 
 
 def _task_view(state: State, task: TaskRow) -> TaskView:

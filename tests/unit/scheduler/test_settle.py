@@ -297,15 +297,18 @@ def test_scaling_in_stops_the_last_replicas_and_scaling_out_continues_their_gene
         WorkloadScaled(workload=WorkloadId("x"), replicas=replicas, by="ada")
     )
     scale(1)
-    assert stops(here) == [("x.u1.g1", "scaled_in"), ("x.u2.g1", "scaled_in")]
+    assert [drain.attempt for drain in here.cycle().drains] == ["x.u2.g1", "x.u1.g1"]
+    assert stops(here) == [("x.u2.g1", "scaled_in"), ("x.u1.g1", "scaled_in")]
     here.exit("x.u2.g1.t0", 143)
     assert here.cycle().is_empty
-    scale(3)
+    scale(2)
     assert [place.attempt for place in here.cycle().places] == ["x.u2.g2"]
     here.exit("x.u1.g1.t0", 143)
-    here.cycle()
+    assert here.cycle().is_empty
+    scale(3)
     assert [place.attempt for place in here.cycle().places] == ["x.u1.g2"]
     scale(0)
+    here.cycle()
     for place in ("x.u0.g1", "x.u1.g2", "x.u2.g2"):
         here.cycle()
         here.exit(f"{place}.t0", 143)

@@ -15,7 +15,16 @@ from moulin.controlplane.lookup import pool_of
 from moulin.controlplane.plane import Plane
 from moulin.domain.errors import Conflict, InUse, InvalidSpec
 from moulin.domain.events import FactoryApplied, ObjectChange
-from moulin.domain.factory import DeclaredObject, ObjectKind, Pool, Project, Site, Zone, kind_of
+from moulin.domain.factory import (
+    Alias,
+    DeclaredObject,
+    ObjectKind,
+    Pool,
+    Project,
+    Site,
+    Zone,
+    kind_of,
+)
 from moulin.domain.wire import encode
 from moulin.domain.workload import FINAL_WORKLOAD_STATES
 from moulin.scheduler import live_steps
@@ -114,6 +123,8 @@ def _references(value: DeclaredObject) -> Iterator[Key]:
             yield ObjectKind.ZONE, value.zone
         case Project():
             yield ObjectKind.ORGANISATION, value.organisation
+        case Alias() if value.project:
+            yield ObjectKind.PROJECT, value.project
         case _:
             return
 

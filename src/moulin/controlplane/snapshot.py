@@ -5,11 +5,19 @@ from fractions import Fraction
 
 from moulin.controlplane.books import Books
 from moulin.controlplane.plane import Plane
-from moulin.domain.factory import ObjectKind, Organisation, Price, PriceBook, Project, Site
+from moulin.domain.factory import Alias, ObjectKind, Organisation, Price, PriceBook, Project, Site
 from moulin.domain.model import METERS_BY_ABILITY
 from moulin.domain.objects import BATCH_FACTOR_PPM
 from moulin.domain.principal import ApiKey, Role
-from moulin.domain.snapshot import GatewaySnapshot, KeyView, ModelView, ProjectView, ReplicaView
+from moulin.domain.snapshot import (
+    AliasTarget,
+    AliasView,
+    GatewaySnapshot,
+    KeyView,
+    ModelView,
+    ProjectView,
+    ReplicaView,
+)
 from moulin.domain.usage import Meter
 from moulin.ledger import book_at, find_price
 from moulin.scheduler import TaskRow, WorkloadRow
@@ -31,6 +39,7 @@ def build_snapshot(plane: Plane, books: Books, now_ns: int) -> GatewaySnapshot:
             for endpoint in sorted(books.endpoints)
         ),
         projects=tuple(_projects(books)),
+        aliases=tuple(_aliases(books)),
     )
 
 
@@ -54,6 +63,21 @@ def _keys(books: Books) -> Iterator[KeyView]:
 def may_infer(key: ApiKey) -> bool:
     """Say whether gateways are told of a key: it may call models and is not revoked."""
     return key.role in INFERENCE_ROLES and key.revoked_at_ns == 0 and bool(key.project)
+
+
+def _aliases(books: Books) -> Iterator[AliasView]:
+    for (kind, name), item in sorted(books.declared.items()):
+        if kind is ObjectKind.ALIAS and isinstance(item.value, Alias):
+            yield AliasView(
+                name=name,
+                project=item.value.project,
+                targets=tuple(
+                    AliasTarget(model=model, weight=weight)
+                    for model, weight in sorted(item.value.targets.items())
+                ),
+                deprecated_at_ns=item.value.deprecated_at_ns,
+                sunset_at_ns=item.value.sunset_at_ns,
+            )
 
 
 def _projects(books: Books) -> Iterator[ProjectView]:
@@ -96,6 +120,7 @@ def _model(plane: Plane, books: Books, row: WorkloadRow, now_ns: int) -> ModelVi
         created_s=row.submission.submitted_at_ns // NS_PER_S,
         ability=endpoint.ability,
         infill=endpoint.infill,
+        fallbacks=endpoint.fallbacks,
         batch_ppm=book.batch_ppm if book else BATCH_FACTOR_PPM,
         replicas=tuple(_replicas(plane, books, row)),
         cold_start_s=serving.scaling.cold_start_s if serving and serving.scaling else 0,

@@ -23,6 +23,7 @@ class ObjectKind(StrEnum):
     POOL = "pool"
     PROJECT = "project"
     PRICE_BOOK = "price_book"
+    ALIAS = "alias"
 
 
 class OrganisationRole(StrEnum):
@@ -216,7 +217,23 @@ class PriceBook:
     batch_ppm: int = BATCH_FACTOR_PPM
 
 
-DeclaredObject = MachineClass | Organisation | Site | Zone | Pool | Project | PriceBook
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias:
+    """A name under which clients reach one or several endpoints.
+
+    `targets` maps names of endpoints to weights; they need not exist yet. `project` restricts the
+    name to keys of that project. From `deprecated_at_ns` on answers warn of the end, which comes at
+    `sunset_at_ns`; 0 is never.
+    """
+
+    name: str
+    targets: Mapping[str, int]
+    project: str = ""
+    deprecated_at_ns: int = 0
+    sunset_at_ns: int = 0
+
+
+DeclaredObject = MachineClass | Organisation | Site | Zone | Pool | Project | PriceBook | Alias
 
 TYPE_BY_KIND: Final[Mapping[ObjectKind, type]] = {
     ObjectKind.MACHINE_CLASS: MachineClass,
@@ -226,6 +243,7 @@ TYPE_BY_KIND: Final[Mapping[ObjectKind, type]] = {
     ObjectKind.POOL: Pool,
     ObjectKind.PROJECT: Project,
     ObjectKind.PRICE_BOOK: PriceBook,
+    ObjectKind.ALIAS: Alias,
 }
 
 

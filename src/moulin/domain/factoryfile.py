@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from moulin.domain.errors import InvalidSpec
 from moulin.domain.factory import (
+    Alias,
     CountryBasis,
     DeclaredObject,
     MachineClass,
@@ -44,7 +45,10 @@ from moulin.domain.units import (
 from moulin.domain.usage import Meter
 
 TOP_KEYS: Final = Keys(
-    ("machine_classes", "organisations", "sites", "zones", "pools", "projects", "prices")
+    (
+        *("machine_classes", "organisations", "sites", "zones", "pools", "projects", "prices"),
+        "aliases",
+    )
 )
 MACHINE_KEYS: Final = Keys(
     (
@@ -65,6 +69,10 @@ ZONE_KEYS: Final = Keys(("site", "state"))
 POOL_KEYS: Final = Keys(("zone", "engine", "machine_class", "mode", "settings"))
 PROJECT_KEYS: Final = Keys(("organisation", "quota", "budget", "job_time_limit"))
 QUOTA_KEYS: Final = Keys(("cpus", "memory", "accelerators", "workloads"))
+
+ALIAS_KEYS: Final = Keys(("targets", "project", "deprecated", "sunset"))
+ALIAS_TARGETS_MAX: Final = 16
+ALIAS_WEIGHT_MAX: Final = 1_000_000
 
 MS_PER_HOUR: Final = 3_600_000
 TOKENS_PER_MILLION: Final = 1_000_000
@@ -123,7 +131,7 @@ def parse_factory(
     ]
     pools = tuple(_pools(top, registry))
     objects += _registered(pools, objects, known or {}, registry)
-    objects += [*pools, *_projects(top), *_price_books(top, registry)]
+    objects += [*pools, *_projects(top), *_price_books(top, registry), *_aliases(top)]
     _check_references(top, objects, known or {}, registry)
     order = list(ObjectKind)
     return tuple(sorted(objects, key=lambda each: (order.index(kind_of(each)), each.name)))
@@ -378,6 +386,24 @@ def make_price(word: str, unit_price_neur: int, subject: str = "") -> Price:
     )
 
 
+def _aliases(top: Section) -> Iterator[Alias]:
+    for name, item in top.entries("aliases", ALIAS_KEYS):
+        names = tuple(item.text_map("targets", form=_WORD, items_max=ALIAS_TARGETS_MAX))
+        targets = item.child("targets", Keys(names))
+        weights = {
+            each: targets.integer(each, 0, minimum=0, maximum=ALIAS_WEIGHT_MAX) for each in names
+        }
+        if not any(weights.values()):
+            item.refuse("targets", "no target has a weight", "write for example `{my-model: 100}`")
+        yield Alias(
+            name=name,
+            targets=weights,
+            project=item.name("project"),
+            deprecated_at_ns=item.measure("deprecated", parse_time, 0),
+            sunset_at_ns=item.measure("sunset", parse_time, 0),
+        )
+
+
 def _required(item: Section, key: str) -> str:
     name = item.name(key)
     if not name:
@@ -416,5 +442,7 @@ def _references(each: DeclaredObject) -> Iterator[tuple[str, ObjectKind, str]]:
             yield f"pools.{name}.machine_class", ObjectKind.MACHINE_CLASS, machine_class
         case Project(name=name, organisation=organisation):
             yield f"projects.{name}.organisation", ObjectKind.ORGANISATION, organisation
+        case Alias(name=name, project=project) if project:
+            yield f"aliases.{name}.project", ObjectKind.PROJECT, project
         case _:
             return

@@ -72,7 +72,11 @@ def _keys(*known: str) -> Keys:
     return Keys(known, {french: english for french, english in FRENCH.items() if english in known})
 
 
-ENDPOINT_KEYS: Final = ("model", "variant", "replicas", "context", "parallel", "public")
+ENDPOINT_KEYS: Final = (
+    *("model", "variant", "replicas", "context", "parallel", "public"),
+    "fallbacks",
+)
+FALLBACKS_MAX: Final = 8
 TASK_KEYS: Final = ("run", "command", "setup", "envs", "workdir", "image")
 JOB_KEYS: Final = _keys(
     *("name", "kind", "resources", "num_nodes", *TASK_KEYS, "time_limit", "priority", "retry"),
@@ -200,7 +204,17 @@ def _endpoint(top: Section) -> EndpointSpec:
         context_tokens=top.integer("context", 4096, minimum=16, maximum=CONTEXT_TOKENS_MAX),
         parallel_requests=top.integer("parallel", 2, minimum=1, maximum=256),
         is_public=top.flag("public"),
+        fallbacks=_fallbacks(top),
     )
+
+
+def _fallbacks(top: Section) -> tuple[str, ...]:
+    names = top.texts("fallbacks")
+    if len(names) > FALLBACKS_MAX:
+        top.refuse("fallbacks", f"{len(names)} names, at most {FALLBACKS_MAX} are allowed")
+    for name in names:
+        check_name(top.origin, top.at("fallbacks"), name)
+    return names
 
 
 def _where(top: Section) -> Where:

@@ -66,6 +66,7 @@ class ModelView:
     `infill` are its marks of prefix, suffix and middle, empty where it cannot fill in.
     Where load moves its replicas, a request that finds none waits `cold_start_s`; `load_s` is how
     long the last one took to become ready, 0 while nobody knows.
+    `fallbacks` name the endpoints that serve, in order, when no replica of this one can.
     """
 
     name: str
@@ -85,6 +86,7 @@ class ModelView:
     replicas: tuple[ReplicaView, ...] = ()
     cold_start_s: int = 0
     load_s: int = 0
+    fallbacks: tuple[str, ...] = ()
 
     def cost_neur(self, tokens_input: int, tokens_output: int) -> int:
         """Return the charge for a request, each line rounded half even as the ledger does."""
@@ -105,6 +107,28 @@ class ProjectView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AliasTarget:
+    """An endpoint's name and its share of an alias, as a weight among those of the others."""
+
+    model: str
+    weight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasView:
+    """A name that stands for endpoints; for keys of every project where `project` is empty.
+
+    From `deprecated_at_ns` answers warn, from `sunset_at_ns` there are none; 0 is never.
+    """
+
+    name: str
+    project: str = ""
+    targets: tuple[AliasTarget, ...] = ()
+    deprecated_at_ns: int = 0
+    sunset_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySnapshot:
     """Everything a gateway decides from. Older than `staleness_max_s`, it serves nobody."""
 
@@ -114,6 +138,7 @@ class GatewaySnapshot:
     keys: tuple[KeyView, ...] = ()
     models: tuple[ModelView, ...] = ()
     projects: tuple[ProjectView, ...] = ()
+    aliases: tuple[AliasView, ...] = ()
 
 
 class JournalKind(StrEnum):

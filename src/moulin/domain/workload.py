@@ -137,6 +137,7 @@ class EndpointSpec:
     `replicas` is how many it starts with; without `scaling`, how many it keeps. A replica that is
     to go gets no new request and has `drain_s` to finish those it has.
 
+    `fallbacks` name endpoints that serve in its place, in order, when none of its replicas can.
     `ability`, `infill` and what is left of `variant` are filled in at admission from the catalogue.
     """
 
@@ -150,6 +151,7 @@ class EndpointSpec:
     infill: tuple[str, ...] = ()
     scaling: Scaling | None = None
     drain_s: int = DRAIN_S_DEFAULT
+    fallbacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Bytes of the gateway's own answers: OpenAI-shaped errors, heads of JSON and streamed answers.
+"""Bytes of the gateway's own answers: errors as OpenAI's and Mistral's clients read them, heads.
 
 It never quotes a prompt, a completion or a key: an error names fields and numbers only.
 """
@@ -19,17 +19,19 @@ COMPLETION: Final = (
 _PHRASE: Final = {
     200: b"OK", 400: b"Bad Request", 401: b"Unauthorized", 402: b"Payment Required",
     403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed", 408: b"Request Timeout",
-    413: b"Content Too Large", 429: b"Too Many Requests",
+    413: b"Content Too Large", 422: b"Unprocessable Content", 429: b"Too Many Requests",
     431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
     501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable",
     504: b"Gateway Timeout", 505: b"HTTP Version Not Supported", 507: b"Insufficient Storage",
 }  # fmt: skip
 _TYPE_BY_STATUS: Final = {
-    401: "authentication_error",
     402: "insufficient_quota",
     403: "permission_error",
     429: "rate_limit_error",
 }
+_CODE_BY_STATUS: Final = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+_ANSWERED_WELL: Final = b"HTTP/1.1 200 "
+_HEAD_END: Final = b"\r\n\r\n"
 
 
 def status_line(status: int) -> bytes:
@@ -57,14 +59,17 @@ def whole(
 
 
 def error_body(error: MoulinError, status: int = 0, reason: Reason | None = None) -> bytes:
-    """Return `{"error": {...}}` as OpenAI clients read it, with the reason's numbers beside."""
+    """Return `{"error": {...}}` as OpenAI clients read it, with the reason's numbers beside.
+
+    `code` is the word OpenAI's service has for it, where it has one, else the error's own.
+    """
     status = status or error.http_status
     kind = _TYPE_BY_STATUS.get(status, "invalid_request_error" if status < 500 else "server_error")
     fields: dict[str, Any] = {
         "message": f"{error.message} ({error.hint})" if error.hint else error.message,
         "type": kind,
         "param": error.details.get("param"),
-        "code": error.code,
+        "code": error.details.get("code") or _CODE_BY_STATUS.get(status, error.code),
     }
     if reason is not None:
         fields["reason"] = {"code": reason.code.value, "parameters": dict(reason.parameters)}
@@ -91,3 +96,55 @@ def failure(
         headers += b'www-authenticate: Bearer realm="moulin"\r\n'
     body = error_body(error, status, reason)
     return whole(status, body, headers=headers, is_last=is_last)
+
+
+def refused_by_replica(status: int, body: bytes) -> bytes:
+    """Return a replica's refusal with the fields clients expect; engines leave some out.
+
+    llama.cpp has the status as code and no `param`, vLLM has no `error` around it.
+    """
+    try:
+        told = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        told = {}
+    inner = told.get("error", told) if type(told) is dict else {}
+    fields = inner if type(inner) is dict else {}
+    kind, code = fields.get("type"), fields.get("code")
+    if kind == "exceed_context_size_error":
+        kind, code = "invalid_request_error", "context_length_exceeded"
+    return orjson.dumps(
+        {
+            "error": {
+                "message": str(fields.get("message", "the model server refused this request")),
+                "type": kind if type(kind) is str and kind else "invalid_request_error",
+                "param": fields.get("param"),
+                "code": code if type(code) is str else None,
+            }
+        }
+    )
+
+
+def as_mistral(answer: bytes) -> bytes:
+    """Return a complete answer as Mistral's clients expect it: errors are flat there.
+
+    A field that is not taken is a 422 with `detail`, which their client reads as a list of faults.
+    """
+    if answer.startswith(_ANSWERED_WELL):
+        return answer
+    head, _, body = answer.partition(_HEAD_END)
+    try:
+        error = orjson.loads(body)["error"]
+        message, param = error["message"], error["param"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return answer
+    status = int(head[9:12])
+    fields = {"object": "error", **error}
+    if status == 400 and param is not None:
+        status = 422
+        fields["detail"] = [{"type": error["code"], "loc": ["body", param], "msg": message}]
+    lines = [
+        line
+        for line in head.split(b"\r\n")[1:]
+        if not line.startswith((b"content-type:", b"content-length:"))
+    ]
+    return whole(status, orjson.dumps(fields), headers=b"".join(b"%b\r\n" % each for each in lines))

@@ -130,7 +130,7 @@ class Directory:
             raise NotFound(
                 "use this model: the key has no model of that name",
                 hint="GET /v1/models lists the models of a key",
-                details={"param": "model"},
+                details={"param": "model", "code": "model_not_found"},
             )
         return model
 

@@ -67,6 +67,7 @@ class ClientConnection(asyncio.Protocol):
         "_is_head_wanted",
         "_is_http_10",
         "_is_in_message",
+        "_is_mistral_answer",
         "_is_paused",
         "_keeps_alive",
         "_last_words",
@@ -100,6 +101,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_closing = False
         self._is_deaf = False
         self._is_head_wanted = False
+        self._is_mistral_answer = False
         self._is_paused = False
         self._last_words = b""
         self._unfinished = b""
@@ -313,6 +315,8 @@ class ClientConnection(asyncio.Protocol):
         if not self._is_closing:
             if self._is_head_wanted:
                 answer = answer[: answer.index(b"\r\n\r\n") + 4]
+            elif self._is_mistral_answer:
+                answer = answers.as_mistral(answer)
             self._transport.write(answer)
             self._next()
 
@@ -366,6 +370,7 @@ class ClientConnection(asyncio.Protocol):
         self._keeps_alive = inbound.keeps_alive and not self._service.is_draining
         self._is_chunked_answer = not inbound.is_http_10
         self._is_head_wanted = inbound.method == b"HEAD"
+        self._is_mistral_answer = inbound.is_mistral
         if inbound.is_http_10:
             # A 1.0 client that may keep alive would need an answer header that says so.
             self._keeps_alive = False
@@ -413,6 +418,8 @@ class ClientConnection(asyncio.Protocol):
         self._last_words = answers.failure(
             error, status=status, request=self._service.draw_id(), is_last=True
         )
+        if self.is_mistral:
+            self._last_words = answers.as_mistral(self._last_words)
         if not self.is_busy:
             self._say_last_words()
 

@@ -303,7 +303,8 @@ class Exchange(Placing):
         """Pass the replica's refusal on; it cost nothing, and a broken replica's words stay here."""
         if 400 <= status < 500 and len(body) <= _ERROR_BYTES_MAX and body[:1] == b"{":
             headers = b"x-request-id: req_%b\r\n" % self._order.identifier
-            self._last = answers.whole(status, body, headers=headers)
+            told = answers.refused_by_replica(status, body)
+            self._last = answers.whole(status, told, headers=headers)
         else:
             error = EngineUnavailable(
                 f"serve this request: the replica failed with status {status}"

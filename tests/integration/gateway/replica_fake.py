@@ -18,6 +18,7 @@ class Behaviour:
     event_delay_s: float = 0.0
     delay_s: float = 0.0
     text: str = "Paris."
+    words: tuple[str, ...] = ()
     has_usage: bool = True
     has_done: bool = True
     closes_after_events: int = -1
@@ -142,10 +143,11 @@ class ReplicaFake:
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         )
-        for number in range(how.events):
+        words = how.words or tuple(f"w{number} " for number in range(how.events))
+        for number, word in enumerate(words):
             if number == how.closes_after_events:
                 return True
-            self._event(writer, self._chunk(f"w{number} "))
+            self._event(writer, self._chunk(word))
             await writer.drain()
             await asyncio.sleep(how.event_delay_s)
         self._event(writer, self._chunk("", finish="stop"))

@@ -237,7 +237,8 @@ def test_keys_unknown_revoked_and_expired(plant: Plant) -> None:
     plant.control.publish(keys=())
     eventually(lambda: plant.chat().status == 401)
     body = plant.chat().json
-    assert body["error"]["type"] == "authentication_error"
+    error = body["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
 
 
 def test_a_key_revoked_while_its_request_waits_is_not_served(

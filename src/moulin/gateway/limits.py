@@ -11,9 +11,9 @@ class Limits:
     """Bounds of one gateway process.
 
     Clients: at most `connections_max` connections; a request head of `head_bytes_max` and
-    `headers_max` fields within `head_timeout_s`; a body of `body_bytes_max` whose bytes never pause
-    longer than `body_idle_s`; all bodies together `buffered_bytes_max`; an idle connection is
-    closed after `keep_alive_s`, one that does not read its answer after `write_stall_s`;
+    `headers_max` fields within `head_timeout_s`; a body of `body_bytes_max`, with audio of
+    `audio_bytes_max`, whose bytes never pause longer than `body_idle_s`; all bodies together
+    `buffered_bytes_max`; an idle connection is closed after `keep_alive_s`, one that does not read its answer after `write_stall_s`;
     `pipelined_max` requests may be sent ahead. A refused client has `linger_s` to read why; of what
     it still sends, `linger_bytes_max` are thrown away before the connection is reset.
 
@@ -33,6 +33,7 @@ class Limits:
     headers_max: int = 100
     head_timeout_s: float = 10.0
     body_bytes_max: int = 8 * 1024 * 1024
+    audio_bytes_max: int = 25 * 1024 * 1024
     body_idle_s: float = 30.0
     buffered_bytes_max: int = 256 * 1024 * 1024
     keep_alive_s: float = 75.0

@@ -5,7 +5,7 @@ an answer. The choice itself is `moulin.routing.replicas`; what a failure costs 
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from moulin.domain.errors import EngineUnavailable, MoulinError, Unavailable
 from moulin.domain.reasons import Reason
@@ -41,6 +41,8 @@ class Order(NamedTuple):
 
 class Placing(ABC):
     """The part of an exchange that finds a replica; see the module."""
+
+    begin_form: ClassVar[bytes] = BEGIN
 
     __slots__ = (
         "_body", "_connection", "_has_begin", "_is_journaled", "_order", "_replica", "_route",
@@ -157,7 +159,7 @@ class Placing(ABC):
             return
         self._has_begin = True
         order = self._order
-        line = BEGIN % (
+        line = self.begin_form % (
             order.identifier,
             service.now_ns(),
             self._route.fragment,

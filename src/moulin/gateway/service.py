@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import orjson
 
 from moulin.domain.errors import InvalidRequest, MoulinError, NotFound, Unavailable
+from moulin.domain.model import Ability
 from moulin.domain.snapshot import GatewaySnapshot, ModelView
 from moulin.domain.units import NS_PER_S
 from moulin.gateway import answers
@@ -25,6 +26,7 @@ from moulin.gateway.forms import make_form
 from moulin.gateway.identifiers import RequestIds
 from moulin.gateway.journal import Journal
 from moulin.gateway.limits import Limits
+from moulin.gateway.media import KINDS, open_media
 from moulin.gateway.metrics import Counts, prometheus_text
 from moulin.gateway.placing import Order, Placing
 from moulin.gateway.quotas import Quotas
@@ -32,6 +34,7 @@ from moulin.gateway.several import Part, Several
 from moulin.gateway.upstream import Replica
 from moulin.gateway.usage import Bounds
 from moulin.routing.infill import infill
+from moulin.routing.media import check_ability
 from moulin.routing.requests import (
     CHAT,
     FIM,
@@ -197,6 +200,9 @@ class Service:
                 exchange = self._open(client, inbound, dialect, identifier)
                 client.exchange = exchange
                 exchange.start()
+            elif inbound.path in KINDS and inbound.method == b"POST" and inbound.caller is not None:
+                client.exchange = opened = open_media(self, client, inbound, identifier)
+                opened.start()
             else:
                 client.finish(self._simple(inbound, b"x-request-id: req_%b\r\n" % identifier))
         except MoulinError as error:
@@ -219,6 +225,8 @@ class Service:
         # A snapshot may have come while the body did.
         route = directory.route(directory.renew(inbound.caller, self.now_ns), ask.model)
         model = route.model
+        if model.ability is not Ability.GENERATE:
+            check_ability(model, Ability.GENERATE)
         limit = body["max_tokens"] = output_limit(ask, model)
         if ask.is_stream:
             body["stream_options"] = _INCLUDE_USAGE
@@ -276,8 +284,8 @@ class Service:
 
     def _simple(self, inbound: Inbound, headers: bytes) -> bytes:
         path = inbound.path
-        if path in _COMPLETIONS:
-            error = InvalidRequest("serve this method here", hint="POST a JSON body")
+        if path in _COMPLETIONS or path in KINDS:
+            error = InvalidRequest("serve this method here", hint="POST a body")
             body = answers.error_body(error, 405)
             return answers.whole(405, body, headers=headers + b"allow: POST\r\n")
         if inbound.method != b"GET":
@@ -370,6 +378,7 @@ def _nobody_to_wake() -> None:
 
 def _model_card(model: ModelView) -> dict[str, object]:
     """Return a model as OpenAI and Mistral clients read it."""
+    generates = model.ability is Ability.GENERATE
     return {
         "id": model.name,
         "object": "model",
@@ -379,11 +388,14 @@ def _model_card(model: ModelView) -> dict[str, object]:
         "name": model.name,
         "max_context_length": model.context_tokens,
         "capabilities": {
-            "completion_chat": True,
+            "completion_chat": generates,
             "completion_fim": bool(model.infill),
-            "function_calling": True,
+            "function_calling": generates,
             "fine_tuning": False,
             "vision": False,
             "classification": False,
+            "embeddings": model.ability is Ability.EMBED,
+            "audio_transcription": model.ability is Ability.TRANSCRIBE,
+            "audio_speech": model.ability is Ability.SPEAK,
         },
     }

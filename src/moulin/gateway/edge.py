@@ -30,6 +30,7 @@ _STREAM_HEAD: Final = (
     b"cache-control: no-cache\r\n"
 )
 _PIPELINED_BYTES_MAX: Final = 1 << 20
+_AUDIO_PATH: Final = b"/v1/audio/transcriptions"
 
 
 class Inbound(NamedTuple):
@@ -270,7 +271,10 @@ class ClientConnection(asyncio.Protocol):
         self._body_bytes += len(body)
         service = self._service
         service.buffered_bytes += len(body)
-        if self._body_bytes > service.limits.body_bytes_max:
+        if (
+            self._body_bytes > service.limits.body_bytes_max
+            and self._body_bytes > self._body_bytes_max()
+        ):
             self._refuse(*self._body_too_large())
         elif service.buffered_bytes > service.limits.buffered_bytes_max:
             self._refuse(
@@ -452,7 +456,7 @@ class ClientConnection(asyncio.Protocol):
         problem = self.problem or self._ambiguity()
         if problem:
             return InvalidRequest(f"read this request: {problem}"), 400
-        if self.length > limits.body_bytes_max:
+        if self.length > self._body_bytes_max():
             return self._body_too_large()
         return None
 
@@ -478,8 +482,14 @@ class ClientConnection(asyncio.Protocol):
             431,
         )
 
+    def _body_bytes_max(self) -> int:
+        """Return the bound of this path; asked only where the common one is passed."""
+        limits = self._service.limits
+        is_audio = self._url.partition(b"?")[0] == _AUDIO_PATH
+        return limits.audio_bytes_max if is_audio else limits.body_bytes_max
+
     def _body_too_large(self) -> tuple[MoulinError, int]:
-        limit = self._service.limits.body_bytes_max
+        limit = self._body_bytes_max()
         return InvalidRequest(f"read this request: its body exceeds {limit} bytes"), 413
 
 

@@ -9,7 +9,7 @@ cut afterwards is charged: by the replica's usage where it was seen, else estima
 events, never above what was held.
 """
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from moulin.domain.errors import DiskFull, EngineUnavailable, MoulinError, Unavailable
 from moulin.domain.reasons import Reason
@@ -57,6 +57,9 @@ class Client(Protocol):
 class Exchange(Placing):
     """See the module. The underscored flags say which step was reached."""
 
+    end_form: ClassVar[bytes] = END
+    counts_tokens: ClassVar[bool] = True
+
     __slots__ = ("_client", "_filter", "_is_held", "_last", "_pass")
 
     def __init__(self, service: "Service", client: Client, route: Route, order: Order) -> None:
@@ -75,7 +78,8 @@ class Exchange(Placing):
             self._route.account.pay(self)
             return
         bounds = self._order.bounds
-        self._pass = guard.enter(self, bounds.tokens_input + bounds.tokens_output)
+        tokens = bounds.tokens_input + bounds.tokens_output if self.counts_tokens else 0
+        self._pass = guard.enter(self, tokens)
         if self._pass.refusal is not None:
             self._give_up(self._pass.refusal)
         else:
@@ -267,9 +271,12 @@ class Exchange(Placing):
         self._body = b""
         self._replica = None
         service.exchanges.discard(self)
-        service.counts.ended(self._order.model.name, outcome, amount)
+        service.counts.ended(
+            self._order.model.name, outcome, amount if self.counts_tokens else NOTHING
+        )
         if self._pass is not None:
-            self._pass.leave(amount.tokens_input + amount.tokens_output, cost_neur)
+            tokens = amount.tokens_input + amount.tokens_output if self.counts_tokens else 0
+            self._pass.leave(tokens, cost_neur)
         if self._is_held:
             self._route.account.escrow.settle(self.held_neur, cost_neur)
         else:
@@ -281,7 +288,7 @@ class Exchange(Placing):
         if not self._has_begin:
             self._deliver()
             return
-        line = END % (
+        line = self.end_form % (
             self._order.identifier,
             service.now_ns(),
             self._route.fragment,

@@ -8,12 +8,14 @@ from typing import Any, Final
 from fastapi import APIRouter, FastAPI
 
 from moulin.api import (
+    batches,
     describe,
     events,
     factory,
     gateway,
     keys,
     models,
+    objects,
     problems,
     receipts,
     status,
@@ -32,6 +34,8 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     keys.router,
     receipts.router,
     models.router,
+    objects.router,
+    batches.router,
     gateway.router,
 )
 
@@ -59,6 +63,7 @@ def create_app(services: ApiServices) -> FastAPI:
         ids=services.ids,
         metrics=state.metrics,
         body_bytes_max=services.limits.body_bytes_max,
+        upload_bytes_max=services.limits.upload_bytes_max,
     )
     return app
 

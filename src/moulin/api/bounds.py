@@ -20,6 +20,7 @@ from moulin.domain.control import (
     ScaleWanted,
 )
 from moulin.domain.errors import InvalidSpec
+from moulin.domain.objects import BatchWanted
 from moulin.domain.usage import Meter
 from moulin.domain.workload import (
     EndpointSpec,
@@ -139,6 +140,13 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
         "variant": _OPTIONAL,
         "source": Text(length_max=4096, pattern="hf|pypi|any|(?:file:/|hf:|s3:)[^\\x00-\\x1f]+"),
     },
+    BatchWanted: {
+        "endpoint": Text(length_max=100, pattern=r"/v1/[a-z/]+"),
+        "input_files": Text(length_max=64, pattern=r"file_[0-9A-Z]{26}", items_max=16),
+        "model": _OPTIONAL,
+        "window_s": Whole(minimum=60, maximum=7 * 86400),
+        "metadata": Text(length_max=512, items_max=16, key_pattern=r"[^\x00-\x1f]{1,64}"),
+    },
     ApplyWanted: {"managed_by": _FREE},
     factory.MachineClass: {
         "name": _FREE,
@@ -170,6 +178,7 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
     factory.PriceBook: {
         "name": _FREE,
         "effective_from_ns": Whole(minimum=0, maximum=253_402_300_799 * 10**9),
+        "batch_ppm": Whole(minimum=0, maximum=10**6),
     },
     factory.Price: {
         "sku": _FREE,

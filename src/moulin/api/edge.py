@@ -23,6 +23,8 @@ from moulin.ports.clock import Clock, IdSource
 LOG: Final = logging.getLogger("moulin.api")
 # Marks a request whose body was not read to its end: its connection cannot be used again.
 UNREAD: Final = "moulin.is_body_unread"
+# Bodies that go to a place of their own piece by piece; their routes have bounds of their own.
+UPLOADS: Final = frozenset({"/api/v1/files", "/api/v1/responses"})
 DRAIN_S_MAX: Final = 2.0
 DRAIN_BYTES_MAX: Final = 16_000_000
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -32,7 +34,14 @@ class Edge:
     """ASGI middleware around everything."""
 
     def __init__(
-        self, app: ASGIApp, *, clock: Clock, ids: IdSource, metrics: Metrics, body_bytes_max: int
+        self,
+        app: ASGIApp,
+        *,
+        clock: Clock,
+        ids: IdSource,
+        metrics: Metrics,
+        body_bytes_max: int,
+        upload_bytes_max: int,
     ) -> None:
         self._app = app
         # Drawn once: an id per request need not be unguessable, only different.
@@ -40,6 +49,7 @@ class Edge:
         self._count = 0
         self._metrics = metrics
         self._body_bytes_max = body_bytes_max
+        self._upload_bytes_max = upload_bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -53,8 +63,9 @@ class Edge:
         begun_ns = perf_counter_ns()
         self._metrics.in_flight += 1
         try:
-            if _is_too_large(headers.get(b"content-length", b""), self._body_bytes_max):
-                await self._refuse_large(scope, receive, sent)
+            limit = self._upload_bytes_max if scope["path"] in UPLOADS else self._body_bytes_max
+            if _is_too_large(headers.get(b"content-length", b""), limit):
+                await self._refuse_large(limit, scope, receive, sent)
             else:
                 await self._app(scope, receive, sent)
         except Exception as error:  # noqa: BLE001 - the last ring: whatever it is, the caller gets an answer
@@ -71,9 +82,11 @@ class Edge:
         self._count += 1
         return f"{self._id_prefix}.{self._count}"
 
-    async def _refuse_large(self, scope: Scope, receive: Receive, sent: "_Sent") -> None:
+    async def _refuse_large(
+        self, limit: int, scope: Scope, receive: Receive, sent: "_Sent"
+    ) -> None:
         error = BodyTooLarge(
-            f"read the body: it is larger than {self._body_bytes_max} bytes",
+            f"read the body: it is larger than {limit} bytes",
             hint="send less at once; nothing of it was read",
         )
         scope[UNREAD] = True

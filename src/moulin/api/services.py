@@ -3,7 +3,7 @@
 The wiring fills this in; no route reaches for anything else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,8 +11,10 @@ from typing import Protocol
 from moulin.catalog.fit import Machine
 from moulin.catalog.machines import MACHINE_CLASSES, THIS_MACHINE
 from moulin.controlplane.commands import Answer, Command
+from moulin.controlplane.shelf import Shelf
 from moulin.domain.control import FetchStatus, FetchWanted, ModelInfo
 from moulin.domain.model import Model
+from moulin.domain.objects import BatchJob
 from moulin.domain.observation import LogChunk
 from moulin.domain.terms import Acceptances
 from moulin.identity import Keyring
@@ -57,6 +59,56 @@ class ModelShelf(Protocol):
         ...
 
 
+class ObjectUpload(Protocol):
+    """Bytes of a tenant's object on their way in; called from worker threads."""
+
+    size_bytes: int
+
+    def write(self, data: bytes) -> None:
+        """Add bytes. Raises `DiskFull` and `StoreUnavailable`."""
+        ...
+
+    def close(self) -> str:
+        """Put them in place, durable, and return their SHA-256 in hexadecimal."""
+        ...
+
+    def drop(self) -> None:
+        """Forget what came so far."""
+        ...
+
+
+class ObjectBytes(Protocol):
+    """The bytes of tenants' objects by id, whole or not there; called from worker threads."""
+
+    def begin(self, name: str) -> ObjectUpload:
+        """Start to take an object's bytes."""
+        ...
+
+    def put(self, name: str, pieces: Iterable[bytes]) -> tuple[int, str]:
+        """Store an object whole; return its size in bytes and SHA-256."""
+        ...
+
+    def read(self, name: str) -> Iterator[bytes]:
+        """Yield an object's bytes. Raises `NotFound` before the first."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Delete an object's bytes; what is not there is deleted already."""
+        ...
+
+
+class BatchDesk(Protocol):
+    """Who carries batches out, as far as the API asks; called from any thread."""
+
+    def progress(self, batch: BatchJob) -> BatchJob:
+        """Return the batch with its counts as of now."""
+        ...
+
+    def wake(self) -> None:
+        """A batch was opened or cancelled."""
+        ...
+
+
 class Evidence(Protocol):
     """Reads what proves receipts; called from worker threads."""
 
@@ -82,6 +134,8 @@ class ApiLimits:
 
     body_bytes_max: int = 1_000_000
     body_wait_s: float = 20.0
+    upload_bytes_max: int = 512_000_000
+    response_bytes_max: int = 16_000_000
     answer_wait_s: float = 30.0
     streams_max: int = 200
     heartbeat_s: float = 15.0
@@ -108,10 +162,13 @@ class ApiServices:
     logs: LogReader
     shelf: ModelShelf
     evidence: Evidence
+    contents: ObjectBytes
+    desk: BatchDesk
     clock: Clock
     ids: IdSource
     pepper: bytes = field(repr=False)
     version: str
     limits: ApiLimits = field(default_factory=ApiLimits)
+    objects: Callable[[], Shelf] = Shelf
     licences: Callable[[], Acceptances] = dict
     machine: Callable[[], Machine] = _unmeasured

@@ -81,8 +81,10 @@ def serve(data_dir: Path) -> None:
     settle_heap()
     cycle_thread.start()
     watcher.start()
+    factory.desk.start()
     server.run()
     stopping.set()
+    factory.desk.stop()
     cycle_thread.join()
     factory.store.close()
     if failures:

@@ -23,6 +23,7 @@ PEPPER: Final = "pepper"
 GATEWAY_KEY: Final = "gateway.key"
 STORE: Final = "moulin.sqlite"
 LOGS: Final = "logs"
+OBJECTS: Final = "objects"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,11 @@ from typing import Final
 
 from moulin import __version__
 from moulin.api.services import ApiServices, LogReader
+from moulin.app.batches import BatchDesk
 from moulin.app.clock import SystemClock, SystemDice
+from moulin.app.datadir import CREDENTIALS, OBJECTS, read_json
 from moulin.app.evidence import StoredEvidence
+from moulin.app.lines import Lines
 from moulin.app.meters import SIMULATED_CLASS, MachineMeter
 from moulin.app.models import ModelLibrary
 from moulin.app.own_machine import OwnMachine
@@ -36,6 +39,7 @@ from moulin.ports.store import Store
 from moulin.scheduler import SchedulerPolicy
 from moulin.sources.machine import read_machine
 from moulin.sources.signing import open_signer
+from moulin.store.folder import ObjectFolder
 from moulin.store.opening import open_store
 
 SIMULATED_NODES_MAX: Final = 200_000
@@ -66,6 +70,7 @@ class Factory:
     plane: Plane
     services: ApiServices
     store: Store
+    desk: BatchDesk
 
 
 class EngineBook:
@@ -210,10 +215,22 @@ def open_factory(settings: FactorySettings) -> Factory:
         SchedulerPolicy(),
         inbox,
     )
+    folder = ObjectFolder(data / OBJECTS)
+    desk = BatchDesk(
+        shelf=lambda: plane.books.objects,
+        files=folder,
+        call=inbox.call,
+        clock=clock,
+        ids=SystemDice(),
+        lines=Lines(lambda: str(read_json(data / CREDENTIALS).get("gateway_url", "")), pepper),
+    )
     services = ApiServices(
         call=inbox.call,
         store=store,
         keyring=lambda: plane.books.keyring,
+        objects=lambda: plane.books.objects,
+        contents=folder,
+        desk=desk,
         licences=lambda: plane.books.licences,
         machine=OwnMachine(),
         logs=_log_reader(plane),
@@ -229,7 +246,7 @@ def open_factory(settings: FactorySettings) -> Factory:
         pepper=pepper,
         version=__version__,
     )
-    return Factory(plane=plane, services=services, store=store)
+    return Factory(plane=plane, services=services, store=store, desk=desk)
 
 
 def read_pepper(path: Path) -> bytes:

@@ -232,7 +232,7 @@ def fold_cursors(cursors: Cursors, event: Event, schedule: State, site_of: SiteO
             _journal(cursors, payload)
         case MeteringClosed():
             close(cursors, payload, site_of)
-        case ObjectDeleted():
+        case ObjectDeleted(cause="expired"):  # long enough after its end for every journal
             cursors.charged_lines.pop(payload.object, None)
         case _:
             _fold_nodes(cursors, event, schedule)

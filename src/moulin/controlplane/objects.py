@@ -17,7 +17,7 @@ from moulin.controlplane.commands import (
 )
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.plane import Plane
-from moulin.domain.errors import AlreadyExists, Conflict, NotFound, QuotaExceeded
+from moulin.domain.errors import AlreadyExists, Conflict, InUse, NotFound, QuotaExceeded
 from moulin.domain.events import (
     BatchCancelled,
     BatchEnded,
@@ -50,6 +50,17 @@ def delete_object(plane: Plane, draft: Draft, command: DeleteObject) -> Finish:
         raise NotFound(f"delete {command.object}: there is no such object")
     if isinstance(found, BatchJob) and found.state not in FINAL_BATCH_STATES:
         raise Conflict(f"delete {command.object}: it runs", hint="cancel it first")
+    users = [
+        batch.id
+        for batch in objects.batches.values()
+        if command.object in batch.input_files and batch.state not in FINAL_BATCH_STATES
+    ]
+    if users:
+        raise InUse(
+            f"delete {command.object}: {', '.join(users)} reads it",
+            hint="cancel the batch first, or wait for its end",
+            details={"users": users},
+        )
     draft.append(
         ObjectDeleted(object=command.object, cause=command.cause),
         actor=command.principal.key,

@@ -29,7 +29,12 @@ class _Answer:
         self.parts: list[bytes] = []
         self.is_complete = False
         self.keeps_alive = False
+        self.request_id = ""
         self.parser = httptools.HttpResponseParser(self)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"x-request-id":
+            self.request_id = value.decode("latin-1")
 
     def on_body(self, body: bytes) -> None:
         self.parts.append(body)
@@ -40,12 +45,16 @@ class _Answer:
 
 
 class HttpClient:
-    """One kept connection to `url`; calls are made one after the other."""
+    """One kept connection to `url`; calls are made one after the other.
 
-    def __init__(self, url: str, key: str) -> None:
+    `request_id` is what the last answer was called.
+    """
+
+    def __init__(self, url: str, key: str, *, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or "127.0.0.1"
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self.request_id = ""
         self._port = parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.rstrip("/")
         self._head = (
@@ -107,4 +116,5 @@ class HttpClient:
             answer.parser.feed_data(data)
         if not answer.keeps_alive:
             self.close()
+        self.request_id = answer.request_id
         return answer.parser.get_status_code(), b"".join(answer.parts)

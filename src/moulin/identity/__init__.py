@@ -2,6 +2,7 @@
 
 from moulin.identity.keyring import Keyring, fold_keyring
 from moulin.identity.keys import Rejection, digest, examine, identify, is_well_formed, make_key
+from moulin.identity.passes import make_pass, read_pass
 from moulin.identity.permissions import PERMISSIONS, Action, Reach, permits, reach
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "identify",
     "is_well_formed",
     "make_key",
+    "make_pass",
     "permits",
     "reach",
+    "read_pass",
 ]

@@ -35,6 +35,8 @@ class Action(StrEnum):
     MODEL_FETCH = "model.fetch"
     LICENCE_ACCEPT = "licence.accept"
     EVIDENCE_READ = "evidence.read"
+    OBJECT_READ = "object.read"
+    OBJECT_WRITE = "object.write"
     INFER = "infer"
     GATEWAY_SYNC = "gateway.sync"
 
@@ -61,13 +63,19 @@ _VIEWER: Final[Mapping[Action, Reach]] = {
     Action.MODEL_READ: Reach.PROJECT,
     Action.EVIDENCE_READ: Reach.PROJECT,
 }
+# Whoever may ask a model may also keep files, batches and responses, and read those of the project.
+_INFERENCE: Final[Mapping[Action, Reach]] = {
+    Action.INFER: Reach.PROJECT,
+    Action.OBJECT_READ: Reach.PROJECT,
+    Action.OBJECT_WRITE: Reach.PROJECT,
+}
 _MEMBER: Final[Mapping[Action, Reach]] = {
     **_VIEWER,
     Action.WORKLOAD_SUBMIT: Reach.PROJECT,
     Action.WORKLOAD_STOP: Reach.PROJECT,
     Action.WORKLOAD_SCALE: Reach.PROJECT,
     Action.MODEL_FETCH: Reach.PROJECT,
-    Action.INFER: Reach.PROJECT,
+    **_INFERENCE,
 }
 _ADMIN: Final[Mapping[Action, Reach]] = {
     **_MEMBER,
@@ -78,18 +86,18 @@ _ADMIN: Final[Mapping[Action, Reach]] = {
 }
 
 # A gateway is trusted with usage, not with tenants' objects; an operator runs the factory but
-# has no budget of its own, so it does not infer.
+# has no budget of its own, so it does not infer, and what tenants keep is not the operator's to read.
 PERMISSIONS: Final[Mapping[Role, Mapping[Action, Reach]]] = {
     Role.OPERATOR: {
         action: Reach.FACTORY
         for action in Action
-        if action not in (Action.GATEWAY_SYNC, Action.INFER)
+        if action not in (Action.GATEWAY_SYNC, *_INFERENCE)
     },
     Role.GATEWAY: {Action.GATEWAY_SYNC: Reach.FACTORY},
     Role.ADMIN: _ADMIN,
     Role.MEMBER: _MEMBER,
     Role.VIEWER: _VIEWER,
-    Role.INFERENCE: {Action.INFER: Reach.PROJECT},
+    Role.INFERENCE: _INFERENCE,
 }
 
 

@@ -6,11 +6,13 @@ two projects of two organisations own one workload and one receipt each.
 
 import secrets
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -55,6 +57,7 @@ from moulin.domain.workload import Submission, TaskTemplate, WorkloadKind, Workl
 from moulin.identity import Keyring, digest, fold_keyring, make_key
 from moulin.ports.store import Batch, Checkpoint
 from moulin.store.memory import MemoryStore
+from tests.integration.api.objects_world import Desk, Keeping, Keepsakes, keep
 
 PEPPER = b"pepper of a test"
 ORGANISATION = {"alpha": "acme", "beta": "biota"}
@@ -97,6 +100,7 @@ class StandIn:
 
     def __post_init__(self) -> None:
         self.epoch = self.store.open_epoch()
+        self.keeping = Keeping(self.actors)
 
     def run(self) -> None:
         while not self.is_stopping:
@@ -229,7 +233,11 @@ class StandIn:
             at_ns=START_NS,
         )
         self.licences[found.organisation, found.licence] = found
+        self.actors.append(command.principal.key)
         return found
+
+    def _object(self, command: Any) -> Any:
+        return self.keeping.answer(command)
 
     def _sync(self, command: c.SyncGateway) -> SyncReply:
         self.syncs.append(command)
@@ -292,6 +300,10 @@ class StandIn:
             c.RevokeKey: StandIn._revoke_key,
             c.AcceptLicence: StandIn._accept,
             c.SyncGateway: StandIn._sync,
+            c.StoreObject: StandIn._object,
+            c.DeleteObject: StandIn._object,
+            c.OpenBatch: StandIn._object,
+            c.CancelBatch: StandIn._object,
             c.ReadStatus: StandIn._status,
         },
     )
@@ -443,6 +455,7 @@ class World:
     workloads: dict[str, str] = field(default_factory=dict)
     receipts: dict[str, str] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
+    objects: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def secret(self, role: Role, project: str = "alpha") -> str:
         return self.secrets[role.value, "" if role in (Role.OPERATOR, Role.GATEWAY) else project]
@@ -477,10 +490,15 @@ def running_world(
     """Serve a factory on a free port of loopback until the block ends."""
     standin = standin_factory()
     shelf = Shelf()
+    kept = tempfile.TemporaryDirectory()
+    folder = Keepsakes(Path(kept.name))
     services = ApiServices(
         call=standin.inbox.call,
         store=standin.store,
         keyring=lambda: standin.keyring,
+        objects=lambda: standin.keeping.shelf,
+        contents=folder,
+        desk=Desk(),
         licences=lambda: standin.licences,
         logs=read_logs,
         shelf=shelf,
@@ -503,8 +521,11 @@ def running_world(
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
         world = World(url=url, standin=standin, app=app, server=server, shelf=shelf)
         populate(world)
+        for project, organisation in ORGANISATION.items():
+            world.objects[project] = keep(standin.keeping, folder, project, organisation)
         yield world
     finally:
+        kept.cleanup()
         server.stop()
         standin.is_stopping = True
         standin.inbox.close()

@@ -406,7 +406,9 @@ class ClientConnection(asyncio.Protocol):
         return self._service.now_s + self._service.limits.keep_alive_s
 
     def _close(self) -> None:
+        """Close once the client has read what was written, for which it has as long as ever."""
         self._is_deaf = self._is_closing = True
+        self.deadline_s = self._service.now_s + self._service.limits.write_stall_s
         self._transport.close()
 
     def _drop_body(self) -> None:

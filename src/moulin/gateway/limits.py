@@ -13,7 +13,8 @@ class Limits:
     Clients: at most `connections_max` connections; a request head of `head_bytes_max` and
     `headers_max` fields within `head_timeout_s`; a body of `body_bytes_max`, with audio of
     `audio_bytes_max`, whose bytes never pause longer than `body_idle_s`; all bodies together
-    `buffered_bytes_max`; an idle connection is closed after `keep_alive_s`, one that does not read its answer after `write_stall_s`;
+    `buffered_bytes_max`; an idle connection is closed after `keep_alive_s`; an answer that is not read fast enough waits in `write_buffer_bytes`
+    and then at the replica, and a client that leaves it there for `write_stall_s` is cut;
     `pipelined_max` requests may be sent ahead. A refused client has `linger_s` to read why; of what
     it still sends, `linger_bytes_max` are thrown away before the connection is reset.
 
@@ -38,7 +39,7 @@ class Limits:
     buffered_bytes_max: int = 256 * 1024 * 1024
     keep_alive_s: float = 75.0
     write_stall_s: float = 60.0
-    write_buffer_bytes: int = 256 * 1024
+    write_buffer_bytes: int = 64 * 1024
     pipelined_max: int = 16
     linger_s: float = 2.0
     linger_bytes_max: int = 16 * 1024 * 1024

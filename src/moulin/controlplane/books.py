@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from moulin.controlplane.cursors import Cursors, fold_cursors
+from moulin.controlplane.cursors import fold_cursors
 from moulin.controlplane.gateways import Gateways, fold_gateways
+from moulin.controlplane.metered import Cursors
 from moulin.controlplane.retention import Retention, fold_retention
 from moulin.controlplane.shelf import Shelf, fold_shelf
 from moulin.domain.errors import check

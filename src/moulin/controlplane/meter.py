@@ -11,16 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from moulin.controlplane.cursors import (
-    RULES,
-    UNKNOWN_SITE,
-    Facts,
-    NodeCursor,
-    StepCursor,
-    reading_of,
-)
+from moulin.controlplane.cursors import RULES
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.lookup import pool_of
+from moulin.controlplane.metered import UNKNOWN_SITE, Facts, NodeCursor, StepCursor, reading_of
 from moulin.controlplane.plane import Plane
 from moulin.domain.errors import EngineError, EngineUnavailable, SourceError
 from moulin.domain.events import IntervalMetered, MeteringClosed

@@ -3,7 +3,7 @@
 import pytest
 
 from moulin.controlplane.books import Repeats
-from moulin.controlplane.cursors import StepCursor, held_window
+from moulin.controlplane.metered import StepCursor, held_window
 from moulin.controlplane.plane import round_to_two_digits
 from moulin.controlplane.submit import refusal
 from moulin.domain.errors import BudgetExceeded, QuotaExceeded, Refused

@@ -8,7 +8,6 @@ import hmac
 import json
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from moulin.app.runtimes import RuntimeBook
 from moulin.catalog.entries import MODELS
 from moulin.catalog.fit import memory_needed_bytes
 from moulin.catalog.lookup import FILE_PREFIX, find_model, find_variant, is_file_name
@@ -29,6 +29,7 @@ from moulin.domain.errors import (
     SourceUnavailable,
 )
 from moulin.domain.model import (
+    Ability,
     FetchedModel,
     Model,
     Progress,
@@ -66,6 +67,7 @@ class ModelLibrary:
         self._keys_dir = keys_dir
         self._pepper = pepper
         self._models = dict(models)
+        self._runtimes = RuntimeBook(keys_dir.parent / "runtimes")
         self._added_path = keys_dir.parent / "added_models.json"
         self._fetches: dict[str, FetchStatus] = {}
         self._lock = threading.Lock()
@@ -113,20 +115,24 @@ class ModelLibrary:
     def facts(self, endpoint: EndpointSpec) -> ModelFacts:
         """Return what one replica takes.
 
-        Raises `UnknownName` as `model` does, `Refused` when no variant is on disk, and
+        Raises `UnknownName` as `model` does, `Refused` when no variant is on disk or the model's
+        runtime is not installed, and
         `SourceUnavailable` when the disk cannot be read.
         """
         model, variant = self._variant(endpoint)
         held = self._held(endpoint)
+        self._runtimes.command(model.runtime)
+        context_tokens = _context_tokens(model, endpoint)
         return ModelFacts(
             variant=variant.name,
             infill=model.infill,
             name=endpoint.model,
             digest=f"sha256:{held.sha256}",
             memory_bytes=memory_needed_bytes(
-                model, variant, endpoint.context_tokens, endpoint.parallel_requests
+                model, variant, context_tokens, endpoint.parallel_requests
             ),
-            context_tokens=endpoint.context_tokens,
+            context_tokens=context_tokens,
+            ability=model.ability,
             terms=model.terms,
         )
 
@@ -143,9 +149,7 @@ class ModelLibrary:
         threads = max(1, -(-step.resources.cpu_milli // 1000))
         return TaskTemplate(
             command=(
-                sys.executable,
-                "-m",
-                "moulin.runtimes.llm",
+                *self._runtimes.command(self._find(endpoint.model).runtime),
                 "--model",
                 self._held(endpoint).path,
                 "--alias",
@@ -322,6 +326,13 @@ def _ready(choice: SourceChoice, fetched: FetchedModel) -> FetchStatus:
         source=choice.explanation,
         sha256=fetched.sha256,
     )
+
+
+def _context_tokens(model: Model, endpoint: EndpointSpec) -> int:
+    """Return the context that is served: what was asked for, or all that another model has."""
+    if model.ability is Ability.GENERATE:
+        return endpoint.context_tokens
+    return model.architecture.context_max_tokens
 
 
 def _info(model: Model, status: FetchStatus) -> ModelInfo:

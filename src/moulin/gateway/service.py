@@ -258,7 +258,7 @@ class Service:
         """Open an exchange for each completion; they share route, bounds and price."""
         dialect, ask, route, bounds = common
         identifiers = [self.draw_id() for _ in bodies]
-        several = Several(client, identifiers)
+        several = Several(client, identifiers, shows_usage=ask.wants_usage)
         for number, body in enumerate(bodies):
             identifier = identifiers[number]
             form = (

@@ -47,10 +47,11 @@ class Several:
 
     __slots__ = (
         "_answers", "_client", "_exchanges", "_has_begun", "_id", "_is_over", "_left", "_receipts",
-        "_running", "_usages",
+        "_running", "_shows_usage", "_usages",
     )  # fmt: skip
 
-    def __init__(self, client: Client, identifiers: list[bytes]) -> None:
+    def __init__(self, client: Client, identifiers: list[bytes], *, shows_usage: bool) -> None:
+        self._shows_usage = shows_usage
         self._client = client
         self._exchanges: list[Step] = []
         self._running: list[Step] = []
@@ -169,15 +170,17 @@ class Several:
             self._id = chunk.get("id")
         chunk["id"] = self._id
         choices = chunk.get("choices")
-        if not choices and type(chunk.get("usage")) is dict:
-            self._usages.append(chunk)
-            return b""
+        if type(chunk.get("usage")) is dict:
+            self._usages.append({**chunk, "choices": []})
+            del chunk["usage"]
+            if not choices:
+                return b""
         for choice in choices or ():
             choice["index"] = number
         return b"data: " + orjson.dumps(chunk) + b"\n\n"
 
     def _usage(self) -> bytes:
-        if not self._usages:
+        if not self._usages or not self._shows_usage:
             return b""
         total = _sum([chunk["usage"] for chunk in self._usages])
         return b"data: " + orjson.dumps({**self._usages[0], "usage": total}) + b"\n\n"

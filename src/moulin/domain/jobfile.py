@@ -12,10 +12,12 @@ from typing import Final
 from moulin.domain.section import Keys, Section, check_name, section, shown
 from moulin.domain.units import parse_bytes, parse_cpu_milli, parse_duration_s
 from moulin.domain.workload import (
+    DRAIN_S_DEFAULT,
     RETENTION_S_DEFAULT,
     EndpointSpec,
     Resources,
     Retry,
+    Scaling,
     TaskTemplate,
     When,
     Where,
@@ -50,6 +52,12 @@ FRENCH: Final[Mapping[str, str]] = {
     "modèle": "model",
     "variante": "variant",
     "répliques": "replicas",
+    "cible": "target",
+    "patience": "queue",
+    "stabilisation": "stabilise",
+    "inactivité": "idle",
+    "démarrage": "cold_start",
+    "vidange": "drain",
     "contexte": "context",
 }
 
@@ -73,7 +81,7 @@ def _keys(*known: str) -> Keys:
 
 
 ENDPOINT_KEYS: Final = (
-    *("model", "variant", "replicas", "context", "parallel", "public"),
+    *("model", "variant", "replicas", "context", "parallel", "public", "drain"),
     "fallbacks",
 )
 FALLBACKS_MAX: Final = 8
@@ -83,6 +91,8 @@ JOB_KEYS: Final = _keys(
     *("labels", "retention", "where", "when", *ENDPOINT_KEYS),
 )
 RESOURCE_KEYS: Final = _keys("accelerators", "cpus", "memory")
+SCALING_KEYS: Final = _keys("min", "max", "target", "queue", "stabilise", "idle", "cold_start")
+_RANGE: Final = re.compile(r"([0-9]{1,4})(?:-|\.\.)([0-9]{1,4})")
 RETRY_KEYS: Final = _keys("attempts", "backoff")
 WHERE_KEYS: Final = _keys("countries", "zones")
 WHEN_KEYS: Final = _keys("deadline", "flexible")
@@ -197,14 +207,54 @@ def _endpoint(top: Section) -> EndpointSpec:
     model = top.text("model")
     if not model:
         top.refuse("model", "an endpoint needs a model", "`moulin models` lists the catalogue")
+    replicas, scaling = _replicas(top)
     return EndpointSpec(
         model=model,
         variant=top.text("variant"),
-        replicas=top.integer("replicas", 1, minimum=0, maximum=REPLICAS_MAX),
+        replicas=replicas,
+        scaling=scaling,
+        drain_s=top.measure("drain", parse_duration_s, DRAIN_S_DEFAULT, maximum=86_400),
         context_tokens=top.integer("context", 4096, minimum=16, maximum=CONTEXT_TOKENS_MAX),
         parallel_requests=top.integer("parallel", 2, minimum=1, maximum=256),
         is_public=top.flag("public"),
         fallbacks=_fallbacks(top),
+    )
+
+
+def _replicas(top: Section) -> tuple[int, Scaling | None]:
+    """Read a number of replicas, or `0-3`, or a mapping with more of how load moves it."""
+    value = top.body.get("replicas")
+    found = _RANGE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is not None:
+        scaling = Scaling(replicas_min=int(found[1]), replicas_max=int(found[2]))
+    elif isinstance(value, Mapping):
+        scaling = _scaling(top.child("replicas", SCALING_KEYS))
+    else:
+        return top.integer("replicas", 1, minimum=0, maximum=REPLICAS_MAX), None
+    least, most = scaling.replicas_min, scaling.replicas_max
+    if not least <= most <= REPLICAS_MAX or most < 1:
+        top.refuse("replicas", f"from {least} to {most}", f"0 <= min <= max <= {REPLICAS_MAX}")
+    # The first one is wanted at once: a deployment that answers once is known to work.
+    return max(least, 1), scaling
+
+
+def _scaling(wanted: Section) -> Scaling:
+    plain = Scaling()
+    least = wanted.integer("min", plain.replicas_min, minimum=0, maximum=REPLICAS_MAX)
+    return Scaling(
+        replicas_min=least,
+        replicas_max=wanted.integer("max", max(least, 1), minimum=1, maximum=REPLICAS_MAX),
+        target_requests=wanted.integer("target", 0, minimum=0, maximum=10_000),
+        target_queue_s=wanted.measure(
+            "queue", parse_duration_s, plain.target_queue_s, minimum=1, maximum=3600
+        ),
+        stabilise_s=wanted.measure(
+            "stabilise", parse_duration_s, plain.stabilise_s, maximum=86_400
+        ),
+        idle_s=wanted.measure("idle", parse_duration_s, plain.idle_s, minimum=1),
+        cold_start_s=wanted.measure(
+            "cold_start", parse_duration_s, plain.cold_start_s, minimum=1, maximum=3600
+        ),
     )
 
 

@@ -20,6 +20,7 @@ from moulin.domain.wire import decode, encode
 from moulin.gateway.http_client import HttpClient, NotSent, Unreachable
 from moulin.gateway.journal import JournalReader, Shipment
 from moulin.gateway.limits import Limits
+from moulin.gateway.load import LoadTale, present_load
 from moulin.gateway.service import Service
 
 SYNC_PATH: Final = "/api/v1/gateway/sync"
@@ -74,6 +75,7 @@ class ControlLink:
         self._wake = asyncio.Event()
         self._returns: dict[str, int] = {}
         self._told_at_s = 0.0
+        self._load_tale = LoadTale()
         self._was_away = False
         # A reply that never came may have granted something, or a return may not have arrived.
         self._is_unsure = False
@@ -152,7 +154,10 @@ class ControlLink:
         if until_ns:
             # Never before the END that freed it: a journal lost then is charged from what is left.
             returns, self._returns = self._returns, {}
-        if not (shipment.lines or is_complete or wants or returns or self._is_tale_due(until_ns)):
+        load, now_s = present_load(self._service), self._service.loop.time()
+        has_something = bool(shipment.lines or is_complete or wants or returns)
+        is_due = self._is_tale_due(until_ns) or self._load_tale.is_due(load, now_s)
+        if not (has_something or is_due):
             return False
         body = self._request(
             reader.epoch,
@@ -163,6 +168,7 @@ class ControlLink:
                 "wants": [encode(want) for want in wants],
                 "returns": encode(returns),
                 "kept": encode(self._kept() if self._is_unsure else {}),
+                "load": encode(load),
             },
         )
         try:
@@ -171,6 +177,7 @@ class ControlLink:
             self._after_failure(cause, wants, returns)
             raise
         self._is_unsure = False
+        self._load_tale.told(load, now_s)
         if until_ns:
             self._told_at_s = self._service.loop.time()
         reader.acknowledge(shipment, reply.acknowledged_sequence)

@@ -206,7 +206,11 @@ class Exchange(Placing):
         if self.is_over:
             return
         if self._replica is None:
-            self._give_up(busy(f"wait for a replica of {self._order.model.name}: none became free"))
+            # Nobody serves: by then the replica that starts should be ready.
+            model = self._route.model
+            retry_after_s = 0 if self._route.replicas else model.load_s
+            words = f"wait for a replica of {model.name}: none became free"
+            self._give_up(busy(words, retry_after_s))
             return
         self._replica.suspect()
         self._stop("the replica took too long")

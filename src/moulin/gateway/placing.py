@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from moulin.gateway.service import Service
 
 NEVER_S: Final = float("inf")
+RETRY_AFTER_S: Final = 2
 
 
 class Order(NamedTuple):
@@ -46,7 +47,7 @@ class Placing(ABC):
 
     __slots__ = (
         "_body", "_connection", "_has_begin", "_is_journaled", "_order", "_replica", "_route",
-        "_service", "_tried", "asks_stream", "deadline_s", "held_neur", "is_over",
+        "_service", "_tried", "asks_stream", "deadline_s", "held_neur", "is_over", "queued_at_s",
     )  # fmt: skip
 
     def __init__(self, service: "Service", route: Route, order: Order) -> None:
@@ -63,6 +64,17 @@ class Placing(ABC):
         self.held_neur = order.model.cost_neur(order.bounds[0], order.bounds[1])
         self.deadline_s = NEVER_S
         self.is_over = False
+        self.queued_at_s = 0.0
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint that was asked."""
+        return self._order.model.endpoint
+
+    @property
+    def has_replica(self) -> bool:
+        """Whether a replica has it; otherwise it waits, or is over."""
+        return self._replica is not None
 
     def place_again(self) -> bool:
         """Try to leave the queue; True when the exchange no longer belongs in it."""
@@ -140,8 +152,12 @@ class Placing(ABC):
             message = f"reach a replica of {self._order.model.name}: {len(self._tried)} tried, none answers"
             self._give_up(EngineUnavailable(message, details={"retry_after_s": 2}))
         elif self._service.enqueue(self, self._order.model.endpoint):
-            now_s = self._service.now_s
-            self.deadline_s = now_s + self._service.limits.queue_wait_s
+            model = self._route.model
+            is_cold = not replicas and model.cold_start_s > 0
+            self.queued_at_s = now_s = self._service.loop.time()
+            self.deadline_s = now_s + (
+                model.cold_start_s if is_cold else self._service.limits.queue_wait_s
+            )
         else:
             waiting = self._service.limits.queue_max
             self._give_up(
@@ -171,6 +187,7 @@ class Placing(ABC):
         service.journal.append(line, self)
 
 
-def busy(message: str) -> Unavailable:
+def busy(message: str, retry_after_s: int = 0) -> Unavailable:
     """Return the refusal of a request that finds no replica free."""
-    return Unavailable(message, hint="try again shortly", details={"retry_after_s": 2})
+    details = {"retry_after_s": retry_after_s or RETRY_AFTER_S}
+    return Unavailable(message, hint="try again shortly", details=details)

@@ -81,7 +81,8 @@ class Service:
         self._ids = RequestIds()
         self._anchor_ns = time.time_ns() - time.monotonic_ns()
         self._replicas: dict[str, Replica] = {}
-        self._queues: dict[str, deque[Placing]] = {}
+        self.queues: dict[str, deque[Placing]] = {}
+        self._leaving: set[Replica] = set()
         self._directory: Directory | None = None
         self._fresh_directory: Directory | None = None
         self._confirmed_at_ns = 0
@@ -116,6 +117,8 @@ class Service:
             if views.get(attempt) != replica.view:
                 del self._replicas[attempt]
                 replica.retire()
+                if replica.outstanding:
+                    self._leaving.add(replica)
         for attempt, view in views.items():
             if attempt not in self._replicas:
                 fragment = orjson.dumps({"replica": attempt, "zone": view.zone})[1:-1]
@@ -127,7 +130,7 @@ class Service:
         )
         self._confirmed_at_ns = confirmed_at_ns
         self._judge_freshness()
-        for endpoint in list(self._queues):
+        for endpoint in list(self.queues):
             self._pump(endpoint)
 
     def account(self, project: str) -> Account:
@@ -324,11 +327,14 @@ class Service:
     @property
     def queued(self) -> int:
         """How many requests wait for a replica."""
-        return sum(map(len, self._queues.values()))
+        return sum(map(len, self.queues.values()))
 
     def enqueue(self, exchange: Placing, endpoint: str) -> bool:
         """Let a request wait for a replica of the endpoint; False when the queue is full."""
-        queue = self._queues.setdefault(endpoint, deque())
+        queue = self.queues.get(endpoint)
+        if not queue:
+            queue = self.queues.setdefault(endpoint, deque())
+            self.wake_control()
         if len(queue) >= self.limits.queue_max:
             return False
         queue.append(exchange)
@@ -336,23 +342,35 @@ class Service:
 
     def leave_queue(self, exchange: Exchange, endpoint: str) -> None:
         """Forget a request that ended while it may have waited."""
-        queue = self._queues.get(endpoint)
+        queue = self.queues.get(endpoint)
         if queue is not None and exchange in queue:
             queue.remove(exchange)
 
     def release(self, replica: Replica, endpoint: str) -> None:
         """Free a slot of a replica and give it to who waits longest."""
         replica.outstanding -= 1
-        if self._queues.get(endpoint):
+        if replica.is_gone:
+            self._let_go(replica)
+        if self.queues.get(endpoint):
             self._pump(endpoint)
+
+    def _let_go(self, replica: Replica) -> None:
+        if not replica.outstanding:
+            self._leaving.discard(replica)
+            self.wake_control()
+
+    def busy_attempts(self) -> tuple[str, ...]:
+        """Return the attempts that left the snapshot and still answer requests, by name."""
+        busy = {replica.view.attempt for replica in self._leaving}
+        return tuple(sorted(busy - self._replicas.keys()))
 
     def _pump(self, endpoint: str) -> None:
         """Serve the queue in order; whoever cannot use a free replica keeps its place."""
-        queue = self._queues.pop(endpoint, None)
+        queue = self.queues.pop(endpoint, None)
         if not queue:
             return
         kept = deque(exchange for exchange in queue if not exchange.is_over)
-        self._queues[endpoint] = waiting = deque[Placing]()
+        self.queues[endpoint] = waiting = deque[Placing]()
         while kept:
             exchange = kept.popleft()
             if not exchange.place_again():

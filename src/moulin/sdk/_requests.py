@@ -25,6 +25,7 @@ from moulin.domain.control import (
     ModelPage,
     NodePage,
     ReceiptPage,
+    RolloutWanted,
     ScaleWanted,
     Trial,
     UsageReport,
@@ -37,7 +38,7 @@ from moulin.domain.outlook import ModelFit, PriceExplained
 from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.views import ReceiptView, WorkloadView
 from moulin.domain.wire import encode_public
-from moulin.domain.workload import WorkloadSpec
+from moulin.domain.workload import Scaling, WorkloadSpec
 from moulin.sdk._core import PREFIX, Call, body_of, reading
 
 T = TypeVar("T")
@@ -96,9 +97,15 @@ def stop(id: str) -> Call[WorkloadView]:
     return _post(f"/workloads/{_segment(id)}/stop", WorkloadView, None)
 
 
-def scale(id: str, replicas: int) -> Call[WorkloadView]:
-    """Set an endpoint's replicas; once is as good as twice."""
-    return _post(f"/workloads/{_segment(id)}/scale", WorkloadView, ScaleWanted(replicas=replicas))
+def scale(id: str, replicas: int, scaling: Scaling | None) -> Call[WorkloadView]:
+    """Set an endpoint's replicas, or between which numbers they move; once is as good as twice."""
+    wanted = ScaleWanted(replicas=replicas, scaling=scaling)
+    return _post(f"/workloads/{_segment(id)}/scale", WorkloadView, wanted)
+
+
+def rollout(id: str, wanted: RolloutWanted) -> Call[WorkloadView]:
+    """Let an endpoint serve something else."""
+    return _post(f"/workloads/{_segment(id)}/rollout", WorkloadView, wanted)
 
 
 def why(id: str) -> Call[Explanation]:

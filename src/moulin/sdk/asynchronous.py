@@ -24,6 +24,7 @@ from moulin.domain.control import (
     ModelPage,
     NodePage,
     ReceiptPage,
+    RolloutWanted,
     Trial,
     UsageReport,
     WorkloadPage,
@@ -35,7 +36,14 @@ from moulin.domain.observation import LogChunk
 from moulin.domain.outlook import ModelFit, PriceExplained
 from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.views import ReceiptView, WorkloadView
-from moulin.domain.workload import EndpointSpec, Resources, Where, WorkloadKind, WorkloadSpec
+from moulin.domain.workload import (
+    EndpointSpec,
+    Resources,
+    Scaling,
+    Where,
+    WorkloadKind,
+    WorkloadSpec,
+)
 from moulin.sdk import _requests as requests
 from moulin.sdk import _scripts as scripts
 from moulin.sdk._core import (
@@ -314,9 +322,15 @@ class Endpoints(_Resource):
         ):
             yield found
 
-    async def scale(self, id: str, replicas: int) -> WorkloadView:
-        """Set the number of replicas."""
-        return await self._client.send(requests.scale(id, replicas))
+    async def scale(
+        self, id: str, replicas: int, *, scaling: Scaling | None = None
+    ) -> WorkloadView:
+        """Set the number of replicas; with `scaling`, let its load move it from here on."""
+        return await self._client.send(requests.scale(id, replicas, scaling))
+
+    async def rollout(self, id: str, wanted: RolloutWanted) -> WorkloadView:
+        """Serve something else, or again what was served before, without a cut stream."""
+        return await self._client.send(requests.rollout(id, wanted))
 
     async def wait(self, id: str, *, timeout_s: float = 0.0) -> WorkloadView:
         """Return the endpoint once a replica is ready or the endpoint has ended."""

@@ -17,6 +17,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "unauthenticated": "No valid key",
     "budget_exceeded": "The budget does not cover this",
     "forbidden": "The key does not allow this",
+    "licence_not_accepted": "The model's licence has to be accepted first",
     "not_found": "Not found",
     "logs_dropped": "The output is no longer kept",
     "conflict": "The present state contradicts this",

@@ -41,6 +41,13 @@ from moulin.domain.wire import decode
 from moulin.identity import Action
 
 CONTEXT_DEFAULT: Final = 4096
+USED_KINDS: Final = (
+    ObjectKind.MACHINE_CLASS,
+    ObjectKind.SITE,
+    ObjectKind.ZONE,
+    ObjectKind.POOL,
+    ObjectKind.PRICE_BOOK,
+)
 
 router = APIRouter(tags=["models"])
 Reader = Annotated[Principal, Depends(Allow(Action.MODEL_READ))]
@@ -177,7 +184,8 @@ def _seen_by(principal: Principal, services: ApiServices, info: ModelInfo) -> Mo
 def _around(state: ApiState, principal: Principal, model: Model) -> Surroundings:
     """Read what the factory declares; a tenant's figures come from its own organisation's requests."""
     services = state.services
-    declared = [_declared(view) for view in services.store.declared()]
+    views = services.store.declared()
+    declared = [_declared(view) for view in views if view.kind in USED_KINDS]
     is_operator = principal.role is Role.OPERATOR
     own = "" if is_operator else principal.organisation or "-"
     digests = [f"sha256:{variant.sha256}" for variant in model.variants if variant.sha256]

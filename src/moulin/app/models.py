@@ -18,7 +18,14 @@ from typing import Final
 from moulin.app.runtimes import RuntimeBook
 from moulin.catalog.entries import MODELS
 from moulin.catalog.fit import memory_needed_bytes
-from moulin.catalog.lookup import FILE_PREFIX, find_model, find_variant, is_file_name
+from moulin.catalog.lookup import (
+    FILE_PREFIX,
+    find_model,
+    find_variant,
+    is_address,
+    is_file_name,
+    parse_address,
+)
 from moulin.domain.control import FetchStatus, FetchWanted, ModelInfo, VariantInfo
 from moulin.domain.errors import (
     AlreadyExists,
@@ -30,9 +37,12 @@ from moulin.domain.errors import (
 )
 from moulin.domain.model import (
     Ability,
+    Architecture,
     FetchedModel,
     Model,
     Progress,
+    Provenance,
+    Source,
     SourceChoice,
     SourcePreference,
     Variant,
@@ -50,6 +60,9 @@ ABSENT: Final = "absent"
 FETCHING: Final = "fetching"
 READY: Final = "ready"
 FAILED: Final = "failed"
+NAMED_CARD: Final = (
+    "A model from an address the operator gave; Moulin knows no more of it than the file says."
+)
 REPLICA_KEY_CONTEXT: Final = b"moulin replica key v1\n"
 
 
@@ -69,6 +82,7 @@ class ModelLibrary:
         self._models = dict(models)
         self._runtimes = RuntimeBook(keys_dir.parent / "runtimes")
         self._added_path = keys_dir.parent / "added_models.json"
+        self._awaited: dict[str, Model] = {}
         self._fetches: dict[str, FetchStatus] = {}
         self._lock = threading.Lock()
 
@@ -90,15 +104,16 @@ class ModelLibrary:
     def fetch(self, name: str, wanted: FetchWanted) -> FetchStatus:
         """Start fetching in the background unless it runs, and say where it is.
 
-        A `file:` source adds the operator's file to the catalogue as `name`.
+        A `file:`, `hf:…` or `s3:…` address adds that model to the catalogue as `name`, a remote one
+        when it is here whole.
 
         Raises `UnknownName` for a model, variant or source that does not exist, `AlreadyExists`
         for a name that another model has, `SourceUnavailable` and `SourceError` for a file that
         is not there or is no model, `DiskFull` when the addition cannot be kept.
         """
-        is_local = is_file_name(wanted.source)
-        model = self._register(name, wanted.source) if is_local else self._find(name)
-        preference = SourcePreference.ANY if is_local else SourcePreference(wanted.source)
+        is_new = is_address(wanted.source)
+        model = self._registered(name, wanted.source) if is_new else self._find(name)
+        preference = SourcePreference.ANY if is_new else SourcePreference(wanted.source)
         if wanted.variant:
             find_variant(model, wanted.variant)
         with self._lock:
@@ -171,36 +186,70 @@ class ModelLibrary:
 
     def _find(self, name: str) -> Model:
         """Return an entry, one of an operator's file by the digest it was added with."""
-        sha256 = self._added().get(name, "") if name not in self._models else ""
-        if sha256:
-            path = Shelf(directory=self._store_dir).path_of(sha256)
-            self._models[name] = replace(describe_file(f"{FILE_PREFIX}{path}"), name=name)
+        added = self._added().get(name) if name not in self._models else None
+        if added is not None:
+            self._models[name] = self._described(name, *added)
+        elif name in self._awaited and name not in self._models:
+            return self._awaited[name]
         return find_model(name, self._models)
 
-    def _register(self, name: str, source: str) -> Model:
-        model = replace(describe_file(source), name=name)
-        added = self._added()
-        sha256 = model.variants[0].sha256
-        is_taken = name in self._models and name not in added
-        if is_taken or added.get(name, sha256) != sha256:
-            raise AlreadyExists(
-                f"add {source} as {name}: the catalogue has another model of that name",
-                hint="choose another name",
-            )
-        with full_disk_named(self._added_path):
-            draft = self._added_path.with_suffix(".draft")
-            draft.write_text(json.dumps({**added, name: sha256}, sort_keys=True))
-            draft.replace(self._added_path)
-        self._models[name] = model
+    def _described(self, name: str, sha256: str, origin: str) -> Model:
+        """Describe a model that is in the store from its own header."""
+        path = Shelf(directory=self._store_dir).path_of(sha256)
+        model = replace(describe_file(f"{FILE_PREFIX}{path}"), name=name)
+        if not origin:
+            return model
+        variant = replace(
+            model.variants[0], provenance=Provenance.NAMED, sources=(parse_address(origin),)
+        )
+        return replace(model, card=NAMED_CARD, variants=(variant,))
+
+    def _registered(self, name: str, address: str) -> Model:
+        """Return the model of an address: a file's is in the catalogue now, others when fetched."""
+        if not is_file_name(address):
+            self._check_free(name, address)
+            if name not in self._models:
+                self._awaited[name] = named_model(name, parse_address(address))
+            return self._find(name)
+        model = replace(describe_file(address), name=name)
+        self._add(model, address)
         return model
 
-    def _added(self) -> dict[str, str]:
-        """Return the digests of the operator's own files by the names they were added under."""
+    def _add(self, model: Model, address: str) -> None:
+        """Keep a described model in the catalogue, by its digest and where it came from."""
+        sha256 = model.variants[0].sha256
+        if self._added().get(model.name, (sha256, ""))[0] != sha256:
+            raise self._taken(model.name, address)
+        self._check_free(model.name, address)
+        kept = {name: list(each) for name, each in self._added().items()}
+        with full_disk_named(self._added_path):
+            draft = self._added_path.with_suffix(".draft")
+            origin = "" if is_file_name(address) else address
+            draft.write_text(json.dumps({**kept, model.name: [sha256, origin]}, sort_keys=True))
+            draft.replace(self._added_path)
+        self._models[model.name] = model
+
+    def _check_free(self, name: str, address: str) -> None:
+        """Raise `AlreadyExists` for the name of a shipped model, or of another address."""
+        added = self._added().get(name)
+        origin = "" if is_file_name(address) else address
+        if (name in self._models and added is None) or (added is not None and added[1] != origin):
+            raise self._taken(name, address)
+
+    @staticmethod
+    def _taken(name: str, address: str) -> AlreadyExists:
+        return AlreadyExists(
+            f"add {address} as {name}: the catalogue has another model of that name",
+            hint="choose another name",
+        )
+
+    def _added(self) -> dict[str, tuple[str, str]]:
+        """Return digest and address of the operator's own models by the names they were added under."""
         try:
             found = json.loads(self._added_path.read_bytes())
         except FileNotFoundError:
             return {}
-        return {str(name): str(sha256) for name, sha256 in found.items()}
+        return {str(name): _digest_and_origin(each) for name, each in found.items()}
 
     def _variant(self, endpoint: EndpointSpec) -> tuple[Model, Variant]:
         model = self._find(endpoint.model)
@@ -275,6 +324,9 @@ class ModelLibrary:
         try:
             choice = choose_source(model, preference, self._store_dir, variant_name=variant)
             fetched = fetch_variant(choice, self._store_dir, self._reporter(model.name, choice))
+            if choice.variant.provenance is Provenance.NAMED and model.name not in self._models:
+                origin = choice.source.address
+                self._add(self._described(model.name, fetched.sha256, origin), origin)
         except MoulinError as error:
             self._set(
                 model.name,
@@ -313,6 +365,45 @@ class ModelLibrary:
     def _set(self, name: str, status: FetchStatus) -> None:
         with self._lock:
             self._fetches[name] = status
+
+
+def named_model(name: str, source: Source) -> Model:
+    """Return an entry for an address of which nothing is known before it was fetched."""
+    variant = Variant(
+        name="file",
+        precision="",
+        size_bytes=0,
+        sha256="",
+        provenance=Provenance.NAMED,
+        sources=(source,),
+    )
+    return Model(
+        name=name,
+        title=name,
+        publisher="not stated",
+        licence="not stated",
+        licence_url="",
+        card=NAMED_CARD,
+        architecture=Architecture(
+            family="",
+            parameters=0,
+            layers=0,
+            kv_heads=0,
+            head_dim=0,
+            embedding=0,
+            feed_forward=0,
+            vocabulary=0,
+            context_max_tokens=0,
+        ),
+        variants=(variant,),
+    )
+
+
+def _digest_and_origin(found: object) -> tuple[str, str]:
+    """Read one entry of the added models; a bare digest is of a file."""
+    if isinstance(found, list) and len(found) == 2:
+        return str(found[0]), str(found[1])
+    return str(found), ""
 
 
 def _ready(choice: SourceChoice, fetched: FetchedModel) -> FetchStatus:

@@ -5,8 +5,8 @@ from difflib import get_close_matches
 from typing import Final
 
 from moulin.catalog.entries import MODELS
-from moulin.domain.errors import UnknownName
-from moulin.domain.model import Model, Variant
+from moulin.domain.errors import InvalidRequest, UnknownName
+from moulin.domain.model import HubFile, Model, ObjectFile, Variant
 
 FILE_PREFIX: Final = "file:"
 ADDRESS_PREFIXES: Final = (FILE_PREFIX, "hf:", "s3:")
@@ -20,6 +20,31 @@ def is_file_name(name: str) -> bool:
 def is_address(source: str) -> bool:
     """Return whether a source names one file somewhere, which adds a model to the catalogue."""
     return source.startswith(ADDRESS_PREFIXES)
+
+
+def parse_address(address: str) -> HubFile | ObjectFile:
+    """Return the source that `hf:OWNER/NAME/FILE[@REVISION]` or `s3:BUCKET/KEY` names.
+
+    Raises `InvalidRequest` for any other form.
+
+    >>> parse_address("hf:maker/model-gguf/q4/model.gguf").file
+    'q4/model.gguf'
+    """
+    kind, _, place = address.partition(":")
+    parts = place.removeprefix("//").split("/")
+    if kind == "hf" and len(parts) >= 3 and all(parts):
+        last, _, revision = parts[-1].partition("@")
+        return HubFile(
+            repository="/".join(parts[:2]),
+            file="/".join((*parts[2:-1], last)),
+            revision=revision or "main",
+        )
+    if kind == "s3" and len(parts) >= 2 and all(parts):
+        return ObjectFile(path="/".join(parts))
+    raise InvalidRequest(
+        f"fetch {address!r}: that names no file",
+        hint="write hf:OWNER/NAME/FILE, with @REVISION if it matters, or s3:BUCKET/KEY",
+    )
 
 
 def find_model(name: str, models: Mapping[str, Model] = MODELS) -> Model:

@@ -49,17 +49,20 @@ class Provenance(StrEnum):
     OFFICIAL: published by the model's maker, digest from the hub's metadata at first download.
     MIRROR: packed by somebody else; the digest pinned in the catalogue is the only trust.
     LOCAL: a file of the operator; nothing is claimed of it but its digest.
+    NAMED: from an address the operator gave, digest pinned at the first download.
     """
 
     OFFICIAL = "official"
     MIRROR = "mirror"
     LOCAL = "local"
+    NAMED = "named"
 
 
 PROVENANCE_IN_WORDS: Final = {
     Provenance.OFFICIAL: "official, digest as stated by the hub",
     Provenance.MIRROR: "mirror with pinned digest",
     Provenance.LOCAL: "local file, digest as found",
+    Provenance.NAMED: "address given by the operator, digest pinned at the first download",
 }
 
 
@@ -69,6 +72,7 @@ class SourceKind(StrEnum):
     HUB = "hf"
     PACKAGES = "pypi"
     FILE = "file"
+    OBJECTS = "s3"
 
 
 class SourcePreference(StrEnum):
@@ -146,6 +150,23 @@ class LocalFile:
         return f"{self.kind}:{self.path}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectFile:
+    """One object of an S3-compatible store; `path` is bucket and key, `bucket/folder/file.gguf`."""
+
+    path: str
+
+    @property
+    def kind(self) -> SourceKind:
+        """Return the prefix of the address."""
+        return SourceKind.OBJECTS
+
+    @property
+    def address(self) -> str:
+        """Return `s3:` and the path."""
+        return f"{self.kind}:{self.path}"
+
+
 class BundleForm(StrEnum):
     """How several files become the one that the store keeps.
 
@@ -184,7 +205,7 @@ class PackageBundle:
         return f"{self.kind}:{'+'.join(names)} as {self.form}"
 
 
-Source = HubFile | PackageParts | PackageBundle | LocalFile
+Source = HubFile | PackageParts | PackageBundle | LocalFile | ObjectFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

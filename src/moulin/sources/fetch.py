@@ -7,6 +7,7 @@ was known before the first byte came (pinned in the catalogue, stated by the hub
 the operator's own file).
 """
 
+import hashlib
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from moulin.domain.model import (
     HubFile,
     LocalFile,
     Model,
+    ObjectFile,
     PackageBundle,
     PackageParts,
     Progress,
@@ -27,10 +29,11 @@ from moulin.domain.model import (
     Variant,
 )
 from moulin.sources.bundles import fetch_bundle
-from moulin.sources.disk import Report, check_room, report_nothing, size_or_zero
+from moulin.sources.disk import Report, check_room, digest_of, report_nothing, size_or_zero
 from moulin.sources.download import Patience, download
 from moulin.sources.files import place_file
 from moulin.sources.hub import HubFound, ask_hub
+from moulin.sources.objects import fetch_object, forget_state
 from moulin.sources.packages import fetch_parts
 from moulin.sources.shelf import Pin, Shelf
 
@@ -133,6 +136,9 @@ def fetch_variant(
     sha256 = _known_digest(shelf, choice.model, choice.variant)
     if sha256 and shelf.holds(sha256, report):
         return _fetched(shelf, choice, sha256, is_cached=True)
+    if not sha256 and isinstance(choice.source, ObjectFile):
+        sha256 = _fetch_and_pin(shelf, choice, choice.source, report)
+        return _fetched(shelf, choice, sha256, is_cached=False)
     report(Progress(stage="locating", bytes_done=0, bytes_total=choice.variant.size_bytes))
     found = _ask(choice, settings)
     if found is not None:
@@ -153,6 +159,27 @@ def fetch_variant(
             )
             return _fetched(shelf, choice, sha256, is_cached=False)
     return _fetched(shelf, choice, sha256, is_cached=True)
+
+
+def _fetch_and_pin(shelf: Shelf, choice: SourceChoice, source: ObjectFile, report: Report) -> str:
+    """Fetch an object nobody has a digest of, and trust what came: its digest is pinned now."""
+    place = hashlib.sha256(source.address.encode()).hexdigest()
+    with shelf.alone(place, report):
+        part = shelf.part_of(f"{place}.part")
+        state = fetch_object(source, part, report)
+        sha256 = digest_of(part, report)
+        shelf.pin(
+            _pin_name(choice.model, choice.variant),
+            Pin(
+                sha256=sha256,
+                size_bytes=state.size_bytes,
+                source=source.address,
+                commit=state.etag,
+            ),
+        )
+        shelf.admit(part, sha256, report)
+        forget_state(part)
+    return sha256
 
 
 def _fill_and_admit(fetch: _Fetch) -> None:
@@ -179,6 +206,8 @@ def _fill(fetch: _Fetch) -> None:
         fetch_bundle(source, fetch.part, fetch.shelf, patience, report)
     elif isinstance(source, LocalFile):
         place_file(source, fetch.part)
+    elif isinstance(source, ObjectFile):
+        fetch_object(source, fetch.part, report)
     elif fetch.found is not None:
         total = fetch.size_bytes
 

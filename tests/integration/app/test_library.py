@@ -12,6 +12,7 @@ from moulin.domain.control import FetchStatus, FetchWanted
 from moulin.domain.errors import (
     AlreadyExists,
     EngineUnavailable,
+    InvalidRequest,
     Refused,
     SourceUnavailable,
     UnknownName,
@@ -20,6 +21,7 @@ from moulin.domain.ids import NodeId, OrganisationId, ProjectId, WorkloadId, att
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import EndpointSpec, Resources, TaskTemplate
 from tests.gguf_bytes import gguf
+from tests.integration.sources.model_server import running
 
 
 @pytest.fixture
@@ -172,3 +174,41 @@ def test_a_file_that_is_gone_is_not_added(library, name):
         library.fetch(name, FetchWanted(source=name.source))
     with pytest.raises(UnknownName):
         library.model(name)
+
+
+def test_a_model_of_an_address_joins_the_catalogue_when_it_is_here(tmp_path, library, monkeypatch):
+    with running() as server:
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+        # What HF_ENDPOINT does in a new process.
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        server.hub["maker/model-gguf/tiny.gguf"] = gguf()
+        named = Tiny("mine")
+        named.source = "hf:maker/model-gguf/tiny.gguf"
+        status = fetched(library, named)
+        assert (status.state, status.provenance) == (READY, "named"), status
+        entry = library.entry("mine")
+        assert entry.architecture.layers > 0
+        assert entry.variants[0].sources[0].address == "hf:maker/model-gguf/tiny.gguf@main"
+        assert library.facts(EndpointSpec(model="mine", context_tokens=16)).variant == "file"
+        with pytest.raises(AlreadyExists):
+            library.fetch("mine", FetchWanted(source="s3:other/model.gguf"))
+    # A new process finds it by what the old one wrote.
+    again = ModelLibrary(tmp_path / "data", tmp_path / "keys", b"pepper")
+    assert again.entry("mine").variants == entry.variants
+    assert "mine" in {model.name for model in again.models()}
+
+
+def test_an_address_that_names_no_file_is_refused(library):
+    with pytest.raises(InvalidRequest, match="names no file"):
+        library.fetch("mine", FetchWanted(source="hf:maker"))
+
+
+def test_a_model_of_an_address_that_fails_says_why(library, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    named = Tiny("mine")
+    named.source = "hf:maker/model-gguf/tiny.gguf"
+    status = fetched(library, named)
+    assert status.state == FAILED
+    assert "mine" not in {model.name for model in library.models()}

@@ -52,6 +52,8 @@ class ModelServer(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.hub: dict[str, bytes] = {}
         self.hub_headers: dict[str, str] = {}
+        # Repositories whose terms have to be accepted, and the tokens of those who did.
+        self.gated: dict[str, set[str]] = {}
         self.pages: dict[str, str] = {}
         self.faults = Faults()
         self.asked: list[Asked] = []
@@ -133,12 +135,25 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def _gate(self, repository: str) -> int | None:
+        """Return the status with which the hub refuses this caller a gated repository."""
+        authorization = self.headers.get("Authorization", "")
+        if repository not in self.server.gated:
+            return None
+        if not authorization:
+            return 401
+        accepted = self.server.gated[repository]
+        return None if authorization.removeprefix("Bearer ") in accepted else 403
+
     def _hub(self) -> bool:
         """Answer as the hub does for a large file: a redirect with the digest in headers."""
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
         if not found:
             return False
         name = f"{found[1]}/{found[3]}"
+        if (refused := self._gate(found[1])) is not None:
+            self._answer(refused, headers={"X-Error-Code": "GatedRepo"})
+            return True
         if name not in self.server.hub:
             self._answer(404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
             return True

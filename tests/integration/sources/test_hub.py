@@ -177,3 +177,31 @@ def test_hf_endpoint_is_respected_without_any_setting(server, tmp_path) -> None:
         check=True,
     )
     assert done.stdout.strip() == SHA256
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [("", "its licence has to be accepted first"), ("hf_other", "its licence has to be accepted")],
+    ids=["without a token: 401", "a token that did not accept: 403"],
+)
+def test_a_gated_repository_says_what_to_do(server, monkeypatch, tmp_path, token, words) -> None:
+    server.gated[SOURCE.repository] = {"hf_verysecret"}
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(SourceUnavailable, match=words) as caught:
+        ask_hub(SOURCE, 5, server.url)
+    assert caught.value.hint == "accept it on the hub and set HF_TOKEN"
+
+
+def test_a_gated_repository_opens_for_a_token_that_accepted(server, settings, tmp_path) -> None:
+    server.gated[SOURCE.repository] = {"hf_verysecret"}
+    server.faults.drops, server.faults.drop_after_bytes = 1, 50_000
+    assert Path(deploy(tmp_path, settings).path).read_bytes() == DATA
+    assert len(server.starts(f"/blobs/{SHA256}")) == 2
+
+
+def test_a_file_in_the_hubs_chunk_store_comes_as_plain_bytes(server, settings, tmp_path) -> None:
+    server.hub_headers["X-Xet-Hash"] = "a" * 64
+    server.hub_headers["Link"] = f'<{server.url}/api/xet>; rel="xet-auth"'
+    assert Path(deploy(tmp_path, settings).path).read_bytes() == DATA
+    assert not [asked.path for asked in server.asked if "xet" in asked.path]

@@ -13,8 +13,8 @@ compile --group tools --extra dev -o requirements/dev.txt
 compile --group tools --extra demo -c requirements/dev.txt -o requirements/demo.txt
 compile -c requirements/dev.txt -o requirements/base.txt
 
-# Runtimes with environments of their own.
-for wanted in src/moulin/runtimes/locks/*.in; do
+# Runtimes, and the clients a benchmark drives, have environments of their own.
+for wanted in src/moulin/runtimes/locks/*.in requirements/clients.in; do
     .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
         "$wanted" -o "${wanted%.in}.txt"

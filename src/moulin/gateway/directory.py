@@ -10,21 +10,29 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from moulin.domain.errors import Forbidden, NotFound
+from moulin.domain.errors import Forbidden, MoulinError, NotFound
 from moulin.domain.reasons import Reason, sentence
-from moulin.domain.snapshot import GatewaySnapshot, KeyView, ModelView, ProjectView
+from moulin.domain.snapshot import AliasView, GatewaySnapshot, KeyView, ModelView, ProjectView
 from moulin.gateway.accounts import Account
+from moulin.gateway.fleet import Fleet
 from moulin.gateway.quotas import Guard, Quotas
 from moulin.gateway.upstream import Replica
 from moulin.identity.keys import KEY_CHARACTERS_MAX, digest, unauthenticated
-from moulin.routing.replicas import forbidden_reason, is_permitted
+from moulin.routing.aliases import headers_of, is_over, successor_of, target_of
+from moulin.routing.replicas import forbidden_reason, is_permitted, narrowing
 
 KEY_CACHE_MAX: Final = 20_000
+WAYS_MAX: Final = 256
 _BEARER: Final = b"bearer "
 
 
 class Route(NamedTuple):
-    """One key's way to one model; `fragment` is what its journal lines have in common, as JSON."""
+    """One key's way to one model; `fragment` is what its journal lines have in common, as JSON.
+
+    `fleet` is None where there is no choice. `where` are the countries that the request allows,
+    empty for all its key may use; `alias` is the name it came by, `fallbacks` the models that may
+    serve instead, `headers` what the answer says of all this, as finished lines.
+    """
 
     model: ModelView
     replicas: tuple[Replica, ...]
@@ -33,17 +41,31 @@ class Route(NamedTuple):
     digest: str
     snapshot: GatewaySnapshot
     guard: Guard | None = None
+    fleet: Fleet | None = None
+    where: tuple[str, ...] = ()
+    alias: AliasView | None = None
+    fallbacks: tuple[ModelView, ...] = ()
+    headers: bytes = b""
+
+
+class Wish(NamedTuple):
+    """What a request asks of its way beyond a name: its narrowing header, its id, its time in ns."""
+
+    where: bytes
+    identifier: bytes
+    now_ns: int
 
 
 class Caller:
     """A key of this snapshot and the routes found for it so far."""
 
-    __slots__ = ("routes", "snapshot", "view")
+    __slots__ = ("routes", "snapshot", "view", "ways")
 
     def __init__(self, view: KeyView, snapshot: GatewaySnapshot) -> None:
         self.view = view
         self.snapshot = snapshot
         self.routes: dict[str, Route] = {}
+        self.ways: dict[tuple[str, str, tuple[str, ...]], Route] = {}
 
 
 class Directory:
@@ -56,12 +78,16 @@ class Directory:
         replicas: dict[str, Replica],
         accounts: dict[str, Account],
         quotas: Quotas,
+        *,
+        fleets: dict[str, Fleet],
     ) -> None:
         self.snapshot = snapshot
         self._pepper = pepper
         self._replicas = replicas
         self._accounts = accounts
         self._quotas = quotas
+        self._fleets = fleets
+        self._aliases = {(view.project, view.name): view for view in snapshot.aliases}
         self._callers = {view.digest: Caller(view, snapshot) for view in snapshot.keys}
         self._projects = {view.name: view for view in snapshot.projects}
         self._by_authorization: dict[bytes, Caller] = {}
@@ -103,15 +129,57 @@ class Directory:
         """
         route = caller.routes.get(name)
         if route is None:
-            route = caller.routes[name] = self._make_route(caller.view, name)
+            route = self._make_route(caller.view, name)
+            if self._alias_of(caller.view, name) is None:  # what is here is found before an alias
+                caller.routes[name] = route
         return route
 
+    def find_route(self, caller: Caller, name: str, wish: Wish) -> Route:
+        """Return the way of a request whose name may be an alias or which narrows where it goes.
+
+        Raises what `route` raises, `NotFound` also for a name that has ended, and `InvalidRequest`
+        for a header that names no countries.
+        """
+        where = narrowing(wish.where.decode("latin-1")) if wish.where else ()
+        alias = self._alias_of(caller.view, name)
+        if alias is None and not where:
+            return self.route(caller, name)
+        target = name if alias is None else self._target(caller.view, alias, wish)
+        key = (name, target, where)
+        route = caller.ways.get(key)
+        if route is None:
+            route = self._make_route(caller.view, target, where=where, alias=alias)
+            if len(caller.ways) >= WAYS_MAX:  # clients choose the headers
+                caller.ways.clear()
+            caller.ways[key] = route
+        return route
+
+    def renew_route(self, caller: Caller, route: Route) -> Route:
+        """Return a route as this snapshot has it, to the same model; raises what `route` raises."""
+        if route.alias is None and not route.where:
+            return self.route(caller, route.model.name)
+        name = route.model.name
+        return self._make_route(caller.view, name, where=route.where, alias=route.alias)
+
+    def fallback_route(self, caller: Caller, route: Route, name: str) -> Route | None:
+        """Return the way to a model that serves instead of another, None where there is none."""
+        try:
+            found = self._make_route(caller.view, name, where=route.where)
+        except MoulinError:
+            return None
+        return found._replace(alias=route.alias, headers=headers_of(route.alias, name))
+
     def visible_models(self, caller: Caller) -> Iterator[ModelView]:
-        """Yield the models a key may use, by name."""
+        """Yield the models a key may use, by name, then the aliases that lead to one."""
         for models in self._models.values():
             model = _preferred(models, caller.view)
             if model is not None:
                 yield model
+        for _, alias in sorted(self._aliases.items()):
+            if alias.name not in self._models and self._alias_of(caller.view, alias.name) is alias:
+                usable = self._usable(caller.view, alias)
+                if usable:
+                    yield replace(next(iter(usable.values())), name=alias.name)
 
     def model(self, caller: Caller, name: str) -> ModelView:
         """Return one model a key may use; raises `NotFound` for another."""
@@ -146,12 +214,51 @@ class Directory:
         self._by_authorization[authorization] = caller
         return caller
 
-    def _make_route(self, key: KeyView, name: str) -> Route:
-        model = self._model_of(key, name)
+    def _alias_of(self, key: KeyView, name: str) -> AliasView | None:
+        """Return the alias of a name, the project's own before everybody's."""
+        if not self._aliases:
+            return None
+        return self._aliases.get((key.project, name)) or self._aliases.get(("", name))
+
+    def _usable(self, key: KeyView, alias: AliasView) -> dict[str, ModelView]:
+        """Return the targets a key may use through an alias; a key's models are names, not targets."""
+        if key.models and alias.name not in key.models:
+            return {}
+        open_key = replace(key, models=())
+        found = {
+            target.model: _preferred(self._models.get(target.model, ()), open_key)
+            for target in alias.targets
+        }
+        return {name: model for name, model in found.items() if model is not None}
+
+    def _target(self, key: KeyView, alias: AliasView, wish: Wish) -> str:
+        if is_over(alias, wish.now_ns):
+            raise NotFound(
+                f"use {alias.name}: this name has ended",
+                hint=f"use {successor_of(alias)} instead",
+                details={"param": "model", "code": "model_not_found"},
+            )
+        usable = self._usable(key, alias)
+        target = target_of(alias, usable, wish.identifier)
+        if target is None:
+            return self._model_of(
+                key, alias.name
+            ).name  # a model of the alias's own name, or why not
+        return target
+
+    def _make_route(
+        self,
+        key: KeyView,
+        name: str,
+        *,
+        where: tuple[str, ...] = (),
+        alias: AliasView | None = None,
+    ) -> Route:
+        model = (self._usable(key, alias).get(name) if alias else None) or self._model_of(key, name)
         project = self._projects.get(key.project) or ProjectView(
             name=key.project, organisation=key.organisation
         )
-        restrictions = (key.countries, project.countries)
+        restrictions = (key.countries, project.countries, where)
         permitted = tuple(
             self._replicas[view.attempt]
             for view in model.replicas
@@ -159,9 +266,10 @@ class Directory:
         )
         if model.replicas and not permitted:
             reasons = [forbidden_reason(view, restrictions) for view in model.replicas]
+            what = "request" if where else "key"
             raise Forbidden(
-                f"use this model where this key may be served: {_joined(reasons)}",
-                hint="use a key or a project without this restriction, or another model",
+                f"use this model where this {what} may be served: {_joined(reasons)}",
+                hint=f"use a {what} or a project without this restriction, or another model",
             )
         fragment = orjson.dumps(
             {
@@ -180,7 +288,20 @@ class Directory:
             key.digest,
             self.snapshot,
             self._quotas.guard(key, project),
+            self._fleets[model.endpoint] if len(permitted) > 1 or model.fallbacks else None,
+            where,
+            alias,
+            tuple(self._fallbacks(key, model)),
+            headers_of(alias, model.name) if alias is not None else b"",
         )
+
+    def _fallbacks(self, key: KeyView, model: ModelView) -> Iterator[ModelView]:
+        for name in model.fallbacks:
+            other = _preferred(self._models.get(name, ()), key)
+            if other is None or other.endpoint == model.endpoint:
+                continue
+            if other.ability is model.ability:
+                yield other
 
 
 def _preferred(models: Sequence[ModelView], key: KeyView) -> ModelView | None:

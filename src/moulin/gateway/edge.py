@@ -44,6 +44,7 @@ class Inbound(NamedTuple):
     keeps_alive: bool
     is_http_10: bool
     drops_params: bool
+    where: bytes
 
 
 class ClientConnection(asyncio.Protocol):
@@ -92,6 +93,7 @@ class ClientConnection(asyncio.Protocol):
         "problem",
         "transfer_encodings",
         "wants_continue",
+        "where",
     )  # fmt: skip
 
     def __init__(self, service: "Service") -> None:
@@ -204,6 +206,7 @@ class ClientConnection(asyncio.Protocol):
         self.transfer_encodings = 0
         self.is_mistral = False
         self.drops_params = False
+        self.where = b""
         self.wants_continue = False
         self._is_head_done = False
         self._is_in_message = True
@@ -298,6 +301,7 @@ class ClientConnection(asyncio.Protocol):
             self._parser.should_keep_alive(),
             self._is_http_10,
             self.drops_params,
+            self.where,
         )
         self._drop_body()
         if not self.is_busy:
@@ -533,6 +537,13 @@ def _keep_drop_params(client: ClientConnection, value: bytes) -> None:
     client.drops_params = value.lower() == b"true"
 
 
+def _keep_where(client: ClientConnection, value: bytes) -> None:
+    if client.where:
+        client.problem = "it has two X-Moulin-Where headers"
+    # An empty one narrows to nothing, which the directory refuses.
+    client.where = value or b" "
+
+
 _Keep = Callable[[ClientConnection, bytes], None]
 _KEEP_BY_NAME: Final[dict[bytes, _Keep]] = {
     b"authorization": _keep_authorization,
@@ -543,6 +554,7 @@ _KEEP_BY_NAME: Final[dict[bytes, _Keep]] = {
     b"upgrade": _keep_upgrade,
     b"user-agent": _keep_user_agent,
     b"x-moulin-drop-params": _keep_drop_params,
+    b"x-moulin-where": _keep_where,
 }
 
 

@@ -21,6 +21,7 @@ from moulin.gateway.records import END
 from moulin.gateway.sse import DONE, EventFilter, EventTooLong
 from moulin.gateway.upstream import Replica
 from moulin.gateway.usage import BYTES_PER_TOKEN, NOTHING, Used, usage_of, used
+from moulin.routing.breaker import Failure
 from moulin.routing.figures import COMMENT, HEADERS, provisional
 
 if TYPE_CHECKING:
@@ -132,12 +133,14 @@ class Exchange(Placing):
         replica = self._replica
         assert replica is not None
         if status in RETRIED_STATUSES:
-            self.unanswered(replica, f"status {status}", is_stale_connection=False)
+            self.unanswered(replica, Failure.ERROR, is_stale_connection=False)
         elif status != 200:
             self._answer_failed(status, body)
         else:
             amount = used(usage_of(body), self._order.bounds, len(body) // BYTES_PER_TOKEN)
             cost_neur = self._order.model.cost_neur(amount[0], amount[1])
+            if self._route.fleet is not None or replica.circuit.failures:
+                self._learn(replica, amount[0] + amount[1])
             figures = provisional(HEADERS, replica.view, amount[:2], cost_neur)
             headers = self._headers(replica)
             if self._order.form is not None:
@@ -148,6 +151,8 @@ class Exchange(Placing):
     def stream_began(self) -> None:
         """Send the head of the stream; from here on another replica is no longer possible."""
         assert self._replica is not None
+        if self._route.fleet is not None or self._replica.circuit.failures:
+            self._learn(self._replica, self._order.bounds[0])
         self._body = b""
         self._filter = EventFilter(shows_usage=self._order.ask.wants_usage)
         self._client.begin_stream(self._headers(self._replica))
@@ -185,7 +190,7 @@ class Exchange(Placing):
         """Settle what was delivered and say in the stream that it is cut."""
         self._connection = None
         if self._replica is not None:
-            self._replica.suspect()
+            self._replica.circuit.failed(Failure.ERROR, self._service.now_s)
         self._stop(why)
 
     # -- other ends ---------------------------------------------------------------------------
@@ -203,7 +208,7 @@ class Exchange(Placing):
 
     def expire(self) -> None:
         """End a request whose step took too long."""
-        if self.is_over:
+        if self.is_over or (self._filter is None and self._move()):
             return
         if self._replica is None:
             # Nobody serves: by then the replica that starts should be ready.
@@ -212,7 +217,7 @@ class Exchange(Placing):
             words = f"wait for a replica of {model.name}: none became free"
             self._give_up(busy(words, retry_after_s))
             return
-        self._replica.suspect()
+        self._replica.circuit.failed(Failure.SILENT, self._service.now_s)
         self._stop("the replica took too long")
 
     def pause(self) -> None:
@@ -286,7 +291,7 @@ class Exchange(Placing):
         else:
             self._route.account.forget(self)
         if replica is not None:
-            service.release(replica, self._order.model.endpoint)
+            self._leave(replica)
         else:
             service.leave_queue(self, self._order.model.endpoint)
         if not self._has_begin:
@@ -304,11 +309,6 @@ class Exchange(Placing):
             b"true" if amount.is_estimated else b"false",
         )
         service.journal.append(line, self if self._last else None)
-
-    def _drop_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abort()
 
     def _answer_failed(self, status: int, body: bytes) -> None:
         """Pass the replica's refusal on; it cost nothing, and a broken replica's words stay here."""
@@ -331,6 +331,8 @@ class Exchange(Placing):
         )
         if self._pass is not None:
             headers += self._pass.headers()
+        if self._route.headers:
+            headers += self._route.headers
         if self._order.ask.ignored:
             headers += b"x-moulin-ignored: %b\r\n" % ", ".join(self._order.ask.ignored).encode()
         return headers

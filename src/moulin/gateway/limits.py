@@ -20,8 +20,8 @@ class Limits:
 
     Replicas: `connect_timeout_s` to connect, `first_byte_timeout_s` until an answer begins,
     `stream_idle_s` between its bytes, `answer_bytes_max` for an answer that is not a stream.
-    A replica that failed is avoided for `suspect_s`. When every slot is taken, `queue_max`
-    requests per model wait up to `queue_wait_s`; the next is told to come back later.
+    When every slot is taken, `queue_max` requests per model wait up to `queue_wait_s`; the next is
+    told to come back later. When a replica is avoided is `moulin.routing.breaker`'s.
 
     Money: a request waits up to `escrow_wait_s` for escrow; a project idle for `escrow_idle_s`
     gives its free escrow back.
@@ -48,7 +48,6 @@ class Limits:
     stream_idle_s: float = 120.0
     answer_bytes_max: int = 64 * 1024 * 1024
     idle_connections_max: int = 64
-    suspect_s: float = 3.0
     queue_max: int = 256
     queue_wait_s: float = 60.0
     escrow_wait_s: float = 3.0

@@ -71,6 +71,8 @@ class MediaExchange(Exchange):
         except (ValueError, KeyError, TypeError):
             self._answer_failed(502, b"")
             return
+        if self._route.fleet is not None or replica.circuit.failures:
+            self._learn(replica, amount[0] + amount[1])
         cost_neur = self._order.model.cost_neur(amount[0], amount[1])
         headers = self._headers(replica) + provisional(HEADERS, replica.view, amount[:2], cost_neur)
         self._last = answers.whole(200, shown, headers=headers, content_type=content_type)
@@ -175,9 +177,7 @@ def open_media(
     """
     ability, kind, read = KINDS[inbound.path]
     media = read(inbound)
-    assert inbound.caller is not None
-    directory = service.current_directory()
-    route = directory.route(directory.renew(inbound.caller, service.now_ns), media.model)
+    route = service.find_route(inbound, media.model, identifier)
     check_ability(route.model, ability)
     body = inbound.body if media.boundary else orjson.dumps(media.fields)
     bounds = Bounds(media.units, 0, len(inbound.body))

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 class Counts:
     """Counters since the start of the process."""
 
-    __slots__ = ("above_bound", "by_outcome", "refused", "retried", "tokens")
+    __slots__ = ("above_bound", "by_outcome", "fell_back", "refused", "retried", "tokens")
 
     def __init__(self) -> None:
         self.by_outcome: dict[tuple[str, bytes], int] = {}
         self.tokens: dict[str, list[int]] = {}
         self.retried = 0
+        self.fell_back = 0
         self.refused = 0
         self.above_bound = 0
 
@@ -58,6 +59,7 @@ def _lines(service: "Service") -> Iterator[str]:
         yield f'moulin_gateway_tokens_total{{model="{label}",direction="output"}} {tokens_output}'
     for name, kind, text, value in (
         ("retries_total", "counter", "Requests moved to another replica.", counts.retried),
+        ("fallbacks_total", "counter", "Requests moved to another model.", counts.fell_back),
         ("refused_total", "counter", "Connections refused at the edge.", counts.refused),
         ("usage_above_bound_total", "counter", "Usage above its reservation.", counts.above_bound),
         ("connections", "gauge", "Open client connections.", len(service.connections)),

@@ -7,15 +7,20 @@ an answer. The choice itself is `moulin.routing.replicas`; what a failure costs 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
+import orjson
+
 from moulin.domain.errors import EngineUnavailable, MoulinError, Unavailable
 from moulin.domain.reasons import Reason
 from moulin.domain.snapshot import ModelView
 from moulin.gateway.directory import Route
+from moulin.gateway.fleet import Fleet
 from moulin.gateway.forms import Form
 from moulin.gateway.records import BEGIN
 from moulin.gateway.upstream import Replica, UpstreamConnection
 from moulin.gateway.usage import Bounds
-from moulin.routing.replicas import choose
+from moulin.routing.affinity import NO_PREFIX
+from moulin.routing.breaker import Failure
+from moulin.routing.replicas import choose, work_of
 from moulin.routing.requests import Ask
 
 if TYPE_CHECKING:
@@ -28,7 +33,8 @@ RETRY_AFTER_S: Final = 2
 class Order(NamedTuple):
     """What was ordered, at the price it was promised; the route may change while it waits.
 
-    `form` turns the replica's answer into another shape; most answers go as they come.
+    `form` turns the replica's answer into another shape; most answers go as they come. `prefix` is
+    what `moulin.routing.affinity` makes of a prompt, where there is a choice.
     """
 
     identifier: bytes
@@ -38,6 +44,7 @@ class Order(NamedTuple):
     body: bytes
     bounds: Bounds
     form: Form | None = None
+    prefix: int = NO_PREFIX
 
 
 class Placing(ABC):
@@ -46,8 +53,9 @@ class Placing(ABC):
     begin_form: ClassVar[bytes] = BEGIN
 
     __slots__ = (
-        "_body", "_connection", "_has_begin", "_is_journaled", "_order", "_replica", "_route",
-        "_service", "_tried", "asks_stream", "deadline_s", "held_neur", "is_over", "queued_at_s",
+        "_body", "_connection", "_fallbacks", "_has_begin", "_has_moved", "_is_journaled", "_order",
+        "_replica", "_route", "_sent_at_s", "_service", "_tried", "_work", "asks_stream",
+        "deadline_s", "held_neur", "is_over", "queued_at_s",
     )  # fmt: skip
 
     def __init__(self, service: "Service", route: Route, order: Order) -> None:
@@ -61,7 +69,16 @@ class Placing(ABC):
         self._has_begin = False
         self._is_journaled = False
         self.asks_stream = order.ask.is_stream
+        self._has_moved = False
+        self._sent_at_s = 0.0
+        self._work = work_of(order.bounds[2], order.bounds[1])
         self.held_neur = order.model.cost_neur(order.bounds[0], order.bounds[1])
+        self._fallbacks = route.fallbacks
+        if route.fallbacks:
+            self.held_neur = max(
+                self.held_neur,
+                *(model.cost_neur(*_refitted(order, model)[:2]) for model in route.fallbacks),
+            )
         self.deadline_s = NEVER_S
         self.is_over = False
         self.queued_at_s = 0.0
@@ -83,7 +100,9 @@ class Placing(ABC):
         except MoulinError as error:
             self._give_up(error)
             return True
-        replica = choose(self._route.replicas, self._service.now_s, self._tried)
+        replica = choose(
+            self._route.replicas, self._service.now_s, self._tried, self._order.prefix, self._work
+        )
         if replica is not None:
             self._take(replica)
         return replica is not None
@@ -96,18 +115,75 @@ class Placing(ABC):
         """Remember the connection: a client that leaves closes it."""
         self._connection = connection
 
-    def unanswered(self, replica: Replica, why: str, *, is_stale_connection: bool) -> None:
+    def unanswered(self, replica: Replica, failure: Failure, *, is_stale_connection: bool) -> None:
         """Try another replica, or this one again when only an idle connection had died."""
         self._connection = None
         if is_stale_connection:
             replica.send(self)
             return
-        replica.suspect()
-        self._service.counts.retried += 1
-        self._service.release(replica, self._order.model.endpoint)
+        replica.circuit.failed(failure, self._service.now_s)
         self._replica = None
         self._tried = (*self._tried, replica)
+        self._leave(replica)
+        fleet = self._route.fleet
+        if fleet is not None and not fleet.retries.spend():
+            name = self._order.model.name
+            self._give_up(busy(f"serve {name}: too many of its requests are sent again already"))
+            return
+        self._service.counts.retried += 1
         self._place()
+
+    def _move(self) -> bool:
+        """Leave a replica that is silent for longer than is usual, or a queue; once each.
+
+        False when the wait is really over. An answer that began never moves.
+        """
+        service, replica = self._service, self._replica
+        if replica is None:
+            service.leave_queue(self, self._order.model.endpoint)
+            return self._fall_back()
+        ends_at_s = self._sent_at_s + service.limits.first_byte_timeout_s
+        if service.now_s >= ends_at_s:
+            return False
+        others = [
+            other
+            for other in self._route.replicas
+            if other is not replica and other not in self._tried and not other.circuit.rests_until_s
+        ]
+        if self._has_moved or not others or self._connection is None:
+            self.deadline_s = ends_at_s
+            return True
+        self._has_moved = True
+        self._drop_connection()
+        self.unanswered(replica, Failure.SILENT, is_stale_connection=False)
+        return True
+
+    def _fall_back(self) -> bool:
+        """Go to the next model that may serve instead; False when there is none.
+
+        Never to one that could cost more than is held, or that the request does not fit.
+        """
+        order = self._order
+        while self._fallbacks:
+            model, *rest = self._fallbacks
+            self._fallbacks = tuple(rest)
+            route = self._service.fallback_route(self._route, model.name)
+            if route is None or order.ask.infills or not self._body.startswith(b"{"):
+                continue
+            bounds = _refitted(order, route.model)
+            if route.model.cost_neur(bounds[0], bounds[1]) > self.held_neur:
+                continue
+            body = orjson.loads(self._body)
+            body["model"] = route.model.name
+            if "max_tokens" in body:
+                body["max_tokens"] = bounds.tokens_output
+            self._body = orjson.dumps(body)
+            self._order = order._replace(model=route.model, bounds=bounds)
+            self._route, self._tried = route, ()
+            self._service.counts.fell_back += 1
+            self._place()
+            return True
+        return False
 
     # -- the other part of an exchange --------------------------------------------------------
 
@@ -142,13 +218,53 @@ class Placing(ABC):
     def broken(self, why: str) -> None:
         """Ending: the answer stopped in the middle."""
 
+    def _prepare(self, replica: Replica, fleet: Fleet) -> None:
+        """Note what only matters where there is a choice: budgets, circuits, patience."""
+        if not self._is_journaled:
+            fleet.retries.earn()
+        if replica.circuit.rests_until_s:
+            replica.circuit.probe()
+        if not self._has_moved:
+            timeout_s = self._service.limits.first_byte_timeout_s
+            tokens_input, tokens_output, _ = self._order.bounds
+            if self.asks_stream:
+                limit_s = fleet.heads.limit_s(tokens_input, timeout_s)
+            else:
+                limit_s = fleet.wholes.limit_s(tokens_input + tokens_output, timeout_s)
+            self.deadline_s = self._sent_at_s + limit_s
+
+    def _learn(self, replica: Replica, tokens: int) -> None:
+        """Note that a replica answers, after how long, and how much there was to do."""
+        if replica.circuit.failures:
+            replica.circuit.succeeded()
+        fleet = self._route.fleet
+        if fleet is not None:
+            patience = fleet.heads if self.asks_stream else fleet.wholes
+            patience.saw(self._service.now_s - self._sent_at_s, tokens)
+
+    def _leave(self, replica: Replica) -> None:
+        """Give the slot back."""
+        replica.work -= self._work
+        if replica.circuit.is_probed:
+            replica.circuit.abandoned()
+        self._service.release(replica, self._order.model.endpoint)
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
     # -- internal -----------------------------------------------------------------------------
 
     def _place(self) -> None:
         if self.place_again():
             return
         replicas = self._route.replicas
-        if self._tried and all(replica in self._tried for replica in replicas):
+        is_nobody_left = all(replica in self._tried for replica in replicas)
+        may_fall_back = is_nobody_left and (self._tried or not self._route.model.cold_start_s)
+        if may_fall_back and self._fall_back():
+            return
+        if self._tried and is_nobody_left:
             message = f"reach a replica of {self._order.model.name}: {len(self._tried)} tried, none answers"
             self._give_up(EngineUnavailable(message, details={"retry_after_s": 2}))
         elif self._service.enqueue(self, self._order.model.endpoint):
@@ -158,7 +274,7 @@ class Placing(ABC):
             self.deadline_s = now_s + (
                 model.cold_start_s if is_cold else self._service.limits.queue_wait_s
             )
-        else:
+        elif not self._fall_back():
             waiting = self._service.limits.queue_max
             self._give_up(
                 busy(f"queue for {self._order.model.name}: {waiting} requests wait already")
@@ -168,8 +284,13 @@ class Placing(ABC):
         service = self._service
         replica.outstanding += 1
         replica.served += 1
+        replica.work += self._work
         self._replica = replica
+        self._sent_at_s = service.now_s
         self.deadline_s = service.now_s + service.limits.first_byte_timeout_s
+        fleet = self._route.fleet
+        if fleet is not None:
+            self._prepare(replica, fleet)
         if self._is_journaled:
             replica.send(self)
             return
@@ -185,6 +306,13 @@ class Placing(ABC):
             self.held_neur,
         )
         service.journal.append(line, self)
+
+
+def _refitted(order: Order, model: ModelView) -> Bounds:
+    """Return the bounds of an order that another model serves."""
+    tokens_input, tokens_output, prompt_bytes = order.bounds
+    context = model.context_tokens
+    return Bounds(min(tokens_input, context), min(tokens_output, context), prompt_bytes)
 
 
 def busy(message: str, retry_after_s: int = 0) -> Unavailable:

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Final
 from urllib.parse import unquote
 
@@ -19,9 +20,10 @@ from moulin.domain.snapshot import GatewaySnapshot, ModelView
 from moulin.domain.units import NS_PER_S
 from moulin.gateway import answers
 from moulin.gateway.accounts import Account
-from moulin.gateway.directory import Caller, Directory, Route
+from moulin.gateway.directory import Caller, Directory, Route, Wish
 from moulin.gateway.edge import ClientConnection, Inbound
 from moulin.gateway.exchange import Exchange
+from moulin.gateway.fleet import Fleet, keep_fleets
 from moulin.gateway.forms import make_form
 from moulin.gateway.identifiers import RequestIds
 from moulin.gateway.journal import Journal
@@ -33,6 +35,7 @@ from moulin.gateway.quotas import Quotas
 from moulin.gateway.several import Part, Several
 from moulin.gateway.upstream import Replica
 from moulin.gateway.usage import Bounds
+from moulin.routing.affinity import NO_PREFIX, prefix_of
 from moulin.routing.infill import infill
 from moulin.routing.media import check_ability
 from moulin.routing.requests import (
@@ -78,9 +81,11 @@ class Service:
         self.is_draining = False
         self.wake_control: Callable[[], None] = _nobody_to_wake
         self._pepper = pepper
+        self._prefix_key = blake2b(pepper, person=b"prompt prefixes").digest()
         self._ids = RequestIds()
         self._anchor_ns = time.time_ns() - time.monotonic_ns()
         self._replicas: dict[str, Replica] = {}
+        self._fleets: dict[str, Fleet] = {}
         self.queues: dict[str, deque[Placing]] = {}
         self._leaving: set[Replica] = set()
         self._directory: Directory | None = None
@@ -123,10 +128,11 @@ class Service:
             if attempt not in self._replicas:
                 fragment = orjson.dumps({"replica": attempt, "zone": view.zone})[1:-1]
                 self._replicas[attempt] = Replica(view, fragment, self.limits, self.loop)
+        keep_fleets(self._fleets, snapshot.models)
         for key in snapshot.keys:
             self.account(key.project)
         self._directory = Directory(
-            snapshot, self._pepper, self._replicas, self.accounts, self.quotas
+            snapshot, self._pepper, self._replicas, self.accounts, self.quotas, fleets=self._fleets
         )
         self._confirmed_at_ns = confirmed_at_ns
         self._judge_freshness()
@@ -179,8 +185,29 @@ class Service:
         directory = self._fresh_directory or self.current_directory()
         if route.snapshot is directory.snapshot:
             return route
-        caller = directory.find(route.digest, self.now_ns)
-        return directory.route(caller, route.model.name)
+        return directory.renew_route(directory.find(route.digest, self.now_ns), route)
+
+    def find_route(self, inbound: Inbound, name: str, identifier: bytes) -> Route:
+        """Return the way of a request to the model it names; raises what `Directory` raises."""
+        directory = self.current_directory()
+        assert inbound.caller is not None
+        # A snapshot may have come while the body did.
+        caller = directory.renew(inbound.caller, self.now_ns)
+        if not inbound.where:
+            route = caller.routes.get(name)
+            if route is not None:
+                return route
+        wish = Wish(inbound.where, identifier, self.now_ns())
+        return directory.find_route(caller, name, wish)
+
+    def fallback_route(self, route: Route, name: str) -> Route | None:
+        """Return the way to a model that may serve instead, None where there is none now."""
+        try:
+            directory = self.current_directory()
+            caller = directory.find(route.digest, self.now_ns)
+        except MoulinError:
+            return None
+        return directory.fallback_route(caller, route, name)
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -223,11 +250,10 @@ class Service:
         except orjson.JSONDecodeError as cause:
             raise InvalidRequest(f"read the body as JSON: character {cause.pos}") from None
         ask = read_request(dialect, body, drops=inbound.drops_params)
-        assert inbound.caller is not None
-        directory = self.current_directory()
-        # A snapshot may have come while the body did.
-        route = directory.route(directory.renew(inbound.caller, self.now_ns), ask.model)
+        route = self.find_route(inbound, ask.model, identifier)
         model = route.model
+        if route.alias is not None:
+            body["model"] = model.name
         if model.ability is not Ability.GENERATE:
             check_ability(model, Ability.GENERATE)
         limit = body["max_tokens"] = output_limit(ask, model)
@@ -246,8 +272,9 @@ class Service:
             if ask.needs_form
             else None
         )
+        prefix = prefix_of(body, self._prefix_key) if len(route.replicas) > 1 else NO_PREFIX
         order = Order(
-            identifier, ask, model, dialect.upstream_path, orjson.dumps(body), bounds, form
+            identifier, ask, model, dialect.upstream_path, orjson.dumps(body), bounds, form, prefix
         )
         return Exchange(self, client, route, order)
 
@@ -340,7 +367,7 @@ class Service:
         queue.append(exchange)
         return True
 
-    def leave_queue(self, exchange: Exchange, endpoint: str) -> None:
+    def leave_queue(self, exchange: Placing, endpoint: str) -> None:
         """Forget a request that ended while it may have waited."""
         queue = self.queues.get(endpoint)
         if queue is not None and exchange in queue:

@@ -11,6 +11,8 @@ import httptools
 
 from moulin.domain.snapshot import ReplicaView
 from moulin.gateway.limits import Limits
+from moulin.routing.affinity import seat_of
+from moulin.routing.breaker import Circuit, Failure
 
 
 class Caller(Protocol):
@@ -45,7 +47,9 @@ class Caller(Protocol):
         """Ending: a complete answer arrived."""
         ...
 
-    def unanswered(self, replica: "Replica", why: str, *, is_stale_connection: bool) -> None:
+    def unanswered(
+        self, replica: "Replica", failure: Failure, *, is_stale_connection: bool
+    ) -> None:
         """Ending: nothing of an answer arrived."""
         ...
 
@@ -58,8 +62,8 @@ class Replica:
     """A replica as this gateway sees it: its load, its health and its idle connections."""
 
     __slots__ = (
-        "_connecting", "_host", "_limits", "_loop", "_port", "fragment", "heads", "idle", "is_gone",
-        "outstanding", "parallel_requests", "served", "suspect_until_s", "view", "zone_header",
+        "_connecting", "_host", "_limits", "_loop", "_port", "circuit", "fragment", "heads", "idle",
+        "is_gone", "outstanding", "parallel_requests", "seat", "served", "view", "work", "zone_header",
     )  # fmt: skip
 
     def __init__(
@@ -70,8 +74,10 @@ class Replica:
         self.zone_header = f"x-moulin-zone: {view.zone}\r\n".encode()
         self.parallel_requests = view.parallel_requests
         self.outstanding = 0
+        self.work = 0
         self.served = 0
-        self.suspect_until_s = 0.0
+        self.seat = seat_of(view.attempt)
+        self.circuit = Circuit()
         self.is_gone = False
         self.idle: list[UpstreamConnection] = []
         host, _, port = view.address.rpartition(":")
@@ -106,10 +112,6 @@ class Replica:
         else:
             self.idle.append(connection)
 
-    def suspect(self) -> None:
-        """Avoid this replica for a while, where there is another."""
-        self.suspect_until_s = self._loop.time() + self._limits.suspect_s
-
     def retire(self) -> None:
         """The replica left the snapshot: requests under way go on, no new one is sent."""
         self.is_gone = True
@@ -122,10 +124,9 @@ class Replica:
                 _, connection = await self._loop.create_connection(
                     lambda: UpstreamConnection(self, self._limits), self._host, self._port
                 )
-        except (OSError, TimeoutError) as cause:
+        except (OSError, TimeoutError):
             if not caller.is_over:
-                why = f"no connection: {type(cause).__name__}"
-                caller.unanswered(self, why, is_stale_connection=False)
+                caller.unanswered(self, Failure.UNREACHABLE, is_stale_connection=False)
             return
         if caller.is_over:
             self.keep(connection)
@@ -276,4 +277,4 @@ class UpstreamConnection(asyncio.Protocol):
         if has_begun:
             caller.broken(why)
         else:
-            caller.unanswered(self._replica, why, is_stale_connection=is_reused)
+            caller.unanswered(self._replica, Failure.ERROR, is_stale_connection=is_reused)

@@ -15,11 +15,14 @@ from moulin.domain import factory
 from moulin.domain.control import (
     ApplyWanted,
     FetchWanted,
+    KeyChange,
+    KeyRotation,
     KeyWanted,
     RolloutWanted,
     ScaleWanted,
 )
 from moulin.domain.errors import InvalidSpec
+from moulin.domain.limits import Allowance, RateLimit
 from moulin.domain.objects import BatchWanted
 from moulin.domain.usage import Meter
 from moulin.domain.workload import (
@@ -73,6 +76,8 @@ _NATURAL = Whole(minimum=0)
 _NAME = Text(length_max=63, pattern=NAME)
 _FREE = Text(length_max=200, pattern=FREE_NAME)
 _OPTIONAL = Text(length_max=200, pattern=f"(?:{FREE_NAME})?")
+_INSTANT = Whole(minimum=0, maximum=253_402_300_799 * 10**9)
+_LABELS = Text(items_max=64, key_pattern=NAME)
 _COUNTRIES = Text(length_max=2, pattern=COUNTRY, items_max=300)
 
 BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
@@ -134,7 +139,25 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
         "name": _NAME,
         "models": _FREE,
         "countries": _COUNTRIES,
-        "expires_at_ns": Whole(minimum=0, maximum=253_402_300_799 * 10**9),
+        "expires_at_ns": _INSTANT,
+        "labels": _LABELS,
+    },
+    KeyChange: {
+        "models": _FREE,
+        "countries": _COUNTRIES,
+        "expires_at_ns": _INSTANT,
+        "labels": _LABELS,
+    },
+    KeyRotation: {"old_until_at_ns": _INSTANT, "expires_at_ns": _INSTANT},
+    RateLimit: {
+        "requests_per_minute": Whole(minimum=0, maximum=10**9),
+        "tokens_per_minute": Whole(minimum=0, maximum=10**12),
+        "concurrency": Whole(minimum=0, maximum=10**6),
+    },
+    Allowance: {
+        "amount_neur": Whole(minimum=-1, maximum=10**27),
+        "tokens": Whole(minimum=-1, maximum=10**15),
+        "alerts_ppm": Whole(minimum=1, maximum=10**7),
     },
     FetchWanted: {
         "variant": _OPTIONAL,

@@ -1,4 +1,4 @@
-"""Keys of a project: issue (the secret is shown once), list, revoke."""
+"""Keys of a project: issue (the secret is shown once), list, rotate, restrict, limit, revoke."""
 
 import asyncio
 from typing import Annotated, Final
@@ -12,18 +12,34 @@ from moulin.api.exchange import in_thread, read_value, respond
 from moulin.api.parameters import KeyPath, ProjectPath
 from moulin.api.services import ApiServices
 from moulin.api.state import ApiState, state_of
-from moulin.controlplane.commands import CreateKey, RevokeKey
+from moulin.controlplane.commands import (
+    CreateKey,
+    ReadAllowances,
+    RevokeKey,
+    RotateKey,
+    UpdateKey,
+)
 from moulin.controlplane.snapshot import may_infer
-from moulin.domain.control import KeyInfo, KeyIssued, KeyPage, KeyWanted
+from moulin.domain.control import (
+    AllowancePage,
+    KeyChange,
+    KeyInfo,
+    KeyIssued,
+    KeyPage,
+    KeyRotation,
+    KeyWanted,
+    WebhookInfo,
+)
 from moulin.domain.errors import Forbidden
 from moulin.domain.factory import ObjectKind
 from moulin.domain.ids import KeyId, OrganisationId, ProjectId, make_id
 from moulin.domain.principal import ApiKey, Principal, Role
-from moulin.identity import Action, Reach, digest, make_key, reach
+from moulin.identity import Action, Reach, digest, make_key, reach, webhook_secret
 
 router = APIRouter(tags=["keys"])
 Creator = Annotated[Principal, Depends(Allow(Action.KEY_CREATE))]
 Reader = Annotated[Principal, Depends(Allow(Action.KEY_READ))]
+UsageReader = Annotated[Principal, Depends(Allow(Action.USAGE_READ))]
 Revoker = Annotated[Principal, Depends(Allow(Action.KEY_REVOKE))]
 
 PROJECT_ROLES: Final = (Role.ADMIN, Role.MEMBER, Role.VIEWER, Role.INFERENCE)
@@ -46,7 +62,7 @@ async def create_key(request: Request, project: ProjectPath, principal: Creator)
         )
     organisation = await in_thread(_organisation, state.services, principal, project)
     services = state.services
-    secret = make_key(b"".join(services.ids.entropy().to_bytes(10) for _ in range(ENTROPY_DRAWS)))
+    secret = _secret(services)
     now_ns = services.clock.now_ns()
     key = ApiKey(
         id=KeyId(make_id("key", now_ns, services.ids.entropy())),
@@ -59,6 +75,9 @@ async def create_key(request: Request, project: ProjectPath, principal: Creator)
         countries=wanted.countries,
         created_at_ns=now_ns,
         expires_at_ns=wanted.expires_at_ns,
+        labels=wanted.labels,
+        rate=wanted.rate,
+        allowance=wanted.allowance,
     )
     issued = await state.bridge.ask(CreateKey(principal=principal, key=key), ApiKey)
     is_in_force = not may_infer(issued) or await _reached_gateways(state)
@@ -73,6 +92,69 @@ async def list_keys(request: Request, project: ProjectPath, principal: Reader) -
     return respond(KeyPage(items=tuple(info(key) for key in found)))
 
 
+@router.get("/keys/{key}", **described(KeyInfo))
+async def read_key(request: Request, key: KeyPath, principal: Reader) -> Response:
+    """Return one key with its restrictions and limits."""
+    return respond(info(_owned(state_of(request), principal, Action.KEY_READ, key)))
+
+
+@router.patch("/keys/{key}", **described(KeyInfo, body=KeyChange))
+async def change_key(request: Request, key: KeyPath, principal: Creator) -> Response:
+    """Restrict a key, limit it, label it or let it expire; what is not given stays.
+
+    Answered when every connected gateway knows, at the latest after two seconds.
+    """
+    state = state_of(request)
+    _owned(state, principal, Action.KEY_CREATE, key)
+    change = await read_value(request, KeyChange)
+    changed = await state.bridge.ask(UpdateKey(principal=principal, key=key, change=change), ApiKey)
+    await _reached_gateways(state)
+    return respond(info(changed))
+
+
+@router.post("/keys/{key}/rotate", **described(KeyIssued, body=KeyRotation, status=201))
+async def rotate_key(request: Request, key: KeyPath, principal: Creator) -> Response:
+    """Issue a key that may do what this one may, and let this one end at a stated time.
+
+    Limits, and what was used of them, belong to both together: a rotation renews nothing.
+    """
+    state = state_of(request)
+    _owned(state, principal, Action.KEY_CREATE, key)
+    wanted = await read_value(request, KeyRotation)
+    services = state.services
+    secret = _secret(services)
+    command = RotateKey(
+        principal=principal,
+        key=key,
+        id=KeyId(make_id("key", services.clock.now_ns(), services.ids.entropy())),
+        digest=digest(services.pepper, secret),
+        old_until_ns=wanted.old_until_at_ns,
+        expires_at_ns=wanted.expires_at_ns,
+    )
+    issued = await state.bridge.ask(command, ApiKey)
+    is_in_force = not may_infer(issued) or await _reached_gateways(state)
+    answer = KeyIssued(key=info(issued), secret=secret, is_in_force=is_in_force)
+    return respond(answer, 201, {"cache-control": "no-store"})
+
+
+@router.get("/projects/{project}/allowances", **described(AllowancePage))
+async def list_allowances(
+    request: Request, project: ProjectPath, principal: UsageReader
+) -> Response:
+    """Return how the allowances stand that bind the project: its keys', its own, its organisation's."""
+    found = await state_of(request).bridge.ask(ReadAllowances(project=project), AllowancePage)
+    return respond(found)
+
+
+@router.get("/projects/{project}/webhook", **described(WebhookInfo))
+async def read_webhook(request: Request, project: ProjectPath, principal: Creator) -> Response:
+    """Return where the project's alerts go, and the secret that proves they come from here."""
+    services = state_of(request).services
+    url = await in_thread(_webhook, services, project)
+    answer = WebhookInfo(url=url, secret=webhook_secret(services.pepper, url) if url else "")
+    return respond(answer, 200, {"cache-control": "no-store"})
+
+
 @router.delete("/keys/{key}", **described(KeyInfo))
 async def revoke_key(request: Request, key: KeyPath, principal: Revoker) -> Response:
     """Stop a key from working: at once here and at gateways that are connected.
@@ -80,10 +162,7 @@ async def revoke_key(request: Request, key: KeyPath, principal: Revoker) -> Resp
     A gateway that cannot be reached within two seconds follows within its snapshot's staleness.
     """
     state = state_of(request)
-    found = state.services.keyring().by_id.get(key)
-    if found is None:
-        raise missing(f"key {key}")
-    require_owner(principal, Action.KEY_REVOKE, (found.project, found.organisation), f"key {key}")
+    _owned(state, principal, Action.KEY_REVOKE, key)
     revoked = await state.bridge.ask(RevokeKey(principal=principal, key=key), ApiKey)
     await _reached_gateways(state)
     return respond(info(revoked))
@@ -102,7 +181,24 @@ def info(key: ApiKey) -> KeyInfo:
         created_at_ns=key.created_at_ns,
         expires_at_ns=key.expires_at_ns,
         revoked_at_ns=key.revoked_at_ns,
+        origin=key.origin,
+        labels=key.labels,
+        rate=key.rate,
+        allowance=key.allowance,
     )
+
+
+def _secret(services: ApiServices) -> str:
+    return make_key(b"".join(services.ids.entropy().to_bytes(10) for _ in range(ENTROPY_DRAWS)))
+
+
+def _owned(state: ApiState, principal: Principal, action: Action, key: str) -> ApiKey:
+    """Return a key the caller may do this to; raises `NotFound` for every other."""
+    found = state.services.keyring().by_id.get(key)
+    if found is None:
+        raise missing(f"key {key}")
+    require_owner(principal, action, (found.project, found.organisation), f"key {key}")
+    return found
 
 
 async def _reached_gateways(state: ApiState) -> bool:
@@ -110,6 +206,14 @@ async def _reached_gateways(state: ApiState) -> bool:
     since_s = asyncio.get_running_loop().time()
     await state.news.latest()
     return await state.gateways.caught_up(since_s, state.services.limits.gateways_wait_s)
+
+
+def _webhook(services: ApiServices, project: str) -> str:
+    """Return the address the operator declared for a project, or else for its organisation."""
+    declared = {(each.kind, each.name): each.body for each in services.store.declared()}
+    body = declared.get((ObjectKind.PROJECT.value, project), {})
+    owner = declared.get((ObjectKind.ORGANISATION.value, str(body.get("organisation", ""))), {})
+    return str(body.get("webhook", "") or owner.get("webhook", ""))
 
 
 def _organisation(services: ApiServices, principal: Principal, project: str) -> str:

@@ -19,7 +19,13 @@ from moulin.api.parameters import (
 )
 from moulin.api.state import ApiState, state_of
 from moulin.api.status import status_for
-from moulin.domain.control import CheckpointInfo, IntervalPage, ReceiptPage, UsageReport
+from moulin.domain.control import (
+    CheckpointInfo,
+    IntervalPage,
+    ReceiptPage,
+    SpendReport,
+    UsageReport,
+)
 from moulin.domain.principal import Principal, Role
 from moulin.domain.usage import WITHHELD_NEUR
 from moulin.domain.views import ReceiptView
@@ -83,6 +89,19 @@ async def read_usage(
             through_receipt=through if not own else "",
         )
     )
+
+
+@router.get("/spend", **described(SpendReport))
+async def read_spend(
+    request: Request,
+    principal: UsageReader,
+    by: Annotated[str, Query(pattern="^(?:key|model|label)$")] = "key",
+    project: ProjectQuery = "",
+) -> Response:
+    """Return exact sums by key, model or label over all receipts."""
+    own = own_project(principal, Action.USAGE_READ, project)
+    items = await in_thread(state_of(request).sums.spent, by, own)
+    return respond(SpendReport(by=by, items=items))
 
 
 @router.get("/intervals", **described(IntervalPage))

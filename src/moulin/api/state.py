@@ -35,7 +35,7 @@ def make_state(services: ApiServices) -> ApiState:
         bridge=Bridge(services.call, limits.answer_wait_s),
         metrics=Metrics(services.version),
         news=News(services.store.last_sequence, limits.news_period_s),
-        sums=UsageSums(services.store),
+        sums=UsageSums(services.store, services.keyring),
         gateways=Gateways(),
         experience=Experience(services.store),
     )

@@ -1,7 +1,15 @@
 """Who is calling and what they may do: keys, the keyring and the table of permissions."""
 
 from moulin.identity.keyring import Keyring, fold_keyring
-from moulin.identity.keys import Rejection, digest, examine, identify, is_well_formed, make_key
+from moulin.identity.keys import (
+    Rejection,
+    digest,
+    examine,
+    identify,
+    is_well_formed,
+    make_key,
+    webhook_secret,
+)
 from moulin.identity.passes import make_pass, read_pass
 from moulin.identity.permissions import PERMISSIONS, Action, Reach, permits, reach
 
@@ -21,4 +29,5 @@ __all__ = [
     "permits",
     "reach",
     "read_pass",
+    "webhook_secret",
 ]

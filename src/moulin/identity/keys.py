@@ -70,6 +70,14 @@ def digest(pepper: bytes, key: str) -> str:
     return hmac.new(pepper, key.encode(), hashlib.sha256).hexdigest()
 
 
+def webhook_secret(pepper: bytes, url: str) -> str:
+    """Return the secret that alerts to an address are signed with, in hexadecimal.
+
+    Whoever receives for one address cannot sign for another.
+    """
+    return hmac.new(pepper, f"moulin webhook v1\n{url}".encode(), hashlib.sha256).hexdigest()
+
+
 def examine(
     credential: str, keyring: Mapping[str, ApiKey], now_ns: int, pepper: bytes
 ) -> ApiKey | Rejection:

@@ -6,6 +6,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from moulin.domain.control import (
+    AllowancePage,
     Applied,
     ApplyWanted,
     CheckpointInfo,
@@ -16,9 +17,11 @@ from moulin.domain.control import (
     FetchStatus,
     FetchWanted,
     IntervalPage,
+    KeyChange,
     KeyInfo,
     KeyIssued,
     KeyPage,
+    KeyRotation,
     KeyWanted,
     LicenceWanted,
     ModelInfo,
@@ -27,8 +30,10 @@ from moulin.domain.control import (
     ReceiptPage,
     RolloutWanted,
     ScaleWanted,
+    SpendReport,
     Trial,
     UsageReport,
+    WebhookInfo,
     WorkloadPage,
 )
 from moulin.domain.errors import InvalidRequest
@@ -160,6 +165,41 @@ def create_key(project: str, wanted: KeyWanted) -> Call[KeyIssued]:
 def keys(project: str) -> Call[KeyPage]:
     """Ask for a project's keys."""
     return _get(f"/projects/{_project(project)}/keys", KeyPage)
+
+
+def key(id: str) -> Call[KeyInfo]:
+    """Ask for one key."""
+    return _get(f"/keys/{_segment(id)}", KeyInfo)
+
+
+def change_key(id: str, change: KeyChange) -> Call[KeyInfo]:
+    """Change a key; once is as good as twice."""
+    return Call(
+        method="PATCH",
+        path=f"{PREFIX}/keys/{_segment(id)}",
+        read=reading(KeyInfo),
+        body=body_of(change),
+    )
+
+
+def rotate_key(id: str, wanted: KeyRotation) -> Call[KeyIssued]:
+    """Issue a key's successor. Never sent twice by itself: each sending makes one."""
+    return _post(f"/keys/{_segment(id)}/rotate", KeyIssued, wanted, is_repeatable=False)
+
+
+def allowances(project: str) -> Call[AllowancePage]:
+    """Ask how a project's allowances stand."""
+    return _get(f"/projects/{_project(project)}/allowances", AllowancePage)
+
+
+def webhook(project: str) -> Call[WebhookInfo]:
+    """Ask where a project's alerts go."""
+    return _get(f"/projects/{_project(project)}/webhook", WebhookInfo)
+
+
+def spend(by: str, project: str) -> Call[SpendReport]:
+    """Ask for sums by key, model or label."""
+    return _get("/spend", SpendReport, by=by, project=project)
 
 
 def revoke_key(id: str) -> Call[KeyInfo]:

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar, cast
 import httpx
 
 from moulin.domain.control import (
+    AllowancePage,
     Applied,
     CheckpointInfo,
     Explanation,
@@ -16,17 +17,21 @@ from moulin.domain.control import (
     FactoryStatus,
     FetchStatus,
     IntervalPage,
+    KeyChange,
     KeyInfo,
     KeyIssued,
     KeyPage,
+    KeyRotation,
     KeyWanted,
     ModelInfo,
     ModelPage,
     NodePage,
     ReceiptPage,
     RolloutWanted,
+    SpendReport,
     Trial,
     UsageReport,
+    WebhookInfo,
     WorkloadPage,
 )
 from moulin.domain.errors import MoulinError
@@ -96,6 +101,10 @@ class Moulin:
     def status(self) -> FactoryStatus:
         """Return the factory at a glance."""
         return self.send(requests.status())
+
+    def spend(self, by: str = "key", project: str = "") -> SpendReport:
+        """Return exact sums by `key`, `model` or `label`, of one project or of all you may see."""
+        return self.send(requests.spend(by, project))
 
     def usage(self, project: str = "") -> UsageReport:
         """Return exact sums per workload, of one project or of all you may see."""
@@ -367,6 +376,27 @@ class Keys(_Resource):
     def list(self, *, project: str = "") -> KeyPage:
         """Return the keys, revoked ones too."""
         return self._client.send(requests.keys(self._project(project)))
+
+    def get(self, id: str) -> KeyInfo:
+        """Return one key."""
+        return self._client.send(requests.key(id))
+
+    def change(self, id: str, change: KeyChange) -> KeyInfo:
+        """Restrict, limit or label a key, or let it expire; what is not given stays."""
+        return self._client.send(requests.change_key(id, change))
+
+    def rotate(self, id: str, *, old_until_ns: int = 0, expires_at_ns: int = 0) -> KeyIssued:
+        """Issue a successor; the old key works until `old_until_ns`, 0 for no longer."""
+        wanted = KeyRotation(old_until_at_ns=old_until_ns, expires_at_ns=expires_at_ns)
+        return self._client.send(requests.rotate_key(id, wanted))
+
+    def allowances(self, *, project: str = "") -> AllowancePage:
+        """Return how the allowances stand that bind a project and its keys."""
+        return self._client.send(requests.allowances(self._project(project)))
+
+    def webhook(self, *, project: str = "") -> WebhookInfo:
+        """Return where a project's alerts go, with the secret their signatures are made with."""
+        return self._client.send(requests.webhook(self._project(project)))
 
     def revoke(self, id: str) -> KeyInfo:
         """Stop a key from working."""

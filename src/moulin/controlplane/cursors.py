@@ -372,7 +372,7 @@ def _settled(cursors: Cursors, end: JournalRecord) -> list[RequestUsage]:
             organisation=OrganisationId(begin.organisation),
             project=ProjectId(begin.project),
             key=begin.key,
-            model=begin.model,
+            model=end.model or begin.model,  # another model may have served in its place
             replica=replica,
             zone=end.zone or begin.zone,
             start_ns=begin.at_ns,

@@ -23,8 +23,8 @@ class Load:
     circuit: Circuit = field(default_factory=Circuit)
 
 
-def resting(until_s: float, *, is_probed: bool = False, **fields: int) -> Load:
-    load = Load(**fields)
+def resting(until_s: float, *, is_probed: bool = False, outstanding: int = 0) -> Load:
+    load = Load(outstanding=outstanding)
     load.circuit.failures = FAILURES_MAX
     load.circuit.rests_until_s = until_s
     load.circuit.is_probed = is_probed

@@ -113,8 +113,8 @@ class Scaling:
 
     One replica is wanted for every `target_requests` under way or waiting (0: as many as a replica
     serves at once), and one more while a request waits longer than `target_queue_s`. What was
-    wanted is kept for `stabilise_s`; the last replica goes after `idle_s` without a request, where
-    `replicas_min` is 0. Requests that then come are held for `cold_start_s` at most.
+    wanted is kept for `stabilise_s`. Where `replicas_min` is 0, all go after `idle_s` without a
+    request; those that then come are held for `cold_start_s` at most.
     """
 
     replicas_min: int = 0

@@ -132,8 +132,9 @@ def target_of(state: State, row: WorkloadRow, now_ns: int) -> int:
     target = max(serving.wish, *kept, 0)
     if _is_slow(state, row, scaling):
         target = max(target, row.units_wanted + 1)
-    if target == 0 and now_ns < _awake_until_ns(state, row, scaling):
-        target = 1
+    if not serving.wish and not scaling.replicas_min:
+        is_awake = now_ns < _awake_until_ns(state, row, scaling)
+        target = max(target, 1) if is_awake else 0
     return min(max(target, scaling.replicas_min), scaling.replicas_max)
 
 
@@ -283,7 +284,7 @@ def _ends_of_wishes_ns(state: State, row: WorkloadRow) -> Iterator[int]:
     for peak in serving.peaks:
         if peak.replicas == row.units_wanted:
             yield peak.until_ns + serving.scaling.stabilise_s * NS_PER_S
-    if row.units_wanted == 1 and not (serving.wish or serving.scaling.replicas_min):
+    if row.units_wanted and not (serving.wish or serving.scaling.replicas_min):
         yield _awake_until_ns(state, row, serving.scaling)
 
 

@@ -34,7 +34,7 @@ class _Sum:
 class UsageSums:
     """Usage per (project, workload), key, model and label through a last receipt."""
 
-    def __init__(self, store: Store, keyring: Callable[[], Keyring]) -> None:
+    def __init__(self, store: Store, keyring: Callable[[], Keyring] = Keyring) -> None:
         self._store = store
         self._keyring = keyring
         self._lock = threading.Lock()

@@ -1,5 +1,6 @@
-"""Commands about money and proof: usage, keys, receipts."""
+"""Commands about money and proof: usage and receipts."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,20 +8,19 @@ import typer
 
 from moulin.cli.screen import answer, say, table, write
 from moulin.cli.session import Data, IsJson, Project, connect, find_workload
-from moulin.domain.errors import InvalidRequest, LocalError, NotFound
+from moulin.domain.errors import InvalidRequest, LocalError, MoulinError, NotFound
 from moulin.domain.words import carbon, energy, euros, moment
 
 if TYPE_CHECKING:
-    from moulin.domain.control import KeyInfo
+    from moulin.domain.control import SpendReport
     from moulin.domain.views import ReceiptView
 
 app = typer.Typer(rich_markup_mode=None)
-keys = typer.Typer(
-    help="List, create and revoke API keys.", no_args_is_help=True, rich_markup_mode=None
-)
 receipt = typer.Typer(
     help="List, show, save and verify receipts.", no_args_is_help=True, rich_markup_mode=None
 )
+_WORKLOAD = "workload"
+_SPEND_BY = ("key", "model", "label")
 KeyFile = Annotated[
     Path,
     typer.Option("--key", metavar="FILE", help="The factory's public key, from `receipt key`."),
@@ -28,8 +28,27 @@ KeyFile = Annotated[
 
 
 @app.command()
-def usage(data: Data = None, project: Project = "", is_json: IsJson = False) -> None:
-    """Show what each workload used, and what it costs."""
+def usage(
+    by: Annotated[
+        str, typer.Option("--by", help="Sum by workload, key, model or label.")
+    ] = "workload",
+    data: Data = None,
+    project: Project = "",
+    is_json: IsJson = False,
+) -> None:
+    """Show what each workload, key, model or label used, and what it costs."""
+    if by not in (_WORKLOAD, *_SPEND_BY):
+        known = ", ".join((_WORKLOAD, *_SPEND_BY))
+        raise InvalidRequest(f"sum usage by {by!r}", hint=f"known here: {known}")
+    if by != _WORKLOAD:
+        with connect(data, project) as client:
+            spent = client.spend(by, project)
+            names = {}
+            # Who may not list keys sees their ids; an operator sees those of many projects.
+            with contextlib.suppress(MoulinError):
+                names = {key.id: key.name for key in client.keys.list().items}
+        answer(spent, is_json=is_json, show=lambda: _show_spend(spent, names))
+        return
     with connect(data, project) as client:
         report = client.usage(project)
         names = {view.id: view.name for view in client.workloads.every(project=project, limit=500)}
@@ -59,108 +78,23 @@ def usage(data: Data = None, project: Project = "", is_json: IsJson = False) -> 
     answer(report, is_json=is_json, show=show)
 
 
-@keys.command("list")
-def keys_list(data: Data = None, project: Project = "", is_json: IsJson = False) -> None:
-    """List a project's keys, revoked ones too; secrets are not kept and cannot be shown."""
-    with connect(data, project, is_operator=True) as client:
-        page = client.keys.list()
-
-    def show() -> None:
-        table(
-            ("id", "name", "role", "project", "models", "created", "state"),
+def _show_spend(spent: "SpendReport", names: dict[str, str]) -> None:
+    table(
+        (spent.by, "project", "receipts>", "used", "energy>", "carbon>", "charge>"),
+        (
             (
-                (
-                    *(key.id, key.name, key.role.value, key.project),
-                    ", ".join(key.models) or "all",
-                    moment(key.created_at_ns),
-                    _key_state(key),
-                )
-                for key in page.items
-            ),
-            empty="no keys",
-        )
-
-    answer(page, is_json=is_json, show=show)
-
-
-@keys.command("create")
-def keys_create(
-    name: Annotated[str, typer.Argument(help="What the key is for.")],
-    *,
-    role: Annotated[
-        str, typer.Option("--role", help="admin, member, viewer, or inference (models only).")
-    ] = "member",
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="Only this model; may be repeated.")
-    ] = None,
-    country: Annotated[
-        list[str] | None, typer.Option("--country", help="Only served there; may be repeated.")
-    ] = None,
-    expires_in: Annotated[
-        str, typer.Option("--expires-in", help="Stops working after this long: 12h, 90d.")
-    ] = "",
-    data: Data = None,
-    project: Project = "",
-    is_json: IsJson = False,
-) -> None:
-    """Create a key and print it. It is shown this once and kept nowhere.
-
-    \b
-    Examples:
-      moulin keys create laptop
-      moulin keys create chatbot --role inference --model smollm2-135m-instruct --expires-in 90d
-    """
-    import time
-
-    from moulin.domain.control import KeyWanted
-    from moulin.domain.principal import Role
-    from moulin.domain.section import check_country, nearest
-    from moulin.domain.units import NS_PER_S, parse_duration_s
-
-    if role not in list(Role):
-        raise InvalidRequest(
-            f"create a key with role {role!r}", hint=nearest(role, [r.value for r in Role])
-        )
-    expiry_ns = time.time_ns() + parse_duration_s(expires_in) * NS_PER_S if expires_in else 0
-    wanted = KeyWanted(
-        name=name,
-        role=Role(role),
-        models=tuple(model or ()),
-        countries=tuple(check_country("the flags", "--country", c) for c in country or ()),
-        expires_at_ns=expiry_ns,
+                names.get(each.name, each.name),
+                each.project,
+                str(each.receipts),
+                _quantities(each.quantities),
+                energy(each.energy_mj),
+                carbon(each.carbon_location_ng),
+                euros(each.amount_neur),
+            )
+            for each in spent.items
+        ),
+        empty=f"nothing was used by a {spent.by} yet",
     )
-    with connect(data, project) as client:
-        issued = client.keys.create(wanted)
-
-    def show() -> None:
-        say(f"key {issued.key.id} for project {issued.key.project}; it is shown this once:")
-        write(issued.secret)
-        if not issued.is_in_force:
-            say("no gateway has taken it over yet; once one does, it may call models")
-
-    answer(issued, is_json=is_json, show=show)
-
-
-@keys.command("revoke")
-def keys_revoke(
-    id: Annotated[str, typer.Argument(metavar="ID", help="Its id, its beginning, or its name.")],
-    data: Data = None,
-    project: Project = "",
-    is_json: IsJson = False,
-) -> None:
-    """Stop a key from working, at once and for good."""
-    with connect(data, project, is_operator=True) as client:
-        known = [key for key in client.keys.list().items if key.revoked_at_ns == 0]
-        found = [k for k in known if k.id == id] or [
-            k for k in known if k.name == id or k.id.startswith(id)
-        ]
-        if len(found) != 1:
-            what = "no such key" if not found else f"{len(found)} keys"
-            hint = "`moulin keys list` shows them"
-            error = NotFound if not found else InvalidRequest
-            raise error(f"revoke {id!r}: that means {what}", hint=hint)
-        key = client.keys.revoke(found[0].id)
-    answer(key, is_json=is_json, show=lambda: write(f"{key.id} {key.name} is revoked"))
 
 
 @receipt.command("list")
@@ -320,14 +254,3 @@ def _quantities(quantities: "dict[str, int] | object") -> str:
         word, scale = words.get(meter, (meter, 1))
         shown.append(f"{amount / scale:.4g} {word}" if scale > 1 else f"{amount} {word}")
     return ", ".join(shown)
-
-
-def _key_state(key: "KeyInfo") -> str:
-    import time
-
-    if key.revoked_at_ns:
-        return "revoked"
-    if key.expires_at_ns:
-        is_over = key.expires_at_ns <= time.time_ns()
-        return f"{'expired' if is_over else 'until'} {moment(key.expires_at_ns)}"
-    return "valid"

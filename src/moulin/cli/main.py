@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 from moulin.cli import (
     accounts,
     demo,
+    keys,
     local,
     models,
     operate,
@@ -42,7 +43,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(models.prices, name="price")
 app.add_typer(local.config, name="config")
 app.add_typer(runtimes.runtime, name="runtime")
-app.add_typer(accounts.keys, name="keys")
+app.add_typer(keys.app, name="keys")
 app.add_typer(accounts.receipt, name="receipt")
 
 

@@ -31,6 +31,7 @@ from moulin.domain.factory import (
     ZoneState,
     kind_of,
 )
+from moulin.domain.limitsfile import read_allowance, read_rate, read_webhook
 from moulin.domain.section import Keys, Section, nearest, section, shown
 from moulin.domain.units import (
     NEUR_PER_EUR,
@@ -56,7 +57,7 @@ MACHINE_KEYS: Final = Keys(
         *("peak_power", "interconnect", "devices_per_domain", "lifecycle", "sources"),
     )
 )
-ORGANISATION_KEYS: Final = Keys(("title", "roles", "countries"))
+ORGANISATION_KEYS: Final = Keys(("title", "roles", "countries", "limits", "allowance", "webhook"))
 SITE_KEYS: Final = Keys(
     (
         *("country", "country_basis", "operator", "owners", "power_envelope", "pue"),
@@ -67,7 +68,12 @@ PUE_KEYS: Final = Keys(("value", "source"))
 CARBON_KEYS: Final = Keys(("location", "market", "source"))
 ZONE_KEYS: Final = Keys(("site", "state"))
 POOL_KEYS: Final = Keys(("zone", "engine", "machine_class", "mode", "settings"))
-PROJECT_KEYS: Final = Keys(("organisation", "quota", "budget", "job_time_limit"))
+PROJECT_KEYS: Final = Keys(
+    (
+        *("organisation", "quota", "budget", "job_time_limit"),
+        *("limits", "allowance", "webhook"),
+    )
+)
 QUOTA_KEYS: Final = Keys(("cpus", "memory", "accelerators", "workloads"))
 
 ALIAS_KEYS: Final = Keys(("targets", "project", "deprecated", "sunset"))
@@ -254,6 +260,9 @@ def _organisations(top: Section) -> Iterator[Organisation]:
                 words.word(place, OrganisationRole, OrganisationRole.TENANT) for place in words.body
             ),
             countries=item.countries("countries"),
+            rate=read_rate(item),
+            allowance=read_allowance(item),
+            webhook=read_webhook(item),
         )
 
 
@@ -337,6 +346,9 @@ def _projects(top: Section) -> Iterator[Project]:
             ),
             budget_neur=item.measure("budget", _EUROS, -1),
             job_time_limit_s=item.measure("job_time_limit", parse_duration_s, 3600, minimum=1),
+            rate=read_rate(item),
+            allowance=read_allowance(item),
+            webhook=read_webhook(item),
         )
 
 

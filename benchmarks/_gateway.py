@@ -101,7 +101,10 @@ class ControlStub:
             "acknowledged_sequence": self._through.get(epoch, 0),
             "now_ns": str(time.time_ns()),
             "snapshot": None if request["snapshot_version"] == 1 else self._snapshot,
-            "grants": request.get("wants", []),
+            "grants": [
+                {"project": want["project"], "amount_neur": want["amount_neur"]}
+                for want in request.get("wants", [])
+            ],
         }
 
 

@@ -9,6 +9,8 @@ Reference: RFC 9112 sections 2.2, 3.2, 6.1 and 6.3; llhttp in its strict default
 """
 
 import asyncio
+import logging
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
@@ -20,9 +22,12 @@ from moulin.gateway import answers
 from moulin.gateway.directory import Caller
 from moulin.gateway.exchange import Exchange
 from moulin.gateway.grammar import METHODS, is_host, is_misread, is_target
+from moulin.gateway.passing import UPLOADS, Passing
+from moulin.gateway.relay import Relay, Upload
 from moulin.gateway.several import Several
 
 if TYPE_CHECKING:
+    from moulin.gateway.responses import Responding
     from moulin.gateway.service import Service
 
 _STREAM_HEAD: Final = (
@@ -30,6 +35,7 @@ _STREAM_HEAD: Final = (
     b"cache-control: no-cache\r\n"
 )
 _PIPELINED_BYTES_MAX: Final = 1 << 20
+_LOG: Final = logging.getLogger(__name__)
 _AUDIO_PATH: Final = b"/v1/audio/transcriptions"
 
 
@@ -45,9 +51,11 @@ class Inbound(NamedTuple):
     is_http_10: bool
     drops_params: bool
     where: bytes
+    target: bytes
+    authorization: bytes
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Passing):
     """One connection of a client.
 
     `deadline_s` is when the sweep closes it. What the head of the request being read says is in
@@ -61,37 +69,19 @@ class ClientConnection(asyncio.Protocol):
         "_discarded_bytes",
         "_head_bytes",
         "_headers",
-        "_is_chunked_answer",
-        "_is_closing",
-        "_is_deaf",
         "_is_head_done",
         "_is_head_long",
-        "_is_head_wanted",
-        "_is_http_10",
         "_is_in_message",
-        "_is_mistral_answer",
         "_is_paused",
-        "_keeps_alive",
-        "_last_words",
         "_method",
-        "_parser",
         "_pipeline",
         "_pipeline_bytes",
-        "_service",
-        "_transport",
         "_unfinished",
         "_url",
-        "authorization",
-        "deadline_s",
         "drops_params",
-        "exchange",
         "host",
         "hosts",
-        "is_busy",
-        "is_mistral",
-        "length",
         "problem",
-        "transfer_encodings",
         "wants_continue",
         "where",
     )  # fmt: skip
@@ -110,7 +100,8 @@ class ClientConnection(asyncio.Protocol):
         self._unfinished = b""
         self._is_chunked_answer = True
         self._keeps_alive = True
-        self.exchange: Exchange | Several | None = None
+        self.exchange: Exchange | Several | Relay | Upload | Responding | None = None
+        self._upload: Upload | None = None
         self.is_busy = False
         self._body: list[bytes] = []
         self._body_bytes = 0
@@ -160,6 +151,9 @@ class ClientConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._refuse(InvalidRequest("switch protocols: this gateway speaks HTTP/1.1 only"), 501)
+            return
+        except httptools.HttpParserCallbackError as fault:
+            self._give_up(fault.__context__ or fault)
             return
         except httptools.HttpParserError:
             self._refuse(InvalidRequest("read this request: it is not well-formed HTTP/1.1"))
@@ -265,10 +259,15 @@ class ClientConnection(asyncio.Protocol):
             self.deadline_s = self._service.now_s + self._service.limits.body_idle_s
         if self.wants_continue:
             self._transport.write(answers.CONTINUE)
+        if self._url[:9] == UPLOADS and method == b"POST" and not self.is_busy:
+            self._begin_upload()
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body, within bounds."""
         if self._is_deaf:
+            return
+        if self._upload is not None:
+            self._pass_on(self._upload, body)
             return
         self._body.append(body)
         self._body_bytes += len(body)
@@ -291,6 +290,9 @@ class ClientConnection(asyncio.Protocol):
         if self._is_deaf:
             return
         self._is_in_message = False
+        if self._upload is not None:
+            self._end_upload(self._upload)
+            return
         parts = self._body
         inbound = Inbound(
             self._method,
@@ -302,6 +304,8 @@ class ClientConnection(asyncio.Protocol):
             self._is_http_10,
             self.drops_params,
             self.where,
+            self._url,
+            self.authorization,
         )
         self._drop_body()
         if not self.is_busy:
@@ -433,6 +437,13 @@ class ClientConnection(asyncio.Protocol):
         if not self.is_busy:
             self._say_last_words()
 
+    def _give_up(self, fault: BaseException) -> None:
+        """Cut the connection: the fault is ours. What it says may hold words of a prompt, its place not."""
+        place = traceback.extract_tb(fault.__traceback__)[-1]
+        where = f"{place.filename.rpartition('/')[2]}:{place.lineno}"
+        _LOG.error("a request failed inside: %s at %s", type(fault).__name__, where)
+        self._transport.abort()
+
     def _say_last_words(self) -> None:
         """Answer and give the client a moment to read it.
 
@@ -491,6 +502,8 @@ class ClientConnection(asyncio.Protocol):
     def _body_bytes_max(self) -> int:
         """Return the bound of this path; asked only where the common one is passed."""
         limits = self._service.limits
+        if self._url[:9] == UPLOADS and not self.is_busy:
+            return limits.upload_bytes_max
         is_audio = self._url.partition(b"?")[0] == _AUDIO_PATH
         return limits.audio_bytes_max if is_audio else limits.body_bytes_max
 

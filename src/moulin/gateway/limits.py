@@ -35,6 +35,7 @@ class Limits:
     head_timeout_s: float = 10.0
     body_bytes_max: int = 8 * 1024 * 1024
     audio_bytes_max: int = 25 * 1024 * 1024
+    upload_bytes_max: int = 512_000_000
     body_idle_s: float = 30.0
     buffered_bytes_max: int = 256 * 1024 * 1024
     keep_alive_s: float = 75.0

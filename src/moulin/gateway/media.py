@@ -12,7 +12,7 @@ import orjson
 from moulin.domain.errors import InvalidRequest
 from moulin.domain.model import Ability
 from moulin.gateway import answers
-from moulin.gateway.edge import ClientConnection, Inbound
+from moulin.gateway.edge import Inbound
 from moulin.gateway.exchange import COMPLETED, Client, Exchange
 from moulin.gateway.placing import Order
 from moulin.gateway.records import BEGIN, END
@@ -169,7 +169,7 @@ KINDS: Final[Mapping[bytes, _Kind]] = {
 
 
 def open_media(
-    service: "Service", client: ClientConnection, inbound: Inbound, identifier: bytes
+    service: "Service", client: Client, inbound: Inbound, identifier: bytes
 ) -> MediaExchange:
     """Return the exchange of a request on one of the paths in `KINDS`.
 

@@ -5,6 +5,8 @@ an answer. The choice itself is `moulin.routing.replicas`; what a failure costs 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import orjson
@@ -12,6 +14,7 @@ import orjson
 from moulin.domain.errors import EngineUnavailable, MoulinError, Unavailable
 from moulin.domain.reasons import Reason
 from moulin.domain.snapshot import ModelView
+from moulin.domain.usage import WHOLE_PPM
 from moulin.gateway.directory import Route
 from moulin.gateway.fleet import Fleet
 from moulin.gateway.forms import Form
@@ -92,6 +95,33 @@ class Placing(ABC):
     def has_replica(self) -> bool:
         """Whether a replica has it; otherwise it waits, or is over."""
         return self._replica is not None
+
+    def bill_line(self, line: bytes) -> None:
+        """Be the line of a batch: at the batch price, under its name, from its own model alone."""
+        model = self._order.model
+        reduced = replace(
+            model,
+            price_input_neur=model.price_input_neur * model.batch_ppm,
+            price_output_neur=model.price_output_neur * model.batch_ppm,
+            price_per=model.price_per * WHOLE_PPM,
+        )
+        self._order = self._order._replace(model=reduced)
+        self._route = self._route.for_line(line)
+        self._fallbacks = ()
+        self.held_neur = reduced.cost_neur(self._order.bounds[0], self._order.bounds[1])
+
+    def finds_spare_room(self) -> bool:
+        """Whether a replica has a slot that no person needs now; True also where none runs yet."""
+        if self._service.queues.get(self.endpoint):
+            return False
+        replicas = self._route.replicas
+        return not replicas or any(
+            each.outstanding < max(1, each.parallel_requests - 1) for each in replicas
+        )
+
+    def shape(self, wrap: Callable[[Form | None], Form]) -> None:
+        """Give the answer another form, over the one it may need anyway."""
+        self._order = self._order._replace(form=wrap(self._order.form))
 
     def place_again(self) -> bool:
         """Try to leave the queue; True when the exchange no longer belongs in it."""

@@ -85,6 +85,7 @@ async def _serve(settings: Settings) -> int:
         service = Service(
             limits=settings.limits, pepper=_read_pepper(settings.data), journal=journal, loop=loop
         )
+        service.control_url = settings.control_url
         kept = cache.load()
         if kept is not None:
             service.apply(*kept)

@@ -22,16 +22,19 @@ from moulin.gateway import answers
 from moulin.gateway.accounts import Account
 from moulin.gateway.directory import Caller, Directory, Route, Wish
 from moulin.gateway.edge import ClientConnection, Inbound
-from moulin.gateway.exchange import Exchange
+from moulin.gateway.exchange import Client, Exchange
 from moulin.gateway.fleet import Fleet, keep_fleets
 from moulin.gateway.forms import make_form
 from moulin.gateway.identifiers import RequestIds
 from moulin.gateway.journal import Journal
 from moulin.gateway.limits import Limits
+from moulin.gateway.lines import LINES, open_line
 from moulin.gateway.media import KINDS, open_media
 from moulin.gateway.metrics import Counts, prometheus_text
 from moulin.gateway.placing import Order, Placing
 from moulin.gateway.quotas import Quotas
+from moulin.gateway.relay import Relay, open_relay
+from moulin.gateway.responses import RESPONSES, open_response
 from moulin.gateway.several import Part, Several
 from moulin.gateway.upstream import Replica
 from moulin.gateway.usage import Bounds
@@ -73,6 +76,9 @@ class Service:
         self.counts = Counts()
         self.connections: set[ClientConnection] = set()
         self.exchanges: set[Exchange] = set()
+        self.relays: set[Relay] = set()
+        self.connecting: set[asyncio.Task[None]] = set()
+        self.control_url = ""
         self.accounts: dict[str, Account] = {}
         self.quotas = Quotas(self.account, loop)
         self.buffered_bytes = 0
@@ -185,7 +191,8 @@ class Service:
         directory = self._fresh_directory or self.current_directory()
         if route.snapshot is directory.snapshot:
             return route
-        return directory.renew_route(directory.find(route.digest, self.now_ns), route)
+        renewed = directory.renew_route(directory.find(route.digest, self.now_ns), route)
+        return renewed.for_line(route.line)
 
     def find_route(self, inbound: Inbound, name: str, identifier: bytes) -> Route:
         """Return the way of a request to the model it names; raises what `Directory` raises."""
@@ -233,14 +240,45 @@ class Service:
             elif inbound.path in KINDS and inbound.method == b"POST" and inbound.caller is not None:
                 client.exchange = opened = open_media(self, client, inbound, identifier)
                 opened.start()
-            else:
+            elif not self._serve_rest(client, inbound, identifier):
                 client.finish(self._simple(inbound, b"x-request-id: req_%b\r\n" % identifier))
         except MoulinError as error:
             client.finish(answers.failure(error, request=identifier))
 
+    def _serve_rest(self, client: ClientConnection, inbound: Inbound, identifier: bytes) -> bool:
+        """Serve lines of batches, responses, and what is kept elsewhere; False for what is none."""
+        if inbound.caller is None:
+            return False
+        if inbound.path.startswith(LINES):
+            client.exchange = line = open_line(self, client, inbound, identifier)
+            line.start()
+            return True
+        if inbound.path == RESPONSES and inbound.method == b"POST":
+            open_response(self, client, inbound, identifier)
+            return True
+        client.exchange = open_relay(self, client, inbound, identifier)
+        return client.exchange is not None
+
+    def open_exchange(self, client: Client, inbound: Inbound, identifier: bytes) -> Exchange:
+        """Return the exchange of a request that another part of the gateway makes of its client's.
+
+        Raises what such a request raises, and `NotFound` where no model answers on its path.
+        """
+        dialect = _COMPLETIONS.get(inbound.path)
+        opened: Exchange | Several | None = None
+        if dialect is not None:
+            opened = self._open(client, inbound, dialect, identifier)
+        elif inbound.path in KINDS:
+            opened = open_media(self, client, inbound, identifier)
+        if opened is None:
+            raise NotFound("serve this path", hint="see /v1/chat/completions")
+        if isinstance(opened, Several):
+            raise InvalidRequest("answer with several completions here", details={"param": "n"})
+        return opened
+
     def _open(
         self,
-        client: ClientConnection,
+        client: Client,
         inbound: Inbound,
         dialect: Dialect,
         identifier: bytes,
@@ -280,7 +318,7 @@ class Service:
 
     def _open_several(
         self,
-        client: ClientConnection,
+        client: Client,
         common: tuple[Dialect, Ask, Route, Bounds],
         bodies: list[dict[str, object]],
         inbound: Inbound,
@@ -413,6 +451,8 @@ class Service:
             connection.expire()
         for exchange in [e for e in self.exchanges if e.deadline_s < now_s]:
             exchange.expire()
+        for relay in [r for r in self.relays if r.deadline_s < now_s]:
+            relay.expire()
         if self.journal.is_behind:
             self.journal.flush()
 

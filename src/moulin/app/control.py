@@ -19,6 +19,7 @@ from typing import Any, Final
 from moulin import __version__
 from moulin.api.app import create_app
 from moulin.api.server import ApiServer
+from moulin.app.processes import forbid_core_dumps
 from moulin.app.wiring import Factory, FactorySettings, boot_id, open_factory
 from moulin.controlplane.commands import ApplyFactory, Command, CreateKey
 from moulin.controlplane.cycle import cycle
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data_dir: Path = parser.parse_args(arguments).data
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     sys.setswitchinterval(THREAD_SWITCH_S)
+    forbid_core_dumps()
     try:
         serve(data_dir)
     except MoulinError as error:

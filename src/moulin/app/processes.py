@@ -5,6 +5,7 @@ It ends processes that Moulin started and no others. Standard library only: the 
 
 import contextlib
 import os
+import resource
 import signal
 import time
 from dataclasses import dataclass
@@ -90,3 +91,13 @@ def _stat(pid: int) -> list[str] | None:
     except OSError:
         return None
     return text.rpartition(")")[2].split()
+
+
+def forbid_core_dumps() -> None:
+    """Keep keys and tenants' objects out of core dumps of this process.
+
+    Tasks inherit it and may raise it again. A limit of 1 byte, unlike 0, also stops systems that
+    pipe core dumps to a program: see core(5).
+    """
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (0 if hard == 0 else 1, hard))

@@ -13,6 +13,7 @@ import fcntl
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -57,6 +58,7 @@ class Settings:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM; return 0 after a clean stop and 1 with a message otherwise."""
     settings = _read_arguments(arguments)
+    _forbid_core_dumps()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s gateway: %(message)s")
     try:
         return uvloop.run(_serve(settings))
@@ -65,6 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.hint:
             sys.stderr.write(f"hint: {error.hint}\n")
         return 1
+
+
+def _forbid_core_dumps() -> None:
+    """Keep what requests say out of core dumps, for good.
+
+    A limit of 1 byte, unlike 0, also stops systems that pipe core dumps to a program: see core(5).
+    """
+    most = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    limit = 0 if most == 0 else 1
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 async def _serve(settings: Settings) -> int:

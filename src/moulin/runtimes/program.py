@@ -43,7 +43,9 @@ class ServeSpec:
 
 def run(serve: Callable[[ServeSpec], NoReturn], name: str, arguments: Sequence[str] | None) -> int:
     """Serve until told to stop, which ends the process; return 1 when serving was not possible."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # 1 byte, unlike 0, also stops systems that pipe core dumps to a program: see core(5).
+    limit = 0 if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0 else 1
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
     try:
         serve(read_arguments(name, arguments))
     except MoulinError as error:

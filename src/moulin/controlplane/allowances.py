@@ -37,13 +37,16 @@ Owner = tuple[str, str]
 def portion(want: Want, available: int, gateways: int) -> int:
     """Return how much of what is available one of so many gateways gets now.
 
-    >>> portion(Want(project="lab", amount_neur=100, least_neur=10), 60, 2)
+    A part is of whole requests, so that no gateway keeps a rest that serves nobody.
+
+    >>> portion(Want(project="lab", amount_neur=100, least_neur=10), 65, 2)
     30
     """
-    if not want.least_neur:
+    least = want.least_neur
+    if not least:
         return min(want.amount_neur, max(available, 0))
-    fair = max(available // max(gateways, 1), want.least_neur)
-    return max(0, min(want.amount_neur, fair, available))
+    fair = max(available // max(gateways, 1), least)
+    return max(0, min(want.amount_neur, fair - fair % least, available))
 
 
 def is_refused(want: Want, amount: int) -> bool:

@@ -102,7 +102,9 @@ class Answer:
 class Plant:
     """The gateway under test. `data` survives its processes."""
 
-    def __init__(self, data: Path, control: ControlFake) -> None:
+    def __init__(self, data: Path, control: ControlFake, name: str = "g1") -> None:
+        data.mkdir(exist_ok=True)
+        self.name = name
         self.data = data
         self.control = control
         self.port = free_port()
@@ -117,7 +119,7 @@ class Plant:
             sys.executable, "-m", "moulin.gateway",
             "--control-url", f"http://127.0.0.1:{self.control.port}",
             "--key-file", str(self.data / "service.key"), "--data", str(self.data),
-            "--port", str(port or self.port), "--name", "g1", "--grace-s", "1", *self.words,
+            "--port", str(port or self.port), "--name", self.name, "--grace-s", "1", *self.words,
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": "src"}
         with self.log.open("a") as log:

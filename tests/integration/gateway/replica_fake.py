@@ -104,7 +104,7 @@ class ReplicaFake:
                 if watching.done():
                     self.seen.cancelled += not answering.done()
                     answering.cancel()
-                    await asyncio.gather(answering, return_exceptions=True)
+                    await asyncio.gather(answering, watching, return_exceptions=True)
                     break
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)

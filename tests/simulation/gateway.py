@@ -5,6 +5,7 @@ back; it can be killed between any two of them, and its replies can be lost on t
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from moulin.domain.errors import StaleGeneration
 from moulin.domain.ids import KeyId, OrganisationId, ProjectId
 from moulin.domain.principal import Principal, Role
 from moulin.domain.snapshot import (
+    EndpointLoad,
+    GatewayLoad,
     GatewaySnapshot,
     JournalKind,
     JournalRecord,
@@ -89,6 +92,7 @@ class Gateway:
     request_count: int = 0
     told_ns: int = 0
     used_ns: dict[str, int] = field(default_factory=dict)
+    cold_ns: dict[str, int] = field(default_factory=dict)
     _sent: _Sent | None = None
 
     @property
@@ -110,7 +114,7 @@ class Gateway:
     def kill(self) -> None:
         """SIGKILL: only the journals are left."""
         self.is_alive = False
-        self.accounts, self.wishes, self.inflight = {}, {}, {}
+        self.accounts, self.wishes, self.inflight, self.cold_ns = {}, {}, {}, {}
         self.snapshot, self._sent = None, None
 
     def lose_journals(self) -> None:
@@ -129,11 +133,17 @@ class Gateway:
             return False
         key = self.rng.choice(snapshot.keys)
         models = [
-            m for m in snapshot.models if m.replicas and (m.is_public or m.project == key.project)
+            model
+            for model in snapshot.models
+            if (model.replicas or model.cold_start_s)
+            and (model.is_public or model.project == key.project)
         ]
         if not models:
             return False
         model = self.rng.choice(models)
+        if not model.replicas:
+            self.cold_ns.setdefault(model.endpoint, self.clock.now_ns())
+            return False
         replica = self.rng.choice(model.replicas)
         tokens_input, tokens_output = self.rng.randint(1, 60), self.rng.randint(1, 90)
         amount_neur = model.cost_neur(tokens_input, tokens_output)
@@ -202,6 +212,38 @@ class Gateway:
         self.accounts[begin.project].settle(begin.amount_neur, amount_neur)
         return True
 
+    # -- replicas -----------------------------------------------------------------------------
+
+    def may_send(self, attempt: str) -> bool:
+        """Say whether a request that came now might go to this replica."""
+        snapshot = self.snapshot
+        if snapshot is None or not self.is_alive:
+            return False
+        is_fresh = self.clock.now_ns() - self.told_ns <= snapshot.staleness_max_s * SECOND
+        return is_fresh and attempt in _attempts(snapshot)
+
+    def load(self) -> GatewayLoad:
+        """Return what is under way; a request for a model without replicas waits for one."""
+        attempts = _attempts(self.snapshot) if self.snapshot else set()
+        served = (
+            {m.endpoint for m in self.snapshot.models if m.replicas} if self.snapshot else set()
+        )
+        self.cold_ns = {name: ns for name, ns in self.cold_ns.items() if name not in served}
+        at_replicas = Counter(one.begin.endpoint for one in self.inflight.values())
+        return GatewayLoad(
+            endpoints=tuple(
+                EndpointLoad(
+                    endpoint=name,
+                    in_flight=at_replicas[name],
+                    queued=int(name in self.cold_ns),
+                    oldest_wait_ms=(self._now_ns() - self.cold_ns.get(name, self._now_ns()))
+                    // 10**6,
+                )
+                for name in sorted(at_replicas.keys() | self.cold_ns.keys())
+            ),
+            busy=tuple(sorted({one.begin.replica for one in self.inflight.values()} - attempts)),
+        )
+
     # -- the control plane --------------------------------------------------------------------
 
     def poll(self, call: Call) -> "Future[Answer]":
@@ -235,6 +277,7 @@ class Gateway:
             wants=wants,
             returns=returns,
             snapshot_version=self.snapshot.version if self.snapshot else 0,
+            load=self.load(),
         )
         self._sent = _Sent(call(command), journal, last, is_complete, wants)
 
@@ -296,6 +339,10 @@ class Gateway:
 
     def _now_ns(self) -> int:
         return self.clock.now_ns()
+
+
+def _attempts(snapshot: GatewaySnapshot) -> set[str]:
+    return {replica.attempt for model in snapshot.models for replica in model.replicas}
 
 
 def truths(gateways: list[Gateway]) -> dict[str, tuple[int, int]]:

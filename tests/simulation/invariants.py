@@ -14,6 +14,7 @@ from moulin.controlplane.commands import (
     Command,
     CreateKey,
     RevokeKey,
+    RolloutEndpoint,
     ScaleEndpoint,
     StopWorkload,
     SubmitWorkload,
@@ -26,6 +27,7 @@ from moulin.domain.errors import MoulinError
 from moulin.domain.events import (
     AttemptPlaced,
     CycleDecided,
+    EndpointRolledOut,
     EpochOpened,
     Event,
     FactoryApplied,
@@ -123,6 +125,7 @@ class Judge:
     finished: set[str] = field(default_factory=set)
     stops: set[str] = field(default_factory=set)
     scaled: set[tuple[str, int]] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)
     keys_created: set[str] = field(default_factory=set)
     keys_revoked: set[str] = field(default_factory=set)
     runs_seen: dict[str, int] = field(default_factory=dict)
@@ -201,6 +204,10 @@ class Judge:
                 self.stops.add(workload)
             case WorkloadScaled(workload=workload, replicas=replicas):
                 self.scaled.add((workload, replicas))
+                self.changed.add(workload)
+            case EndpointRolledOut(workload=workload, spec=spec):
+                self.changed.add(workload)
+                self.submissions[workload] = replace(self.submissions[workload], spec=spec)
             case KeyCreated(key=key):
                 self.keys_created.add(key.id)
             case KeyRevoked(key=key):
@@ -417,8 +424,11 @@ class Judge:
                     workload in self.stops or workload in self.finished,
                     f"the stop of {workload} was answered and is not in the log",
                 )
-            case ScaleEndpoint(workload=workload, replicas=replicas):
-                must((workload, replicas) in self.scaled, f"the scaling of {workload} is lost")
+            case ScaleEndpoint(workload=workload, replicas=replicas, scaling=scaling):
+                is_kept = scaling is not None or (workload, replicas) in self.scaled
+                must(is_kept and workload in self.changed, f"the scaling of {workload} is lost")
+            case RolloutEndpoint(workload=workload):
+                must(workload in self.changed, f"the rollout of {workload} is lost")
             case CreateKey(key=key):
                 must(key.id in self.keys_created, f"key {key.id} was answered and is lost")
             case RevokeKey(key=key):

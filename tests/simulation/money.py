@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from moulin.controlplane.books import Books
 from moulin.domain.events import (
     ChargedUsage,
+    EndpointRolledOut,
     Event,
     FactoryApplied,
     GatewayEpochClosed,
@@ -106,6 +107,7 @@ class Auditor:
     frontiers: dict[str, Frontier] = field(default_factory=dict)
     repriced: set[str] = field(default_factory=set)
     repriced_ns: list[tuple[int, int]] = field(default_factory=list)
+    rolled_out: set[str] = field(default_factory=set)
     metered_mj: int = 0
     receipted_mj: int = 0
     entry_count: int = 0
@@ -142,6 +144,8 @@ class Auditor:
                 self._purse(submission.project).reserved[submission.id] = reserved_neur
                 self.promised[submission.id] = (event.payload, event.at_ns)
                 self._judge_promise(submission.project, f"admitting {submission.id}")
+            case EndpointRolledOut(workload=workload):
+                self.rolled_out.add(workload)
             case UsagesCharged() as charged:
                 self._charge(charged)
             case IntervalMetered() as metered:
@@ -243,7 +247,10 @@ class Auditor:
             must(item.workload in purse.settled, f"{item.workload} is charged and not settled")
             settled = purse.settled.pop(item.workload)
             must(
-                item.amount_neur == settled or self._is_repriced(item),
+                item.amount_neur == settled
+                or self._is_repriced(item)
+                # Two models may answer then, and the dearer one is what is held for.
+                or (item.amount_neur < settled and self._is_rolled_out(item)),
                 f"{item.workload} settled {settled} and is charged {item.amount_neur}",
             )
             self.charged_requests[item.workload] = item.amount_neur
@@ -273,6 +280,9 @@ class Auditor:
             min(times_ns) - STALE_NS <= start_ns <= max(times_ns) + STALE_NS
             for times_ns in self.repriced_ns
         )
+
+    def _is_rolled_out(self, item: ChargedUsage) -> bool:
+        return self.receipts[item.receipt].usage.workload in self.rolled_out
 
     def _judge_window(self, receipt: ReceiptView) -> None:
         """What an attempt held is charged for each moment at most once."""
@@ -355,6 +365,7 @@ class Auditor:
         for workload, receipts in used.items():
             submitted, at_ns = self.promised[workload]
             is_repriced = any(max(times_ns) > at_ns for times_ns in self.repriced_ns)
+            is_repriced |= workload in self.rolled_out
             if is_repriced or not _is_within(submitted.submission.spec, receipts):
                 continue
             charged_neur = sum(receipt.charge.amount_neur for receipt in receipts)

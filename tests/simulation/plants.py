@@ -26,6 +26,7 @@ from moulin.controlplane import (
 )
 from moulin.domain.errors import EngineUnavailable
 from moulin.domain.events import (
+    AttemptDrainDecided,
     AttemptStopDecided,
     GrantIssued,
     NodeReachabilityChanged,
@@ -33,7 +34,7 @@ from moulin.domain.events import (
 )
 from moulin.domain.observation import TaskPhase
 from moulin.ledger import balances as ledger_balances
-from moulin.scheduler import declared, ending, settle
+from moulin.scheduler import declared, ending, replicas, scaling, settle
 from moulin.scheduler.decide import Placing
 from moulin.scheduler.declared import Declared
 from moulin.scheduler.fold import _HANDLERS
@@ -307,6 +308,29 @@ def forgotten_once_at_most() -> Any:
     return _patches((forgetting, "_forget_step", forget_step))
 
 
+def drain_dropped() -> Any:
+    """A replica that is to go is stopped at once, whoever still talks to it."""
+    return _patches((scaling, "_is_over", lambda *_: True))
+
+
+def left_without_asking() -> Any:
+    """A gateway counts as having left a replica before it was told to."""
+
+    def handler(state: Any, payload: AttemptDrainDecided, event: Any) -> None:
+        original(state, payload, event)
+        drain = state.drains.get(payload.attempt)
+        if drain is not None:
+            drain.left.update(dict.fromkeys(state.gateways, True))
+
+    original = _HANDLERS[AttemptDrainDecided]
+    return _patches((_HANDLERS, AttemptDrainDecided, handler))
+
+
+def replicas_flap() -> Any:
+    """What load asked for a moment ago is forgotten."""
+    return _patches((replicas, "_remember", lambda *_: None))
+
+
 PLANTS: tuple[Plant, ...] = (
     unreachable_is_failed,
     retry_before_evidence,
@@ -334,6 +358,9 @@ PLANTS: tuple[Plant, ...] = (
     retention_ignored,
     forgetting_not_resumed,
     forgotten_once_at_most,
+    drain_dropped,
+    left_without_asking,
+    replicas_flap,
 )
 
 

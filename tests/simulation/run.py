@@ -30,6 +30,7 @@ from tests.simulation.kept import Kept
 from tests.simulation.money import Auditor
 from tests.simulation.process import Machine, Process
 from tests.simulation.scenario import scenario
+from tests.simulation.serving import Replicas
 from tests.simulation.tenants import Tenants
 from tests.simulation.world import (
     SECOND,
@@ -97,6 +98,7 @@ class Simulation:
         holds = Holds(self.judge.books.schedule.steps)
         self.auditor = Auditor(self.disk.reader, self.machine.signer, holds)
         self.kept = Kept(self.places, holds.tallies)
+        self.replicas = Replicas(self.gateways)
         self.process: Process | None = None
         self.former: Process | None = None
         self.error_ns = 0
@@ -221,6 +223,7 @@ class Simulation:
     def _tell(self, event: Event) -> None:
         self.auditor.read(event)
         self.kept.read(event)
+        self.replicas.read(event)
 
     def _hear_gateways(self) -> None:
         for gateway in self.gateways:

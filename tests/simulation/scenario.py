@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from moulin.domain.control import RolloutWanted
 from moulin.domain.factory import (
     CountryBasis,
     DeclaredObject,
@@ -24,6 +25,7 @@ from moulin.domain.workload import (
     EndpointSpec,
     Resources,
     Retry,
+    Scaling,
     TaskTemplate,
     When,
     Where,
@@ -142,8 +144,37 @@ def workload_spec(rng: random.Random, zones: Sequence[str]) -> WorkloadSpec:
 
 def public_endpoint(rng: random.Random) -> WorkloadSpec:
     """Return an endpoint that every key may use."""
-    spec = EndpointSpec(model=rng.choice(MODELS), replicas=rng.choice([1, 2]), is_public=True)
+    spec = EndpointSpec(
+        model=rng.choice(MODELS),
+        replicas=rng.choice([1, 2]),
+        is_public=True,
+        drain_s=rng.choice([10, 120]),
+        scaling=scaling(rng) if rng.random() < 0.5 else None,
+    )
     return replace(_endpoint(rng, ()), endpoint=spec, where=Where())
+
+
+def scaling(rng: random.Random) -> Scaling:
+    """Return how load moves an endpoint's replicas; windows as short as the story is."""
+    return Scaling(
+        replicas_min=rng.choice([0, 0, 1]),
+        replicas_max=rng.choice([2, 3]),
+        target_requests=1,
+        target_queue_s=rng.choice([2, 5]),
+        stabilise_s=rng.choice([10, 30]),
+        idle_s=rng.choice([5, 30]),
+        cold_start_s=60,
+    )
+
+
+def rollout(rng: random.Random) -> RolloutWanted:
+    """Return what an endpoint shall serve from now on."""
+    dice = rng.random()
+    if dice < 0.35:
+        return RolloutWanted(is_back=True)
+    if dice < 0.7:
+        return RolloutWanted(model=rng.choice(MODELS))
+    return RolloutWanted(parallel_requests=rng.choice([1, 4]), cpu_milli=rng.choice([500, 2_000]))
 
 
 def api_key(project: str, name: str, digest: str) -> ApiKey:
@@ -269,6 +300,8 @@ def _endpoint(rng: random.Random, zones: Sequence[str]) -> WorkloadSpec:
         model=rng.choice(MODELS),
         replicas=rng.choice([1, 1, 2]),
         is_public=rng.random() < 0.7,
+        drain_s=rng.choice([0, 10, 120]),
+        scaling=scaling(rng) if rng.random() < 0.4 else None,
     )
     return WorkloadSpec(
         kind=WorkloadKind.ENDPOINT,

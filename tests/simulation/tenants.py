@@ -18,6 +18,7 @@ from moulin.controlplane.commands import (
     Idempotency,
     ReadStatus,
     RevokeKey,
+    RolloutEndpoint,
     ScaleEndpoint,
     StopWorkload,
     SubmitWorkload,
@@ -120,10 +121,23 @@ class Tenants:
         wish, replicas = self.rng.choice(endpoints), self.rng.choice([0, 1, 2, 3])
         assert wish.granted
         principal = scenario.member(wish.project)
-        self._ask(
-            call, ScaleEndpoint(principal=principal, workload=wish.granted, replicas=replicas)
+        scaling = scenario.scaling(self.rng) if self.rng.random() < 0.4 else None
+        command = ScaleEndpoint(
+            principal=principal, workload=wish.granted, replicas=replicas, scaling=scaling
         )
-        return f"{wish.granted} to {replicas}"
+        self._ask(call, command)
+        return f"{wish.granted} to {replicas}, {scaling}"
+
+    def roll_out(self, call: Call) -> str:
+        """Let an endpoint serve something else, or again what it served before."""
+        endpoints = [w for w in self.wishes if w.granted and w.spec.kind is WorkloadKind.ENDPOINT]
+        if not endpoints:
+            return "nothing"
+        wish, wanted = self.rng.choice(endpoints), scenario.rollout(self.rng)
+        assert wish.granted
+        principal = scenario.member(wish.project)
+        self._ask(call, RolloutEndpoint(principal=principal, workload=wish.granted, wanted=wanted))
+        return f"{wish.granted}: {wanted}"
 
     def apply(self, call: Call) -> str:
         """Change the operator's file and apply it, sometimes with new prices from later on."""

@@ -212,7 +212,7 @@ def open_factory(settings: FactorySettings) -> Factory:
             check_pools=engines.check_pools,
         ),
         settings.plane,
-        SchedulerPolicy(),
+        SchedulerPolicy(staleness_s=settings.plane.snapshot_staleness_s),
         inbox,
     )
     folder = ObjectFolder(data / OBJECTS)

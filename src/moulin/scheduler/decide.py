@@ -18,7 +18,7 @@ from moulin.domain.events import (
     UnitRequeued,
     WorkloadFinished,
 )
-from moulin.domain.ids import WorkloadId, attempt_id
+from moulin.domain.ids import AttemptId, WorkloadId, attempt_id
 from moulin.domain.plan import Finish, Place, Plan, Requeue, Stop, TaskPlacement
 from moulin.scheduler.demand import Demand
 from moulin.scheduler.policy import SchedulerPolicy
@@ -43,7 +43,14 @@ def decide(state: State, now_ns: int, policy: SchedulerPolicy) -> Plan:
     """
     reactions = list(react(state, now_ns, policy))
     finishes = tuple(item for item in reactions if isinstance(item, Finish))
-    placing = Placing(state, now_ns, policy, ending={item.workload for item in finishes})
+    leaving = tuple(drains(state, now_ns))
+    placing = Placing(
+        state,
+        now_ns,
+        policy,
+        ending={item.workload for item in finishes},
+        leaving=frozenset(item.attempt for item in leaving),
+    )
     return Plan(
         now_ns=now_ns,
         input_sequence=state.sequence,
@@ -52,7 +59,7 @@ def decide(state: State, now_ns: int, policy: SchedulerPolicy) -> Plan:
         requeues=tuple(item for item in reactions if isinstance(item, Requeue)),
         finishes=finishes,
         scales=tuple(scales(state, now_ns, policy)),
-        drains=tuple(drains(state, now_ns)),
+        drains=leaving,
     )
 
 
@@ -119,12 +126,19 @@ class Placing:
     """The placing half of one decision."""
 
     def __init__(
-        self, state: State, now_ns: int, policy: SchedulerPolicy, *, ending: set[WorkloadId]
+        self,
+        state: State,
+        now_ns: int,
+        policy: SchedulerPolicy,
+        *,
+        ending: set[WorkloadId],
+        leaving: frozenset[AttemptId] = frozenset(),
     ) -> None:
         self.state = state
         self.now_ns = now_ns
         self.policy = policy
         self.ending = ending
+        self.leaving = leaving
         self._room: Room | None = None
         self.quota = QuotaCheck(state)
         self.blocked: set[Demand] = set()
@@ -161,6 +175,8 @@ class Placing:
         row = self.state.workloads[ticket.workload]
         if row.stop_requested_by or ticket.workload in self.ending:
             return None
+        if row.units[ticket.unit].attempt in self.leaving:
+            return None  # it waits to come back, and nobody wants it any more
         return self.place_row(row, ticket.unit)
 
     def place_row(self, row: WorkloadRow, unit: int) -> Place | None:

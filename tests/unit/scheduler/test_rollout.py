@@ -221,6 +221,20 @@ def test_a_former_replica_that_waits_is_given_up_when_the_new_one_serves():
     assert replicas(here) == {"x.u1.g1": (2, "ready")}
 
 
+def test_a_former_replica_is_not_placed_again_when_the_new_one_serves_at_the_same_moment():
+    here = served(1)
+    roll_out(here)
+    here.cycle()
+    here.exit("x.u0.g1.t0", 1)
+    [requeue] = here.cycle().requeues
+    ready(here, "x.u1.g1")
+    here.now_ns = requeue.not_before_ns
+    plan = here.cycle()
+    assert [drain.attempt for drain in plan.drains] == ["x.u0.g1"]
+    assert plan.places == ()
+    assert here.cycle().is_empty
+
+
 def test_going_back_keeps_the_replicas_that_are_still_there():
     here = served()
     roll_out(here)

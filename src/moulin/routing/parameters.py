@@ -4,7 +4,7 @@ It decides types and ranges once for every engine, because engines differ in wha
 It never quotes a value a prompt could be in: an error names the field, what was expected, and
 numbers.
 
-Source: OpenAI API reference, with its error codes; Mistral API reference.
+Source: OpenAI API reference, with its error codes; Mistral API reference; huggingface_hub (TGI).
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ LOGPROBS_MAX: Final = 20
 LOGIT_BIASES_MAX: Final = 1024
 SCHEMA_NAME_MAX: Final = 64
 
-Check = Callable[[Mapping[str, Any]], None]
+Check = Callable[[dict[str, Any]], None]
 """Raises `InvalidRequest` when the field it is for has a value that is not taken."""
 
 
@@ -43,7 +43,7 @@ def unsupported(field: str, why: str, hint: str = "") -> InvalidRequest:
 def number(field: str, low: float, high: float) -> Check:
     """Make the check of a number within bounds, both included."""
 
-    def check(body: Mapping[str, Any]) -> None:
+    def check(body: dict[str, Any]) -> None:
         value = body[field]
         if value is None:
             return
@@ -59,7 +59,7 @@ def number(field: str, low: float, high: float) -> Check:
 def integer(field: str, low: int, high: int) -> Check:
     """Make the check of an integer within bounds, both included."""
 
-    def check(body: Mapping[str, Any]) -> None:
+    def check(body: dict[str, Any]) -> None:
         value = body[field]
         if value is None:
             return
@@ -75,14 +75,14 @@ def integer(field: str, low: int, high: int) -> Check:
 def boolean(field: str) -> Check:
     """Make the check of true or false."""
 
-    def check(body: Mapping[str, Any]) -> None:
+    def check(body: dict[str, Any]) -> None:
         if body[field] is not None and type(body[field]) is not bool:
             raise bad(field, "true or false", "invalid_type")
 
     return check
 
 
-def check_stop(body: Mapping[str, Any]) -> None:
+def check_stop(body: dict[str, Any]) -> None:
     """Take one text or a short list of them; llama.cpp ignores anything else without a word."""
     stop = body["stop"]
     if stop is None or type(stop) is str:
@@ -93,7 +93,7 @@ def check_stop(body: Mapping[str, Any]) -> None:
         raise bad("stop", f"at most {STOPS_MAX} texts", "array_above_max_length")
 
 
-def check_logit_bias(body: Mapping[str, Any]) -> None:
+def check_logit_bias(body: dict[str, Any]) -> None:
     """Take an object from token numbers to a bias."""
     biases = body["logit_bias"]
     if biases is None:
@@ -105,20 +105,28 @@ def check_logit_bias(body: Mapping[str, Any]) -> None:
             raise bad("logit_bias", "token numbers with a bias between -100 and 100")
 
 
-def check_top_logprobs(body: Mapping[str, Any]) -> None:
+def check_top_logprobs(body: dict[str, Any]) -> None:
     """Take 0 to 20, and only beside `logprobs`."""
     integer("top_logprobs", 0, LOGPROBS_MAX)(body)
     if body["top_logprobs"] is not None and body.get("logprobs") is not True:
         raise bad("top_logprobs", "left out unless 'logprobs' is true")
 
 
-def check_response_format(body: Mapping[str, Any]) -> None:
-    """Take text, json_object, or json_schema with a schema that is an object."""
+def check_response_format(body: dict[str, Any]) -> None:
+    """Take text, json_object, or json_schema with a schema that is an object.
+
+    A schema beside json_object is the same thing said otherwise (`value` by text-generation-inference
+    and its client, `schema` by llama.cpp); engines that do not know the word would leave it out.
+    """
     wanted = body["response_format"]
     if wanted is None:
         return
     if type(wanted) is not dict:
         raise bad("response_format", "an object", "invalid_type")
+    schema = wanted.get("schema", wanted.get("value"))
+    if wanted.get("type") in {"json_object", "json"} and type(schema) is dict:
+        inner = {"name": "answer", "schema": schema}
+        wanted = body["response_format"] = {"type": "json_schema", "json_schema": inner}
     kind = wanted.get("type")
     if kind not in {"text", "json_object", "json_schema"}:
         raise bad("response_format.type", "'text', 'json_object' or 'json_schema'")

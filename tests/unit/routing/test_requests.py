@@ -198,6 +198,14 @@ def test_a_completion_with_an_empty_suffix_is_an_ordinary_one(suffix: str | None
     assert body == text()
 
 
+@pytest.mark.parametrize("field", ["schema", "value"])
+def test_a_schema_has_one_form_upstream(field: str) -> None:
+    body = chat(response_format={"type": "json_object", field: {"type": "object"}})
+    read_request(CHAT, body)
+    inner = {"name": "answer", "schema": {"type": "object"}}
+    assert body["response_format"] == {"type": "json_schema", "json_schema": inner}
+
+
 def test_an_unknown_field_without_a_value_is_dropped() -> None:
     body = chat(n_predict=None, random_seed=None)
     read_request(CHAT, body)

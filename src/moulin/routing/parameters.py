@@ -125,8 +125,9 @@ def check_response_format(body: dict[str, Any]) -> None:
         raise bad("response_format", "an object", "invalid_type")
     schema = wanted.get("schema", wanted.get("value"))
     if wanted.get("type") in {"json_object", "json"} and type(schema) is dict:
-        inner = {"name": "answer", "schema": schema}
-        wanted = body["response_format"] = {"type": "json_schema", "json_schema": inner}
+        named = {"name": "answer", "schema": schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": named}
+        return
     kind = wanted.get("type")
     if kind not in {"text", "json_object", "json_schema"}:
         raise bad("response_format.type", "'text', 'json_object' or 'json_schema'")

@@ -34,6 +34,12 @@ SMOLLM2_135M: Final = Model(
         "A very small chat model for trying the machinery: it answers fast and mostly wrong. "
         "Do not judge quality by it."
     ),
+    languages=("en",),
+    known_limits=(
+        "states wrong facts fluently, greedy answers to simple questions included",
+        "four-bit weights (Q4_1) packed by somebody else, not by the model's maker",
+        "named and required tool calls are made by constraining its answer",
+    ),
     architecture=Architecture(
         family="llama",
         parameters=134_515_008,
@@ -90,6 +96,12 @@ QWEN_CODER_05B: Final = Model(
         "short extracts and demonstrations; check what it claims."
     ),
     infill=("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    languages=("en",),
+    known_limits=(
+        "half a billion parameters: wrong facts and wrong code, said with confidence",
+        "omits the marks that its template asks for around tool calls; the gateway constrains it",
+        "other languages than English come from its base model and were not evaluated here",
+    ),
     architecture=Architecture(
         family="qwen2",
         parameters=494_032_768,
@@ -335,7 +347,53 @@ PIPER_JOE: Final = Model(
     ),
 )
 
+GEMMA_3_1B: Final = Model(
+    name="gemma-3-1b-it",
+    title="Gemma 3 1B, instruction tuned, quantisation aware",
+    publisher="Google",
+    licence="Gemma Terms of Use",
+    licence_url="https://ai.google.dev/gemma/terms",
+    licence_terms="gemma",
+    card=(
+        "A small chat model under terms of its maker that somebody has to accept, here and on the "
+        "hub, before it is fetched."
+    ),
+    languages=("en",),
+    known_limits=(
+        "its terms forbid some uses: read them before accepting",
+        "most layers look back 512 tokens only; the memory stated for its context is too high",
+        "its size is assumed until the hub states it at the first download",
+    ),
+    architecture=Architecture(
+        family="gemma3",
+        parameters=999_885_952,
+        layers=26,
+        kv_heads=1,
+        head_dim=256,
+        embedding=1152,
+        feed_forward=6912,
+        vocabulary=262_144,
+        context_max_tokens=32_768,
+    ),
+    variants=(
+        Variant(
+            name="q4_0",
+            precision="Q4_0",
+            size_bytes=1_003_000_000,
+            sha256="",
+            provenance=Provenance.OFFICIAL,
+            sources=(
+                HubFile(
+                    repository="google/gemma-3-1b-it-qat-q4_0-gguf",
+                    file="gemma-3-1b-it-q4_0.gguf",
+                ),
+            ),
+            repacked_bytes=392_000_000,
+        ),
+    ),
+)
+
 MODELS: Final[Mapping[str, Model]] = {
     model.name: model
-    for model in (SMOLLM2_135M, QWEN_CODER_05B, MINILM_L6, WHISPER_BASE, PIPER_JOE)
+    for model in (SMOLLM2_135M, QWEN_CODER_05B, GEMMA_3_1B, MINILM_L6, WHISPER_BASE, PIPER_JOE)
 }

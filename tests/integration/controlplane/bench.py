@@ -49,6 +49,7 @@ from moulin.domain.ids import KeyId, NodeId, OrganisationId, ProjectId, StepId, 
 from moulin.domain.observation import Claim, NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
 from moulin.domain.principal import ApiKey, Principal, Role
+from moulin.domain.terms import ModelTerms
 from moulin.domain.usage import Meter
 from moulin.domain.views import WorkloadView
 from moulin.domain.workload import (
@@ -141,6 +142,9 @@ class Shelf:
 
     memory_bytes: ClassVar[dict[str, int]] = {MODEL: 2 * GIB, BIG_MODEL: 900 * GIB}
 
+    def __init__(self) -> None:
+        self.terms: dict[str, ModelTerms] = {}
+
     def facts(self, endpoint: EndpointSpec) -> ModelFacts:
         if endpoint.model not in self.memory_bytes:
             raise Refused(f"serve {endpoint.model}: its weights are not on disk")
@@ -150,6 +154,7 @@ class Shelf:
             memory_bytes=self.memory_bytes[endpoint.model],
             context_tokens=endpoint.context_tokens,
             variant="q8",
+            terms=self.terms.get(endpoint.model),
         )
 
     def task(self, step: StartStep) -> TaskTemplate:

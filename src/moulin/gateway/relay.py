@@ -211,13 +211,14 @@ class Relay(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200 or self._is_over:
             return
+        body = b"".join(self._parts)
         self._leave()
         if self._is_passing:
             self._client.end_whole(is_whole=True)
             return
         headers = b"x-request-id: req_%b\r\n" % self._relayed.identifier
         try:
-            data = _parsed(b"".join(self._parts))
+            data = _parsed(body)
             if status >= 400:
                 raise _told(data, status)
             read = self._relayed.call.read

@@ -152,7 +152,7 @@ class Exchange(Placing):
         """Send the head of the stream; from here on another replica is no longer possible."""
         assert self._replica is not None
         if self._route.fleet is not None or self._replica.circuit.failures:
-            self._learn(self._replica, self._order.bounds[0])
+            self._learn(self._replica, self._order.bounds[2] // BYTES_PER_TOKEN)
         self._body = b""
         self._filter = EventFilter(shows_usage=self._order.ask.wants_usage)
         self._client.begin_stream(self._headers(self._replica))

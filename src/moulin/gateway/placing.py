@@ -20,7 +20,7 @@ from moulin.gateway.fleet import Fleet
 from moulin.gateway.forms import Form
 from moulin.gateway.records import BEGIN
 from moulin.gateway.upstream import Replica, UpstreamConnection
-from moulin.gateway.usage import Bounds
+from moulin.gateway.usage import BYTES_PER_TOKEN, Bounds
 from moulin.routing.affinity import NO_PREFIX
 from moulin.routing.breaker import Failure
 from moulin.routing.replicas import choose, work_of
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 NEVER_S: Final = float("inf")
 RETRY_AFTER_S: Final = 2
+LOOK_AGAIN_S: Final = 5.0
+PATIENCE_GROWS: Final = 4
 
 
 class Order(NamedTuple):
@@ -56,7 +58,7 @@ class Placing(ABC):
     begin_form: ClassVar[bytes] = BEGIN
 
     __slots__ = (
-        "_body", "_connection", "_fallbacks", "_has_begin", "_has_moved", "_is_journaled", "_order",
+        "_body", "_connection", "_fallbacks", "_has_begin", "_is_journaled", "_moves", "_order",
         "_replica", "_route", "_sent_at_s", "_service", "_tried", "_work", "asks_stream",
         "deadline_s", "held_neur", "is_over", "queued_at_s",
     )  # fmt: skip
@@ -72,7 +74,7 @@ class Placing(ABC):
         self._has_begin = False
         self._is_journaled = False
         self.asks_stream = order.ask.is_stream
-        self._has_moved = False
+        self._moves = 0
         self._sent_at_s = 0.0
         self._work = work_of(order.bounds[2], order.bounds[1])
         self.held_neur = order.model.cost_neur(order.bounds[0], order.bounds[1])
@@ -164,9 +166,10 @@ class Placing(ABC):
         self._place()
 
     def _move(self) -> bool:
-        """Leave a replica that is silent for longer than is usual, or a queue; once each.
+        """Leave a replica that is silent for longer than is usual, or a queue, for another.
 
-        False when the wait is really over. An answer that began never moves.
+        False when the wait is really over. An answer that began never moves. Each move makes more
+        patient, so that what merely takes long ends somewhere.
         """
         service, replica = self._service, self._replica
         if replica is None:
@@ -180,10 +183,10 @@ class Placing(ABC):
             for other in self._route.replicas
             if other is not replica and other not in self._tried and not other.circuit.rests_until_s
         ]
-        if self._has_moved or not others or self._connection is None:
-            self.deadline_s = ends_at_s
+        if not others or self._connection is None:
+            self.deadline_s = min(ends_at_s, service.now_s + LOOK_AGAIN_S)
             return True
-        self._has_moved = True
+        self._moves += 1
         self._drop_connection()
         self.unanswered(replica, Failure.SILENT, is_stale_connection=False)
         return True
@@ -254,14 +257,14 @@ class Placing(ABC):
             fleet.retries.earn()
         if replica.circuit.rests_until_s:
             replica.circuit.probe()
-        if not self._has_moved:
-            timeout_s = self._service.limits.first_byte_timeout_s
-            tokens_input, tokens_output, _ = self._order.bounds
-            if self.asks_stream:
-                limit_s = fleet.heads.limit_s(tokens_input, timeout_s)
-            else:
-                limit_s = fleet.wholes.limit_s(tokens_input + tokens_output, timeout_s)
-            self.deadline_s = self._sent_at_s + limit_s
+        self._sent_at_s = self._service.loop.time()
+        timeout_s = self._service.limits.first_byte_timeout_s
+        tokens = self._order.bounds[2] // BYTES_PER_TOKEN
+        if self.asks_stream:
+            limit_s = fleet.heads.limit_s(tokens, timeout_s)
+        else:
+            limit_s = fleet.wholes.limit_s(tokens + self._order.bounds[1], timeout_s)
+        self.deadline_s = self._sent_at_s + min(limit_s * PATIENCE_GROWS**self._moves, timeout_s)
 
     def _learn(self, replica: Replica, tokens: int) -> None:
         """Note that a replica answers, after how long, and how much there was to do."""
@@ -270,7 +273,7 @@ class Placing(ABC):
         fleet = self._route.fleet
         if fleet is not None:
             patience = fleet.heads if self.asks_stream else fleet.wholes
-            patience.saw(self._service.now_s - self._sent_at_s, tokens)
+            patience.saw(self._service.loop.time() - self._sent_at_s, tokens)
 
     def _leave(self, replica: Replica) -> None:
         """Give the slot back."""

@@ -64,10 +64,11 @@ def started(command: list[str] | None, core: int, port: int) -> Iterator[subproc
     process = subprocess.Popen(
         ["taskset", "-c", str(core), *command],
         env={**os.environ, "PYTHONPATH": folders},
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for(port)
+        wait_for(port, process)
         yield process
     finally:
         process.terminate()
@@ -170,6 +171,27 @@ def snapshot(address: str, *, name: str = MODEL, key: str = "replica") -> Gatewa
     )
 
 
+def load(folder: Path, port: int, seconds: float, body: str = BODY) -> tuple[int, int]:
+    """Run wrk on a port; return answers and errors."""
+    script = folder / "wrk.lua"
+    script.write_text(
+        f"wrk.method = 'POST'\nwrk.body = {json.dumps(body)}\n"
+        f"wrk.headers['authorization'] = 'Bearer {KEY}'\n"
+        "wrk.headers['content-type'] = 'application/json'\n"
+        "done = function(summary, latency, requests)\n"
+        "  local e = summary.errors\n"
+        "  print('TOTAL', summary.requests, e.connect + e.read + e.write + e.status + e.timeout)\n"
+        "end\n"
+    )
+    command = [
+        "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "-s", str(script),
+        f"http://127.0.0.1:{port}/v1/chat/completions",
+    ]  # fmt: skip
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    total = next(line for line in output.splitlines() if line.startswith("TOTAL")).split()
+    return int(total[1]), int(total[2])
+
+
 def own_count(port: int) -> int:
     """Return what Moulin itself says it served."""
     with urlopen(Request(f"http://127.0.0.1:{port}/metrics"), timeout=5) as answer:
@@ -210,14 +232,19 @@ def free_port() -> int:
         return port
 
 
-def wait_for(port: int) -> None:
-    """Wait until a port of this machine takes connections; raises `OSError` after 20 s."""
-    deadline_s = time.monotonic() + 20
+def wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until a port of this machine takes connections.
+
+    Raises `OSError` after 90 s (some peers take their time), or when the program ended before.
+    """
+    deadline_s = time.monotonic() + 90
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
-        except OSError:
+        except OSError as refused:
+            if process.poll() is not None:
+                raise OSError(f"it ended with status {process.returncode}") from refused
             if time.monotonic() > deadline_s:
                 raise
             time.sleep(0.05)

@@ -2,23 +2,23 @@
 
 Each gateway runs on one core, the load (wrk) and a canned nginx as replica on another. Moulin does
 all it does in service: key, budget, reservation, journal, routing, failover, metering, receipt
-headers. `nginx` has a key map, limit_req and an access log; `envoy` is Envoy with its defaults;
+headers. `vllm_router` (Rust) and `litellm` (Python) are gateways for models, each from the package
+index in an environment of its own; `nginx` has a key map, limit_req and an access log; `envoy` is Envoy with its defaults;
 `nginx_bare` passes requests on and nothing else (the speed of light here). Runs are interleaved, and
 CPU is user + system time of the gateway's process tree, from the kernel's scheduler.
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.request import Request, urlopen
 
 from benchmarks._gateway import (
     BODY,
@@ -28,22 +28,28 @@ from benchmarks._gateway import (
     ControlStub,
     cpu_ns,
     free_port,
+    load,
     moulin_command,
     own_count,
     rss_mb,
     snapshot,
     started,
 )
+from benchmarks._peers import Absent, program
+
+SHOWN: Final = ("moulin", "nginx", "envoy", "vllm_router", "litellm")
+NAMES: Final = (*SHOWN, "nginx_bare")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say how long and in how many slices."""
     parser.add_argument("--seconds", type=float, default=30.0, help="of load per gateway, in total")
     parser.add_argument("--rounds", type=int, default=3, help="slices, interleaved")
+    parser.add_argument("--without", nargs="*", default=[], help="peers to leave out")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure; a peer that is not installed is left out and named in `missing`."""
+    """Measure; a peer that is not there is named in `absent` with the reason."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moulin-bench-")))
         cores = sorted(os.sched_getaffinity(0))
@@ -53,17 +59,23 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         stack.enter_context(started(_nginx(folder, "upstream", upstream, 0), load_core, upstream))
         control = ControlStub(snapshot(f"127.0.0.1:{upstream}"))
         gateways: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
-        missing = []
-        for name, port, command in _commands(folder, upstream, control):
-            if command is None:
-                missing.append(name)
-                continue
-            process = stack.enter_context(started(command, gateway_core, port))
-            gateways[name] = (process, port)
+        absent: dict[str, str] = {}
+        for name in NAMES:
+            port = free_port()
+            try:
+                if name in options.without:
+                    raise Absent("left out by request")
+                command = _command(name, folder, upstream, control, port)
+                process = stack.enter_context(started(command, gateway_core, port))
+                if not _answers(port):
+                    raise Absent("it started and does not answer the request")
+                gateways[name] = (process, port)
+            except (Absent, OSError) as reason:
+                absent[name] = str(reason)
         spent = {name: Spent() for name in gateways}
         slice_s = options.seconds / options.rounds
         for _, port in gateways.values():
-            _load(folder, port, 1.0)  # connections, caches and escrow warm up
+            load(folder, port, 1.0)  # connections, caches and escrow warm up
         for _ in range(options.rounds):
             for name, gateway in gateways.items():
                 spent[name].add(_measure(folder, name, gateway, slice_s))
@@ -75,7 +87,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "seconds_each": options.seconds,
             "connections": CONNECTIONS,
             "rss_mb": resident_mb,
-            "missing": missing,
+            "absent": absent,
         }
 
 
@@ -112,18 +124,24 @@ class Spent:
 
 def _result(spent: dict[str, Spent]) -> dict[str, Any]:
     cpu_us = {name: each.cpu_us for name, each in spent.items()}
+    rps = {name: each.rate for name, each in spent.items()}
 
     def ratio(peer: str) -> float | None:
         return round(cpu_us["moulin"] / cpu_us[peer], 3) if peer in cpu_us else None
 
+    def times(peer: str) -> float | None:
+        return round(rps["moulin"] / rps[peer], 2) if rps.get(peer) else None
+
     return {
-        "cpu_us": {name: cpu_us.get(name) for name in ("moulin", "nginx", "envoy")},
+        "cpu_us": {name: cpu_us.get(name) for name in SHOWN},
+        "rps": {name: rps.get(name) for name in SHOWN},
         "cpu_ratio_nginx": ratio("nginx"),
         "cpu_ratio_envoy": ratio("envoy"),
+        "rps_ratio_vllm_router": times("vllm_router"),
+        "rps_ratio_litellm": times("litellm"),
         "requests": spent["moulin"].requests,
         "controls": {"nginx_bare": cpu_us.get("nginx_bare")},
         "slices_us": {name: each.each_us for name, each in spent.items()},
-        "requests_per_s": {name: each.rate for name, each in spent.items()},
         "requests_by_load_generator": int(sum(s["answers"] for s in spent["moulin"].slices)),
         "errors": int(sum(s["errors"] for each in spent.values() for s in each.slices)),
     }
@@ -135,7 +153,7 @@ def _measure(
     process, port = gateway
     own_before = own_count(port) if name == "moulin" else 0
     before_ns, started_s = cpu_ns(process.pid), time.monotonic()
-    answers, errors = _load(folder, port, seconds)
+    answers, errors = load(folder, port, seconds)
     spent_ns, elapsed_s = cpu_ns(process.pid) - before_ns, time.monotonic() - started_s
     requests = answers
     if name == "moulin":
@@ -149,28 +167,45 @@ def _measure(
     }
 
 
-def _load(folder: Path, port: int, seconds: float) -> tuple[int, int]:
-    """Run wrk; return answers and errors."""
-    script = folder / "wrk.lua"
-    script.write_text(
-        f"wrk.method = 'POST'\nwrk.body = {json.dumps(BODY)}\n"
-        f"wrk.headers['authorization'] = 'Bearer {KEY}'\n"
-        "wrk.headers['content-type'] = 'application/json'\n"
-        "done = function(summary, latency, requests)\n"
-        "  local e = summary.errors\n"
-        "  print('TOTAL', summary.requests, e.connect + e.read + e.write + e.status + e.timeout)\n"
-        "end\n"
-    )
-    command = [
-        "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "-s", str(script),
+def _answers(port: int) -> bool:
+    """Say whether a gateway passes the benchmark's request on; one that just started gets a moment."""
+    call = Request(
         f"http://127.0.0.1:{port}/v1/chat/completions",
-    ]  # fmt: skip
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    total = next(line for line in output.splitlines() if line.startswith("TOTAL")).split()
-    return int(total[1]), int(total[2])
+        BODY.encode(),
+        {"authorization": f"Bearer {KEY}", "content-type": "application/json"},
+    )
+    for _ in range(40):
+        with suppress(OSError), urlopen(call, timeout=10) as answer:
+            return bool(answer.status == 200)
+        time.sleep(0.25)
+    return False
 
 
 # -- gateways -------------------------------------------------------------------------------------
+
+
+def _command(name: str, folder: Path, upstream: int, control: ControlStub, port: int) -> list[str]:
+    """Return the command of a gateway; raises `Absent` where it is not installed."""
+    if name == "moulin":
+        return moulin_command(folder, control, port)
+    if name == "vllm_router":
+        router = program("vllm_router", "vllm-router")
+        return [
+            str(router), "--worker-urls", f"http://127.0.0.1:{upstream}", "--host", "127.0.0.1",
+            "--port", str(port), "--policy", "round_robin", "--prometheus-port", str(free_port()),
+            "--log-level", "error",
+        ]  # fmt: skip
+    if name == "litellm":
+        proxy = program("litellm", "litellm")
+        settings = _configuration(folder, "litellm.yaml", upstream, port)
+        return [
+            str(proxy), "--config", str(settings), "--host", "127.0.0.1", "--port", str(port),
+            "--num_workers", "1",
+        ]  # fmt: skip
+    command = (_envoy if name == "envoy" else _nginx)(folder, name, upstream, port)
+    if command is None:
+        raise Absent("not installed")
+    return command
 
 
 def _nginx(folder: Path, name: str, upstream: int, port: int) -> list[str] | None:
@@ -220,15 +255,3 @@ def _configuration(folder: Path, name: str, upstream: int, port: int) -> Path:
     path = folder / name
     path.write_text(text)
     return path
-
-
-def _commands(
-    folder: Path, upstream: int, control: ControlStub
-) -> Iterator[tuple[str, int, list[str] | None]]:
-    """Yield name, port and command of each gateway; no command where it is not installed."""
-    port = free_port()
-    yield "moulin", port, moulin_command(folder, control, port)
-    for name in ("nginx", "envoy", "nginx_bare"):
-        port = free_port()
-        start = _envoy if name == "envoy" else _nginx
-        yield name, port, start(folder, name, upstream, port)

@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = _read_arguments(arguments)
     _forbid_core_dumps()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s gateway: %(message)s")
+    _allow_descriptors()
     try:
         return uvloop.run(_serve(settings))
     except MoulinError as error:
@@ -193,6 +194,13 @@ async def _listen(
             f"listen on {settings.host}:{settings.port}: {cause.strerror}",
             hint="choose another --host or --port",
         ) from cause
+
+
+def _allow_descriptors() -> None:
+    """Take as many open files as this user may have: a stream holds two, and 1024 are usual."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager

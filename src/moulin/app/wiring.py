@@ -19,6 +19,8 @@ from moulin.app.lines import Lines
 from moulin.app.meters import SIMULATED_CLASS, MachineMeter
 from moulin.app.models import ModelLibrary
 from moulin.app.own_machine import OwnMachine
+from moulin.app.webhooks import Webhooks
+from moulin.controlplane.allowances import tell_again
 from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.plane import Plane, PlaneSettings, Ports
 from moulin.controlplane.recover import take_lead
@@ -200,6 +202,7 @@ def open_factory(settings: FactorySettings) -> Factory:
     library = ModelLibrary(settings.models_dir or data, data / "replica_keys", pepper)
     engines = EngineBook(data, clock)
     inbox = Inbox()
+    webhooks = Webhooks(pepper=pepper, now_ns=clock.now_ns, settle=inbox.call)
     plane = take_lead(
         Ports(
             store=store,
@@ -210,11 +213,13 @@ def open_factory(settings: FactorySettings) -> Factory:
             meter=MachineMeter(clock),
             signer=signer,
             check_pools=engines.check_pools,
+            notify=webhooks.offer,
         ),
         settings.plane,
-        SchedulerPolicy(staleness_s=settings.plane.snapshot_staleness_s),
+        SchedulerPolicy(),
         inbox,
     )
+    tell_again(plane)
     folder = ObjectFolder(data / OBJECTS)
     desk = BatchDesk(
         shelf=lambda: plane.books.objects,

@@ -27,6 +27,7 @@ ENGLISH: Final[Mapping[str, str]] = {
     "idempotency_mismatch": "The idempotency key belongs to another request",
     "refused": "This can never be placed here",
     "quota_exceeded": "A limit is reached for now",
+    "rate_limit_exceeded": "Calls come faster than they may",
     "engine_error": "An engine failed",
     "engine_unavailable": "An engine cannot be reached",
     "engine_refused": "An engine declined",

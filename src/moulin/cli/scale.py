@@ -46,7 +46,7 @@ def endpoint_spec(
 ) -> "EndpointSpec":
     """Return an endpoint with the numbers of replicas that somebody wrote.
 
-    Raises `InvalidSpec` for what no job file may say either.
+    Raises `InvalidRequest` for numbers that are none, `InvalidSpec` for what no job file may say.
     """
     from moulin.domain.jobfile import parse_job
 

@@ -43,7 +43,10 @@ def store_object(plane: Plane, draft: Draft, command: StoreObject) -> Finish:
 
 
 def delete_object(plane: Plane, draft: Draft, command: DeleteObject) -> Finish:
-    """Draft the end of a stored object, or of a batch that is final; raises `NotFound`, `Conflict`."""
+    """Draft the end of a stored object, or of a batch that is final.
+
+    Raises `NotFound`, `Conflict` for a batch that runs, `InUse` for what such a one reads.
+    """
     objects = draft.books.objects
     found = objects.stored.get(command.object) or objects.batches.get(command.object)
     if found is None:

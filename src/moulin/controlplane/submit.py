@@ -260,7 +260,8 @@ def readmitted(
 ) -> tuple[Submission, str, str]:
     """Return an endpoint under another spec, completed, with the decision and the model's digest.
 
-    Judged as a new one of that many replicas would be: raises what `submit_workload` does.
+    Judged as a new one of that many replicas would be: raises what `submit_workload` does, and
+    `NotFound` when its project is gone.
     """
     project = draft.books.project(submission.project)
     if project is None:

@@ -23,8 +23,8 @@ def open_line(
 ) -> "Exchange":
     """Return the exchange of a line, `LINES` + its name + the path it is for.
 
-    Raises what the path's own requests raise, `NotFound` for a caller without a pass and
-    `Unavailable` when only slots for people are free.
+    Raises what the path's own requests raise, `NotFound` for a caller without a pass,
+    `InvalidRequest` for a stream and `Unavailable` when only slots for people are free.
     """
     if not isinstance(inbound.caller, PassCaller):
         raise NotFound("serve this path", hint="see /v1/batches")

@@ -262,7 +262,8 @@ class Service:
     def open_exchange(self, client: Client, inbound: Inbound, identifier: bytes) -> Exchange:
         """Return the exchange of a request that another part of the gateway makes of its client's.
 
-        Raises what such a request raises, and `NotFound` where no model answers on its path.
+        Raises what such a request raises, `InvalidRequest` for several completions, and `NotFound`
+        where no model answers on its path.
         """
         dialect = _COMPLETIONS.get(inbound.path)
         opened: Exchange | Several | None = None
@@ -319,12 +320,12 @@ class Service:
     def _open_several(
         self,
         client: Client,
-        common: tuple[Dialect, Ask, Route, Bounds],
+        shared: tuple[Dialect, Ask, Route, Bounds],
         bodies: list[dict[str, object]],
         inbound: Inbound,
     ) -> Several:
         """Open an exchange for each completion; they share route, bounds and price."""
-        dialect, ask, route, bounds = common
+        dialect, ask, route, bounds = shared
         identifiers = [self.draw_id() for _ in bodies]
         several = Several(client, identifiers, shows_usage=ask.wants_usage)
         for number, body in enumerate(bodies):

@@ -129,7 +129,7 @@ def audio_bound_ms(data: memoryview) -> int:
     A WAV file says its bytes per second; the client pays for a wrong one with a refusal.
 
     >>> audio_bound_ms(memoryview(bytes(5_000)))
-    10000
+    10001
     """
     bytes_per_s = BYTES_PER_S_MIN
     if bytes(data[:4]) == b"RIFF" and bytes(data[8:12]) == b"WAVE" and len(data) >= 44:

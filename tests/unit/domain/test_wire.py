@@ -116,7 +116,7 @@ def test_ids_that_are_new_types_are_text() -> None:
 
 def test_top_level_collections_encode_by_item() -> None:
     want = Want(project="lab", amount_neur=1)
-    assert encode([want]) == [{"project": "lab", "amount_neur": "1"}]
+    assert encode([want]) == [{"project": "lab", "amount_neur": "1", "least_neur": "0"}]
     assert encode({"a": WorkloadKind.JOB, "b": (b"x", 2**60)}) == {
         "a": "job",
         "b": ["eA==", str(2**60)],

@@ -37,8 +37,10 @@ def test_only_the_factorys_roles_reach_beyond_a_project():
         assert (widest is Reach.FACTORY) == (role in (Role.OPERATOR, Role.GATEWAY)), role
 
 
-def test_narrow_roles_may_do_one_thing():
-    assert dict(PERMISSIONS[Role.INFERENCE]) == {Action.INFER: Reach.PROJECT}
+def test_narrow_roles_may_do_little():
+    assert dict(PERMISSIONS[Role.INFERENCE]) == dict.fromkeys(
+        (Action.INFER, Action.OBJECT_READ, Action.OBJECT_WRITE), Reach.PROJECT
+    )
     assert dict(PERMISSIONS[Role.GATEWAY]) == {Action.GATEWAY_SYNC: Reach.FACTORY}
 
 

@@ -1,7 +1,7 @@
 # Everything a person or a machine runs here, by name. `make help` lists it.
 # Two are enough for a start: `make demo` and `make test`; each does all of its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check sim bench docs lock clean
+.PHONY: help setup demo test check conformance sim bench docs lock clean
 BIN := .venv/bin
 
 help: ## this list
@@ -25,6 +25,10 @@ check: ## format, lint, types, import rules (after setup)
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(wildcard src tests scripts benchmarks)
 	$(BIN)/lint-imports --no-logo
+
+conformance: ## one runtime against the conformance suite: RUNTIME=name (vllm takes 3 GB and minutes)
+	@scripts/install.sh dev
+	RUNTIME=$(or $(RUNTIME),llm) $(BIN)/python -m pytest tests/conformance/test_runtimes.py $(ARGS)
 
 sim: ## the fault simulation: SEED=n replays one seed, SEEDS=n runs many
 	@scripts/install.sh dev

@@ -15,7 +15,9 @@ compile -c requirements/dev.txt -o requirements/base.txt
 
 # Runtimes, and the clients a benchmark drives, have environments of their own.
 for wanted in src/moulin/runtimes/locks/*.in requirements/clients.in; do
-    .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+    overrides="${wanted%.in}.overrides" # then it is for one Python and platform only
+    if [ -f "$overrides" ]; then how=(--override "$overrides"); else how=(--universal); fi
+    .venv/bin/uv pip compile --quiet "${how[@]}" --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
         "$wanted" -o "${wanted%.in}.txt"
 done

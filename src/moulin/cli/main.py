@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from moulin.cli import (
     accounts,
+    aliases,
     demo,
     keys,
     local,
@@ -44,6 +45,7 @@ app.add_typer(models.prices, name="price")
 app.add_typer(local.config, name="config")
 app.add_typer(runtimes.runtime, name="runtime")
 app.add_typer(keys.app, name="keys")
+app.add_typer(aliases.app, name="alias")
 app.add_typer(accounts.receipt, name="receipt")
 
 

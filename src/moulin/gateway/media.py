@@ -107,8 +107,11 @@ class Embedding(MediaExchange):
             super().answered(status, body)
 
     def _answer(self, body: bytes) -> tuple[Used, bytes, bytes]:
-        usage = orjson.loads(body)["usage"]
-        return used(usage, self._order.bounds, 0), body, answers.JSON
+        answer = orjson.loads(body)
+        if "id" not in answer:
+            # Mistral's client refuses an answer without one; engines of OpenAI's dialect have none.
+            body = b'{"id":"emb_%b",%b' % (self._order.identifier, body.lstrip()[1:])
+        return used(answer["usage"], self._order.bounds, 0), body, answers.JSON
 
 
 class Transcription(MediaExchange):

@@ -87,6 +87,7 @@ class Relay(asyncio.Protocol):
         self._waiting: list[bytes] = []
         self._is_body_whole = False
         self._is_over = False
+        self._is_holding = False
         self._parser = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
         self._size_bytes = 0
@@ -106,19 +107,20 @@ class Relay(asyncio.Protocol):
     def feed(self, data: bytes) -> None:
         """Pass on a piece of the client's body."""
         self._touch()
+        if not data or self._is_over:
+            return
         if self._relayed.length < 0:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._transport is None:
             self._waiting.append(data)
-            if len(self._waiting) == 1:
-                self._client.hold()
+            self.pause_writing()
         else:
             self._transport.write(data)
 
     def end_body(self) -> None:
         """The client has sent everything."""
         self._is_body_whole = True
-        if self._relayed.length < 0:
+        if self._relayed.length < 0 and not self._is_over:
             last = b"0\r\n\r\n"
             if self._transport is None:
                 self._waiting.append(last)
@@ -152,9 +154,8 @@ class Relay(asyncio.Protocol):
             self._transport.abort()
             return
         self._transport.write(self._head() + b"".join(self._waiting))
-        if self._waiting:
-            self._waiting.clear()
-            self._client.read_on()
+        self._waiting.clear()
+        self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Parse; the callbacks below do the work."""
@@ -170,11 +171,15 @@ class Relay(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The control API is slow: read no more from the client."""
-        self._client.hold()
+        if not self._is_holding:
+            self._is_holding = True
+            self._client.hold()
 
     def resume_writing(self) -> None:
         """Read on."""
-        self._client.read_on()
+        if self._is_holding:
+            self._is_holding = False
+            self._client.read_on()
 
     # -- httptools ----------------------------------------------------------------------------
 
@@ -284,6 +289,7 @@ class Relay(asyncio.Protocol):
     def _leave(self) -> None:
         self._is_over = True
         self._parts, self._waiting = [], []
+        self.resume_writing()
         self._service.relays.discard(self)
         if self._transport is not None:
             self._transport.abort()

@@ -1,5 +1,12 @@
 """The catalogue from the command line: cards, where a model fits, prices, licences."""
 
+import json
+
+import httpx
+import pytest
+
+from tests.real_model import smollm2
+
 MODEL = "smollm2-135m-instruct"
 GATED = "gemma-3-1b-it"
 
@@ -89,3 +96,36 @@ def test_the_list_is_what_the_word_alone_gives(mill):
     page = mill.json("models")
     assert {MODEL, GATED} <= {item["name"] for item in page["items"]}
     assert {item["stage"] for item in page["items"]} == {"active"}
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_own_requests_replace_the_estimate(shell):
+    fetched = smollm2()
+    _, facts = shell.up("--country", "FR")
+    shell.json("deploy", f"file:{fetched.path}", "--name", "small", "--context", "512")
+    key = json.loads((shell.data / "credentials.json").read_bytes())["api_key"]
+    body = {
+        "model": "small",
+        "messages": [{"role": "user", "content": "Count to ten."}],
+        "max_tokens": 16,
+    }
+    for _ in range(3):
+        answer = httpx.post(
+            f"{facts['gateway_url']}/v1/chat/completions",
+            json=body,
+            headers={"authorization": f"Bearer {key}"},
+            timeout=60,
+        )
+        assert answer.status_code == 200
+
+    def row() -> dict:
+        return row_of(shell.json("models", "fit", "small", "--context", "512"), "this-machine")
+
+    shell.until(lambda: row()["speed"]["output_milli"]["basis"] == "measured")
+    shell.until(lambda: "3 finished requests" in row()["speed"]["output_milli"]["origin"])
+    found = row()
+    assert found["per_million"]["output_energy"]["basis"] == "measured"
+    assert found["per_million"]["output_energy"]["amount"] > 0
+    assert found["per_million"]["output_carbon"]["amount"] > 0
+    assert "measured" in shell.moulin("price", "explain", "small").stdout

@@ -32,6 +32,7 @@ from moulin.sources.disk import full_disk_named
 
 PACKAGE: Final = "moulin.runtimes"
 MARK: Final = "installed.json"
+_LINE_CHARACTERS: Final = 100
 _PACKAGE_DIRECTORY: Final = Path(moulin.__file__).parent
 _INSTALL: Final = (
     "install", "--require-hashes", "--no-deps", "--only-binary", ":all:", "--no-input",
@@ -177,7 +178,7 @@ def _run(command: Sequence[str], say: Say) -> None:
             if line.startswith("ERROR:"):
                 reason = line.removeprefix("ERROR:").strip()
             if line.startswith(("Collecting", "Downloading", "Installing", "ERROR")):
-                say(line.strip())
+                say(line.strip()[:_LINE_CHARACTERS])
     if process.returncode != 0:
         raise SourceUnavailable(
             f"install the runtime's packages: {reason}",

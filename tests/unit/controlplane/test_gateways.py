@@ -126,3 +126,10 @@ def test_an_epoch_is_unheard_until_it_or_a_later_one_ended(payloads, unheard):
     gateways = folded(*payloads)
     assert [epoch for epoch in (1, 2, 3) if gateways.is_unheard("g", epoch)] == unheard
     assert gateways.is_unheard("another", 1)
+
+
+@pytest.mark.parametrize("unit", ["audio_ms", "characters_input"])
+def test_what_is_no_token_is_cut_at_its_reservation_too(unit):
+    begun = replace(BEGIN, tokens_input=0, tokens_output=0, **{unit: 4_000})
+    (end,) = cut_records(EpochBook(through_sequence=1, begun={"q1": begun}), 60)
+    assert (getattr(end, unit), end.amount_neur, end.is_estimated) == (4_000, 300, True)

@@ -3,9 +3,12 @@
 import json
 import re
 
+import pytest
+
 from moulin.domain.snapshot import JournalKind, JournalRecord
 from moulin.domain.wire import decode
 from moulin.gateway.identifiers import RequestIds
+from moulin.gateway.media import Speech, Transcription
 from moulin.gateway.records import BEGIN, END
 
 ROUTE = b'"organisation":"u","project":"p","key":"k","model":"m\\"\\u00e9","endpoint":"e"'
@@ -26,6 +29,17 @@ def test_lines_are_records() -> None:
     end = read(END % (b"ID", 5, ROUTE, REPLICA, 1, 2, 3, b"cut", b"true"))
     assert (end.kind, end.outcome, end.is_estimated) == (JournalKind.END, "cut", True)
     assert (end.tokens_input, end.tokens_output, end.amount_neur) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), [(Transcription, "audio_ms"), (Speech, "characters_input")]
+)
+def test_what_is_no_token_has_a_field_of_its_own(kind, field) -> None:
+    begin = read(kind.begin_form % (b"ID", 1, ROUTE, REPLICA, 5, 0, 7))
+    end = read(kind.end_form % (b"ID", 2, ROUTE, REPLICA, 4, 0, 6, b"completed", b"false"))
+    assert (getattr(begin, field), getattr(end, field)) == (5, 4)
+    assert (begin.tokens_input, begin.tokens_output, end.tokens_input) == (0, 0, 0)
+    assert (begin.amount_neur, end.amount_neur) == (7, 6)
 
 
 def test_ids_sort_by_time_and_do_not_repeat() -> None:

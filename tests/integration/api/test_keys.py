@@ -76,3 +76,62 @@ def test_keys_that_cannot_be(world, body):
     with world.client(Role.ADMIN) as client:
         answer = client.post(KEYS, json=body)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_spec")
+
+
+def test_a_key_is_limited_changed_and_read(world):
+    wanted = {
+        "name": "course",
+        "role": "inference",
+        "labels": {"team": "biology"},
+        "rate": {"requests_per_minute": 60},
+        "allowance": {"amount_neur": "20000000000", "period": "month", "alerts_ppm": [800000]},
+    }
+    with world.client(Role.ADMIN) as client:
+        issued = client.post(KEYS, json=wanted).json()["key"]
+        change = {"models": ["tiny"], "rate": {"tokens_per_minute": 5000}}
+        changed = client.patch(f"/api/v1/keys/{issued['id']}", json=change).json()
+        read = client.get(f"/api/v1/keys/{issued['id']}").json()
+    assert issued["rate"]["requests_per_minute"] == 60
+    assert issued["allowance"]["period"] == "month"
+    assert changed == read
+    assert (read["models"], read["rate"]["tokens_per_minute"]) == (["tiny"], 5000)
+    assert read["rate"]["requests_per_minute"] == 0
+    assert (read["labels"], read["allowance"]) == ({"team": "biology"}, issued["allowance"])
+
+
+def test_a_rotation_gives_another_secret_of_the_same_line(world):
+    with world.client(Role.ADMIN) as client:
+        old = decode(KeyIssued, client.post(KEYS, json={"name": "robot"}).json())
+        answer = client.post(
+            f"/api/v1/keys/{old.key.id}/rotate", json={"old_until_at": "2030-01-01T00:00:00Z"}
+        )
+        new = decode(KeyIssued, answer.json())
+    assert (answer.status_code, answer.headers["cache-control"]) == (201, "no-store")
+    assert new.secret != old.secret
+    assert (new.key.origin, new.key.name) == (old.key.id, "robot")
+    bearer = {"authorization": f"Bearer {new.secret}"}
+    status = httpx.get(f"{world.url}/api/v1/status", headers=bearer, trust_env=False)
+    assert status.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"rate": {"requests_per_minute": -1}},
+        {"allowance": {"alerts_ppm": [0]}},
+        {"allowance": {"period": "year"}},
+        {"expires_at": "never"},
+    ],
+)
+def test_changes_that_cannot_be(world, body):
+    with world.client(Role.ADMIN) as client:
+        key = client.post(KEYS, json={"name": "robot"}).json()["key"]["id"]
+        assert client.patch(f"/api/v1/keys/{key}", json=body).status_code == 400
+
+
+def test_nobody_is_told_of_alerts_where_no_operator_said_so(world):
+    with world.client(Role.ADMIN) as client:
+        webhook = client.get("/api/v1/projects/alpha/webhook").json()
+        allowances = client.get("/api/v1/projects/alpha/allowances").json()["items"]
+    assert webhook == {"url": "", "secret": ""}
+    assert allowances[0]["scope"] == "project"

@@ -67,10 +67,16 @@ MATRIX: Final = {
     ("POST", "/projects/{project}/keys"): Row(ADMINS, owned=True, body={"name": "k"}),
     ("GET", "/projects/{project}/keys"): Row(ADMINS, owned=True),
     ("DELETE", "/keys/{key}"): Row(ADMINS, owned=True),
+    ("GET", "/keys/{key}"): Row(ADMINS, owned=True),
+    ("PATCH", "/keys/{key}"): Row(ADMINS, owned=True, body={}),
+    ("POST", "/keys/{key}/rotate"): Row(ADMINS, owned=True, body={}),
+    ("GET", "/projects/{project}/allowances"): Row(VIEWERS, owned=True),
+    ("GET", "/projects/{project}/webhook"): Row(ADMINS, owned=True),
     ("GET", "/receipts"): Row(VIEWERS),
     ("GET", "/receipts/{receipt}"): Row(VIEWERS, owned=True),
     ("GET", "/receipts/{receipt}/file"): Row(VIEWERS, owned=True),
     ("GET", "/usage"): Row(VIEWERS),
+    ("GET", "/spend"): Row(VIEWERS),
     ("GET", "/intervals"): Row(OPERATOR),
     ("GET", "/evidence/checkpoint"): Row(VIEWERS),
     ("GET", "/evidence/public-key"): Row(VIEWERS),
@@ -96,7 +102,7 @@ MATRIX: Final = {
     ("POST", "/gateway/sync"): Row(GATEWAY, body=SYNC),
 }
 # Routes whose lists can be asked for a project by name.
-FILTERED: Final = ("/workloads", "/receipts", "/usage", "/events")
+FILTERED: Final = ("/workloads", "/receipts", "/usage", "/spend", "/events")
 CASES: Final = sorted(MATRIX)
 
 

@@ -22,19 +22,22 @@ from moulin.api.services import ApiLimits
 from moulin.catalog.entries import SMOLLM2_135M
 from moulin.controlplane import commands as c
 from moulin.controlplane.inbox import Call, Inbox
-from moulin.domain.control import FetchStatus, FetchWanted, ModelInfo
+from moulin.controlplane.keys import changed_key
+from moulin.domain.control import AllowancePage, FetchStatus, FetchWanted, ModelInfo
 from moulin.domain.errors import BudgetExceeded, IdempotencyMismatch, NotFound, UnknownName
 from moulin.domain.events import (
     Event,
     FactoryApplied,
     KeyCreated,
     KeyRevoked,
+    KeyUpdated,
     Payload,
     WorkloadStopRequested,
     WorkloadSubmitted,
 )
 from moulin.domain.factory import kind_of
 from moulin.domain.ids import KeyId, OrganisationId, ProjectId, WorkloadId, make_id
+from moulin.domain.limits import AllowanceUnit, LimitScope, Period, allowance_name
 from moulin.domain.model import Model
 from moulin.domain.observation import LogChunk
 from moulin.domain.principal import ApiKey, Role
@@ -55,6 +58,7 @@ from moulin.domain.views import (
 from moulin.domain.wire import encode
 from moulin.domain.workload import Submission, TaskTemplate, WorkloadKind, WorkloadSpec
 from moulin.identity import Keyring, digest, fold_keyring, make_key
+from moulin.ledger.allowances import Spending, view_of
 from moulin.ports.store import Batch, Checkpoint
 from moulin.store.memory import MemoryStore
 from tests.integration.api.objects_world import Desk, Keeping, Keepsakes, keep
@@ -225,6 +229,23 @@ class StandIn:
         self.record(KeyRevoked(key=command.key), project, command.principal.key)
         return self.keyring.by_id[command.key]
 
+    def _update_key(self, command: c.UpdateKey) -> ApiKey:
+        found = self.keyring.by_id[command.key]
+        changed = KeyUpdated(key=changed_key(found, command.change))
+        self.record(changed, found.project, command.principal.key, keys=(changed.key,))
+        return self.keyring.by_id[command.key]
+
+    def _rotate_key(self, command: c.RotateKey) -> ApiKey:
+        old = self.keyring.by_id[command.key]
+        new = replace(old, id=command.id, digest=command.digest, origin=old.line)
+        self.record(KeyCreated(key=new), old.project, command.principal.key, keys=(new,))
+        return new
+
+    def _allowances(self, command: c.ReadAllowances) -> AllowancePage:
+        spending = Spending(limit=2**60, period=Period.MONTH, used=1)
+        name = allowance_name(LimitScope.PROJECT, command.project, AllowanceUnit.EUR)
+        return AllowancePage(items=(view_of(name, spending, START_NS),))
+
     def _accept(self, command: c.AcceptLicence) -> LicenceAcceptance:
         found = LicenceAcceptance(
             licence=command.licence,
@@ -298,6 +319,9 @@ class StandIn:
             c.ApplyFactory: StandIn._apply,
             c.CreateKey: StandIn._create_key,
             c.RevokeKey: StandIn._revoke_key,
+            c.UpdateKey: StandIn._update_key,
+            c.RotateKey: StandIn._rotate_key,
+            c.ReadAllowances: StandIn._allowances,
             c.AcceptLicence: StandIn._accept,
             c.SyncGateway: StandIn._sync,
             c.StoreObject: StandIn._object,
@@ -426,7 +450,7 @@ def receipt_view(id: str, project: str, workload: str, tokens: int) -> ReceiptVi
         "quantities": {"tokens_output": tokens},
         "energy_mj": 2**65,
     }
-    usage = Usage(**values)
+    usage = Usage(key="key_of_a_call", **values)
     charge = Charge(
         usage=usage.id, price_book="b", lines=(), amount_neur=2**64, operator_cost_neur=1
     )

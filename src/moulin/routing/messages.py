@@ -29,13 +29,15 @@ def check_messages(body: dict[str, Any]) -> None:
     messages = body.get("messages")
     if type(messages) is not list or not messages:
         raise missing("messages", "a list with at least one message")
-    for number, message in enumerate(messages):
+    for message in messages:
         if type(message) is not dict:
             raise bad("messages", "a list of objects", "invalid_type")
-        if type(message.get("content")) is not str or "tool_calls" in message:
-            _check_unusual(f"messages[{number}]", message)
-        if message.get("role") not in ROLES:
-            raise bad(f"messages[{number}].role", f"one of {', '.join(sorted(ROLES))}")
+        if (
+            type(message.get("content")) is not str
+            or message.get("role") not in ROLES
+            or "tool_calls" in message
+        ):
+            _check_unusual(messages, message)
 
 
 def make_safe(body: dict[str, Any]) -> int:
@@ -50,7 +52,10 @@ def make_safe(body: dict[str, Any]) -> int:
     return len(SAFE_PROMPT) + 64
 
 
-def _check_unusual(field: str, message: dict[str, Any]) -> None:
+def _check_unusual(messages: list[Any], message: dict[str, Any]) -> None:
+    field = f"messages[{next(n for n, each in enumerate(messages) if each is message)}]"
+    if message.get("role") not in ROLES:
+        raise bad(f"{field}.role", f"one of {', '.join(sorted(ROLES))}")
     content = message.get("content")
     calls = message.get("tool_calls")
     if type(content) is list:

@@ -94,6 +94,7 @@ IGNORED: Final = frozenset(
     }
 )  # fmt: skip
 """Known fields of the OpenAI and Mistral APIs that have no meaning here; the answer names them."""
+_SPECIAL: Final = frozenset({"n", "tools", "tool_choice"})
 _NAMED_MAX: Final = 32
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -128,9 +129,10 @@ def read_request(dialect: Dialect, body: Any, *, drops: bool = False) -> Ask:
     """
     if type(body) is not dict:
         raise InvalidRequest("the body must be a JSON object")
-    is_safe = body.get("safe_prompt") is True
     ignored: tuple[str, ...] = ()
+    is_safe = False
     if not body.keys() <= dialect.forwarded:
+        is_safe = dialect.is_chat and body.get("safe_prompt") is True
         ignored = _normalise(dialect, body, drops=drops)
     model = body.get("model")
     if type(model) is not str or not model:
@@ -145,24 +147,18 @@ def read_request(dialect: Dialect, body: Any, *, drops: bool = False) -> Ask:
     for name in body:
         if name in checks:
             checks[name](body)
-    offer, infills = None, False
+    ask = Ask(
+        model, stream is True, stream is True and _wants_usage(body), tokens or 0, None, ignored
+    )
     if dialect.is_chat:
         check_messages(body)
-        if "tools" in body or "tool_choice" in body:
-            offer = read_offer(body)
-    else:
-        infills = _check_prompt(dialect, body)
-    return Ask(
-        model,
-        stream is True,
-        stream is True and _wants_usage(body),
-        tokens or 0,
-        offer,
-        ignored,
-        _choices(dialect, body),
-        make_safe(body) if is_safe and dialect.is_chat else 0,
-        infills,
-        offer is not None or (not dialect.is_chat and _has_own_form(dialect, body)),
+        if not is_safe and _SPECIAL.isdisjoint(body):
+            return ask
+        return _special_chat(body, ask, is_safe=is_safe)
+    return ask._replace(
+        infills=_check_prompt(dialect, body),
+        choices=_choices(dialect, body),
+        needs_form=_has_own_form(dialect, body),
     )
 
 
@@ -220,6 +216,18 @@ def _normalise(dialect: Dialect, body: dict[str, Any], *, drops: bool) -> tuple[
                 details={"param": name[:64], "code": "unknown_parameter"},
             )
     return tuple(sorted(set(ignored))[:_NAMED_MAX])
+
+
+def _special_chat(body: dict[str, Any], ask: Ask, *, is_safe: bool) -> Ask:
+    """Read what most requests do not have: tools, several choices, the safety prompt."""
+    has_tools = "tools" in body or "tool_choice" in body
+    offer = read_offer(body) if has_tools else None
+    return ask._replace(
+        offer=offer,
+        needs_form=offer is not None,
+        choices=_choices(CHAT, body),
+        added_bytes=make_safe(body) if is_safe else 0,
+    )
 
 
 def _refuse_best_of(value: Any) -> None:

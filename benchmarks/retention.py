@@ -249,7 +249,7 @@ class Asker:
         """Send and read to the end, or `bytes_max` bytes and hang up; -1 is all."""
         answer = b""
         try:
-            with socket.create_connection(self._address, timeout=ANSWER_S) as connection:
+            with self._connected() as connection:
                 connection.sendall(request)
                 while bytes_max < 0 or len(answer) < bytes_max:
                     piece = connection.recv(65536)
@@ -262,6 +262,17 @@ class Asker:
             return "cut", answer
         status = answer[9:12].decode("ascii", "replace") if answer else "left"
         return status or "left", answer
+
+    def _connected(self) -> socket.socket:
+        """Connect, waiting for a gateway that is starting again: every request is to reach one."""
+        until_s = time.monotonic() + BACK_S
+        while True:
+            try:
+                return socket.create_connection(self._address, timeout=ANSWER_S)
+            except ConnectionRefusedError:
+                if time.monotonic() > until_s:
+                    raise
+                time.sleep(0.1)
 
 
 # A few ways that compute, more that are refused at once.

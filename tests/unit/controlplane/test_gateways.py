@@ -1,6 +1,7 @@
 """Which journal records continue an epoch, how a journal is ended, and which epochs are news."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -130,6 +131,7 @@ def test_an_epoch_is_unheard_until_it_or_a_later_one_ended(payloads, unheard):
 
 @pytest.mark.parametrize("unit", ["audio_ms", "characters_input"])
 def test_what_is_no_token_is_cut_at_its_reservation_too(unit):
-    begun = replace(BEGIN, tokens_input=0, tokens_output=0, **{unit: 4_000})
+    counted: Any = {unit: 4_000}
+    begun = replace(BEGIN, tokens_input=0, tokens_output=0, **counted)
     (end,) = cut_records(EpochBook(through_sequence=1, begun={"q1": begun}), 60)
     assert (getattr(end, unit), end.amount_neur, end.is_estimated) == (4_000, 300, True)

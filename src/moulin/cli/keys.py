@@ -236,9 +236,9 @@ def keys_expire(
     """Let a key end by itself at a time, or take its end away."""
     from moulin.domain.control import KeyChange
 
-    expires_at_ns = 0 if after == "never" else _in(after)
+    is_never = after == "never"
+    change = KeyChange(never_expires=is_never, expires_at_ns=0 if is_never else _in(after))
     with connect(data, project) as client:
-        change = KeyChange(expires_at_ns=expires_at_ns)
         key = client.keys.change(_found(client, id, "expire").id, change)
     answer(key, is_json=is_json, show=lambda: write(f"{key.id} {key.name} is {_state(key)}"))
 

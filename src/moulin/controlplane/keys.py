@@ -61,7 +61,7 @@ def changed_key(key: ApiKey, change: KeyChange) -> ApiKey:
     """Return the key with what the change gives."""
     return replace(
         key,
-        expires_at_ns=key.expires_at_ns if change.expires_at_ns is None else change.expires_at_ns,
+        expires_at_ns=0 if change.never_expires else change.expires_at_ns or key.expires_at_ns,
         models=key.models if change.models is None else change.models,
         countries=key.countries if change.countries is None else change.countries,
         labels=key.labels if change.labels is None else change.labels,

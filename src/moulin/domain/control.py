@@ -179,9 +179,10 @@ class KeyWanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyChange:
-    """What of a key becomes another; what is null stays. An expiry of 0 takes the expiry away."""
+    """What of a key becomes another; what is null stays. `never_expires` takes an expiry away."""
 
-    expires_at_ns: int | None = None
+    expires_at_ns: int = 0
+    never_expires: bool = False
     models: tuple[str, ...] | None = None
     countries: tuple[str, ...] | None = None
     labels: Mapping[str, str] | None = None

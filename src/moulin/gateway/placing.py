@@ -76,7 +76,7 @@ class Placing(ABC):
         self.asks_stream = order.ask.is_stream
         self._moves = 0
         self._sent_at_s = 0.0
-        self._work = work_of(order.bounds[2], order.bounds[1])
+        self._work = 0 if route.fleet is None else work_of(order.bounds[2], order.bounds[1])
         self.held_neur = order.model.cost_neur(order.bounds[0], order.bounds[1])
         self._fallbacks = route.fallbacks
         if route.fallbacks:
@@ -132,9 +132,13 @@ class Placing(ABC):
         except MoulinError as error:
             self._give_up(error)
             return True
-        replica = choose(
-            self._route.replicas, self._service.now_s, self._tried, self._order.prefix, self._work
-        )
+        replicas = self._route.replicas
+        if len(replicas) == 1 and not self._tried:
+            only = replicas[0]
+            replica = only if only.outstanding < only.parallel_requests else None
+        else:
+            now_s = self._service.now_s
+            replica = choose(replicas, now_s, self._tried, self._order.prefix, self._work)
         if replica is not None:
             self._take(replica)
         return replica is not None
@@ -175,6 +179,8 @@ class Placing(ABC):
         if replica is None:
             service.leave_queue(self, self._order.model.endpoint)
             return self._fall_back()
+        if self._route.fleet is None:
+            return False
         ends_at_s = self._sent_at_s + service.limits.first_byte_timeout_s
         if service.now_s >= ends_at_s:
             return False
@@ -257,6 +263,7 @@ class Placing(ABC):
             fleet.retries.earn()
         if replica.circuit.rests_until_s:
             replica.circuit.probe()
+        replica.work += self._work
         self._sent_at_s = self._service.loop.time()
         timeout_s = self._service.limits.first_byte_timeout_s
         tokens = self._order.bounds[2] // BYTES_PER_TOKEN
@@ -277,9 +284,10 @@ class Placing(ABC):
 
     def _leave(self, replica: Replica) -> None:
         """Give the slot back."""
-        replica.work -= self._work
-        if replica.circuit.is_probed:
-            replica.circuit.abandoned()
+        if self._route.fleet is not None:
+            replica.work -= self._work
+            if replica.circuit.is_probed:
+                replica.circuit.abandoned()
         self._service.release(replica, self._order.model.endpoint)
 
     def _drop_connection(self) -> None:
@@ -317,9 +325,7 @@ class Placing(ABC):
         service = self._service
         replica.outstanding += 1
         replica.served += 1
-        replica.work += self._work
         self._replica = replica
-        self._sent_at_s = service.now_s
         self.deadline_s = service.now_s + service.limits.first_byte_timeout_s
         fleet = self._route.fleet
         if fleet is not None:

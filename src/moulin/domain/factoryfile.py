@@ -32,6 +32,7 @@ from moulin.domain.factory import (
     kind_of,
 )
 from moulin.domain.limitsfile import read_allowance, read_rate, read_webhook
+from moulin.domain.objects import BATCH_FACTOR_PPM, PROJECT_BYTES_MAX
 from moulin.domain.section import Keys, Section, nearest, section, shown
 from moulin.domain.units import (
     NEUR_PER_EUR,
@@ -74,7 +75,7 @@ PROJECT_KEYS: Final = Keys(
         *("limits", "allowance", "webhook"),
     )
 )
-QUOTA_KEYS: Final = Keys(("cpus", "memory", "accelerators", "workloads"))
+QUOTA_KEYS: Final = Keys(("cpus", "memory", "accelerators", "workloads", "storage"))
 
 ALIAS_KEYS: Final = Keys(("targets", "project", "deprecated", "sunset"))
 ALIAS_TARGETS_MAX: Final = 16
@@ -93,7 +94,7 @@ PRICES: Final[Mapping[str, tuple[Meter, int]]] = {
     "audio_hour": (Meter.AUDIO_MS, MS_PER_HOUR),
     "million_input_characters": (Meter.CHARACTERS_INPUT, CHARACTERS_PER_MILLION),
 }
-PRICE_KEYS: Final = Keys(("from", *PRICES))
+PRICE_KEYS: Final = Keys(("from", "batch", *PRICES))
 DEFAULT_SUBJECT: Final = "default"
 
 WATTS_MAX: Final = 10**11
@@ -343,6 +344,7 @@ def _projects(top: Section) -> Iterator[Project]:
                 memory_bytes=quota.measure("memory", parse_bytes, -1),
                 accelerators=quota.integer("accelerators", -1, minimum=0, maximum=10**7),
                 workloads=quota.integer("workloads", -1, minimum=0, maximum=10**7),
+                stored_bytes=quota.measure("storage", parse_bytes, PROJECT_BYTES_MAX),
             ),
             budget_neur=item.measure("budget", _EUROS, -1),
             job_time_limit_s=item.measure("job_time_limit", parse_duration_s, 3600, minimum=1),
@@ -358,7 +360,10 @@ def _price_books(top: Section, registry: Registry) -> Iterator[PriceBook]:
         if not prices:
             top.refuse(f"prices.{name}", "holds no price", f"known here: {', '.join(PRICES)}")
         yield PriceBook(
-            name=name, effective_from_ns=item.measure("from", parse_time, 0), prices=prices
+            name=name,
+            effective_from_ns=item.measure("from", parse_time, 0),
+            prices=prices,
+            batch_ppm=item.measure("batch", _FACTOR, BATCH_FACTOR_PPM, maximum=PPM),
         )
 
 

@@ -230,7 +230,8 @@ def _openai_wanted(body: Any) -> dict[str, Any]:
 
 def _mistral_wanted(body: Any) -> dict[str, Any]:
     fields = _object(body)
-    hours = fields.get("timeout_hours") or 24
+    hours = fields.get("timeout_hours")
+    hours = 24 if hours is None else hours
     if type(hours) is not int or not 1 <= hours <= 168:
         raise _bad("timeout_hours", "a whole number from 1 to 168")
     if fields.get("agent_id"):
@@ -253,7 +254,9 @@ def _endpoint(fields: Mapping[str, Any]) -> str:
 
 
 def _metadata(fields: Mapping[str, Any]) -> dict[str, str]:
-    metadata = fields.get("metadata") or {}
+    metadata = fields.get("metadata")
+    if metadata is None:
+        return {}
     if type(metadata) is not dict:
         raise _bad("metadata", "an object of texts")
     return {str(name): str(value) for name, value in metadata.items()}

@@ -293,3 +293,24 @@ def test_the_default_objects_resolve_and_are_stable():
     assert (ObjectKind.MACHINE_CLASS, "H100") in names
     assert objects == default_objects(facts(accelerator=MACHINE_CLASSES["H100"]))
     assert EXAMPLE_PRICES_NEUR["cpu_hour"] == 20_000_000
+
+
+def test_storage_and_the_batch_price_have_words():
+    body = {
+        "organisations": {"lab": None},
+        "projects": {
+            "p": {"organisation": "lab", "quota": {"storage": "2GB"}},
+            "q": {"organisation": "lab"},
+        },
+        "prices": {
+            "book": {"batch": Decimal("0.4"), "cpu_hour": 1},
+            "other": {"cpu_hour": 1},
+        },
+    }
+    found = {each.name: each for each in parse(body)}
+    assert found["p"].quota.stored_bytes == 2 * 10**9
+    assert found["q"].quota.stored_bytes == 10 * 10**9
+    assert (found["book"].batch_ppm, found["other"].batch_ppm) == (400_000, 500_000)
+    body["prices"]["book"]["batch"] = Decimal("1.1")
+    with pytest.raises(InvalidSpec, match="batch"):
+        parse(body)

@@ -91,13 +91,13 @@ def test_a_key_is_limited_changed_and_read(world):
         change = {"models": ["tiny"], "rate": {"tokens_per_minute": 5000}}
         changed = client.patch(f"/api/v1/keys/{issued['id']}", json=change).json()
         read = client.get(f"/api/v1/keys/{issued['id']}").json()
-    assert issued["rate"]["requests_per_minute"] == 60
-    assert issued["allowance"]["period"] == "month"
         ending = client.patch(
             f"/api/v1/keys/{issued['id']}", json={"expires_at": "2030-01-01T00:00:00Z"}
         )
         unending = client.patch(f"/api/v1/keys/{issued['id']}", json={"never_expires": True})
-    assert ending.json()["expires_at"] == "2030-01-01T00:00:00Z"
+    assert issued["rate"]["requests_per_minute"] == 60
+    assert issued["allowance"]["period"] == "month"
+    assert ending.json()["expires_at"].startswith("2030-01-01")
     assert unending.json()["expires_at"] is None
     assert changed == read
     assert (read["models"], read["rate"]["tokens_per_minute"]) == (["tiny"], 5000)

@@ -315,15 +315,16 @@ def test_a_response_calls_a_function(served: Served) -> None:
         "input": "What is the weather in Paris?",
         "tools": [WEATHER],
         "tool_choice": {"type": "function", "name": "get_weather"},
-        "max_output_tokens": 60,
+        "max_output_tokens": 200,
+        "temperature": 0,
     }
     answer = served.gpt.responses.create(**asked)
     call = answer.output[0]
     assert (call.type, call.name) == ("function_call", "get_weather")
     assert set(json.loads(call.arguments)) == {"city"}
     with served.gpt.responses.stream(**asked) as stream:
-        kinds = [event.type for event in stream]
-        final = stream.get_final_response()
+        events = list(stream)
+    kinds, final = [event.type for event in events], events[-1].response
     assert "response.function_call_arguments.done" in kinds
     assert final.output[0].name == "get_weather"
     told = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}

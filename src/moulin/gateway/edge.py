@@ -12,7 +12,6 @@ import asyncio
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import httptools
@@ -21,6 +20,7 @@ from moulin.domain.errors import DeadlineExceeded, InvalidRequest, MoulinError, 
 from moulin.gateway import answers
 from moulin.gateway.directory import Caller
 from moulin.gateway.exchange import Exchange
+from moulin.gateway.fields import KEEP_BY_SPELLING, learn_spelling
 from moulin.gateway.grammar import METHODS, is_host, is_misread, is_target
 from moulin.gateway.passing import UPLOADS, Passing
 from moulin.gateway.relay import Relay, Upload
@@ -81,7 +81,9 @@ class ClientConnection(Passing):
         "drops_params",
         "host",
         "hosts",
+        "once",
         "problem",
+        "wants_close",
         "wants_continue",
         "where",
     )  # fmt: skip
@@ -205,6 +207,8 @@ class ClientConnection(Passing):
         self._is_head_done = False
         self._is_in_message = True
         self.problem = ""
+        self.once = b""
+        self.wants_close = False
         self._caller: Caller | None = None
         if not self.is_busy:
             self.deadline_s = self._service.now_s + self._service.limits.head_timeout_s
@@ -219,9 +223,9 @@ class ClientConnection(Passing):
         if self._is_head_long:
             self._head_bytes += len(name) + len(value)
         try:
-            keep = _KEEP_BY_SPELLING[name]
+            keep = KEEP_BY_SPELLING[name]
         except KeyError:
-            keep = _learn_spelling(name)
+            keep = learn_spelling(name)
         if keep is not None:
             keep(self, value)
 
@@ -300,7 +304,7 @@ class ClientConnection(Passing):
             self._caller,
             parts[0] if len(parts) == 1 else b"".join(parts),
             self.is_mistral,
-            self._parser.should_keep_alive(),
+            self._parser.should_keep_alive() and not self.wants_close,
             self._is_http_10,
             self.drops_params,
             self.where,
@@ -510,77 +514,6 @@ class ClientConnection(Passing):
     def _body_too_large(self) -> tuple[MoulinError, int]:
         limit = self._body_bytes_max()
         return InvalidRequest(f"read this request: its body exceeds {limit} bytes"), 413
-
-
-def _keep_authorization(client: ClientConnection, value: bytes) -> None:
-    if client.authorization:
-        client.problem = "it has two Authorization headers"
-    client.authorization = value
-
-
-def _keep_length(client: ClientConnection, value: bytes) -> None:
-    # llhttp has already refused two lengths, signs, and a length beside a transfer encoding.
-    client.length = int(value) if value.isdigit() and len(value) < 20 else 1 << 62
-
-
-def _keep_host(client: ClientConnection, value: bytes) -> None:
-    client.hosts += 1
-    client.host = value
-
-
-def _keep_transfer_encoding(client: ClientConnection, value: bytes) -> None:
-    client.transfer_encodings += 1
-    if value.strip().lower() != b"chunked":
-        client.problem = "only the transfer encoding chunked is understood"
-
-
-def _keep_expect(client: ClientConnection, value: bytes) -> None:
-    client.wants_continue = value.lower() == b"100-continue"
-
-
-def _keep_upgrade(client: ClientConnection, value: bytes) -> None:
-    client.problem = "this gateway does not switch protocols"
-
-
-def _keep_user_agent(client: ClientConnection, value: bytes) -> None:
-    client.is_mistral = b"mistral" in value
-
-
-def _keep_drop_params(client: ClientConnection, value: bytes) -> None:
-    client.drops_params = value.lower() == b"true"
-
-
-def _keep_where(client: ClientConnection, value: bytes) -> None:
-    if client.where:
-        client.problem = "it has two X-Moulin-Where headers"
-    # An empty one narrows to nothing, which the directory refuses.
-    client.where = value or b" "
-
-
-_Keep = Callable[[ClientConnection, bytes], None]
-_KEEP_BY_NAME: Final[dict[bytes, _Keep]] = {
-    b"authorization": _keep_authorization,
-    b"content-length": _keep_length,
-    b"host": _keep_host,
-    b"transfer-encoding": _keep_transfer_encoding,
-    b"expect": _keep_expect,
-    b"upgrade": _keep_upgrade,
-    b"user-agent": _keep_user_agent,
-    b"x-moulin-drop-params": _keep_drop_params,
-    b"x-moulin-where": _keep_where,
-}
-
-
-# Spellings met so far, so that a header line costs one look-up; bounded, because clients choose them.
-_KEEP_BY_SPELLING: Final[dict[bytes, _Keep | None]] = {}
-_SPELLINGS_MAX: Final = 1000
-
-
-def _learn_spelling(name: bytes) -> _Keep | None:
-    keep = _KEEP_BY_NAME.get(name.lower())
-    if len(_KEEP_BY_SPELLING) < _SPELLINGS_MAX and len(name) < 64:
-        _KEEP_BY_SPELLING[name] = keep
-    return keep
 
 
 def _too_many(limit: int) -> bytes:

@@ -70,6 +70,8 @@ SMUGGLING = {
     "a path as host": request().replace(HOST, b"host: a/b\r\n"),
     "a whole address": request().replace(b" /v1", b" http://x/v1", 1),
     "a way up": request().replace(b" /v1", b" /%2e%2e/v1", 1),
+    "two expectations": request(b"expect: 100-continue", b"expect: 200-ok"),
+    "two conditions": request(b"if-match: x", b"if-match: x"),
     "a method that echoes": request().replace(b"POST", b"TRACE", 1),
     "the preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "an old version": b"GET /v1/models\r\n\r\n",
@@ -139,6 +141,11 @@ def test_an_answer_to_head_has_no_body_that_would_be_read_as_the_next(plant: Pla
     first, _, second = plant.raw(head + last).partition(b"\r\n\r\n")
     assert b"content-length: " in first
     assert second.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_wish_to_close_is_seen_in_a_list_that_is_none(plant: Plant) -> None:
+    data = SMUGGLED.replace(b"\r\n\r\n", b"\r\nconnection:;Close\r\n\r\n")
+    assert plant.raw(data + SMUGGLED).count(b"HTTP/1.1 200 OK") == 1
 
 
 def test_too_much_sent_ahead_is_cut(plant: Plant, replica: ReplicaFake) -> None:

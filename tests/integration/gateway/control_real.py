@@ -61,6 +61,7 @@ class ControlReal:
         self.models = models
         self.lock = threading.RLock()
         self.is_stopping = False
+        self.shares: dict[str, int] = {}
         organisation = project.pop("organisation_limits", {})
         self.bench.apply(
             Organisation(name="lab", **organisation),
@@ -104,6 +105,7 @@ class ControlReal:
 
     def sync(self, request: SyncRequest) -> SyncReply:
         deadline_s = time.monotonic() + request.wait_s
+        self.shares[request.gateway] = request.share.slices if request.share else 0
         reply: SyncReply = self.tell(SyncGateway(principal=GATEWAY, request=request))
         while (
             request.wait_s

@@ -216,7 +216,7 @@ def open_factory(settings: FactorySettings) -> Factory:
             notify=webhooks.offer,
         ),
         settings.plane,
-        SchedulerPolicy(),
+        SchedulerPolicy(staleness_s=settings.plane.snapshot_staleness_s),
         inbox,
     )
     tell_again(plane)

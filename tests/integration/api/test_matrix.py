@@ -59,6 +59,7 @@ MATRIX: Final = {
     ("GET", "/workloads/{workload}"): Row(VIEWERS, owned=True),
     ("POST", "/workloads/{workload}/stop"): Row(MEMBERS, owned=True),
     ("POST", "/workloads/{workload}/scale"): Row(MEMBERS, owned=True, body={"replicas": 1}),
+    ("POST", "/workloads/{workload}/rollout"): Row(MEMBERS, owned=True, body={}),
     ("GET", "/workloads/{workload}/why"): Row(VIEWERS, owned=True),
     ("GET", "/workloads/{workload}/logs"): Row(VIEWERS, owned=True),
     ("GET", "/events"): Row(VIEWERS),

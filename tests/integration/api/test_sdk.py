@@ -7,7 +7,7 @@ import threading
 import httpx
 import pytest
 
-from moulin.domain.control import KeyWanted
+from moulin.domain.control import KeyWanted, RolloutWanted
 from moulin.domain.errors import (
     BudgetExceeded,
     DigestMismatch,
@@ -66,6 +66,7 @@ def test_the_rest_of_the_resources(world):
         made = moulin.endpoints.deploy("chat", EndpointSpec(model="tiny"))
         assert made.kind == WorkloadKind.ENDPOINT
         assert moulin.endpoints.scale(made.id, 2).id == made.id
+        assert moulin.endpoints.rollout(made.id, RolloutWanted(is_back=True)).id == made.id
         assert [view.id for view in moulin.endpoints.every()] == [made.id]
 
 

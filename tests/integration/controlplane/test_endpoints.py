@@ -1,6 +1,7 @@
 """Load, drains and rollouts as gateways and tenants bring them: events, snapshots, receipts, refusals."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ IDLE_S = 5
 def followed(mill):
     """An endpoint that follows its load, its first replica ready; and a gateway that serves."""
     spec = endpoint()
+    assert spec.endpoint is not None
     scaling = Scaling(replicas_max=3, idle_s=IDLE_S, stabilise_s=5)
     view = mill.submit(replace(spec, endpoint=replace(spec.endpoint, scaling=scaling)))
     mill.turns(2, 1.0)
@@ -53,7 +55,7 @@ def load(workload: str, in_flight: int = 0, queued: int = 0, busy: tuple[str, ..
     return GatewayLoad(endpoints=(each,) if in_flight or queued else (), busy=busy)
 
 
-def roll_out(mill, workload: str, **wanted: object):
+def roll_out(mill, workload: str, **wanted: Any):
     command = RolloutEndpoint(
         principal=ADMIN, workload=WorkloadId(workload), wanted=RolloutWanted(**wanted)
     )

@@ -28,10 +28,16 @@ def served(replicas: int = 2, cpus: int = 8, drain_s: int = DRAIN_S) -> World:
     here.now_ns = SECOND
     here.add(GatewayEpochOpened(gateway="gw", gateway_epoch=1))
     spec = endpoint(replicas)
+    assert spec.endpoint is not None
     here.submit("x", replace(spec, endpoint=replace(spec.endpoint, drain_s=drain_s)))
     for place in here.cycle().places:
         ready(here, place.attempt)
     return here
+
+
+def model_of(here: World, attempt: str) -> str:
+    started = start_step(here.state, AttemptId(attempt), 0).endpoint
+    return started.model if started is not None else ""
 
 
 def scale(here: World, replicas: int) -> None:
@@ -40,6 +46,7 @@ def scale(here: World, replicas: int) -> None:
 
 def roll_out(here: World, revision: int = 2, cpus: int = 1) -> None:
     spec = here.state.workloads[CHAT].submission.spec
+    assert spec.endpoint is not None
     wanted = replace(
         spec,
         endpoint=replace(spec.endpoint, model=f"m{revision}"),
@@ -188,10 +195,7 @@ def test_each_replica_runs_and_holds_what_its_own_revision_says():
     here.cycle()
     cpus = {step: here.state.steps[step].cpu_milli for step, _ in live_steps(here.state)}
     assert cpus == {"x.u0.g1.t0": 1000, "x.u1.g1.t0": 3000}
-    models = [
-        start_step(here.state, AttemptId(attempt), 0).endpoint.model
-        for attempt in ("x.u0.g1", "x.u1.g1")
-    ]
+    models = [model_of(here, attempt) for attempt in ("x.u0.g1", "x.u1.g1")]
     assert models == ["m", "m2"]
 
 
@@ -203,7 +207,7 @@ def test_a_former_replica_that_dies_during_a_rollout_starts_again_as_what_it_was
     here.cycle()
     here.now_ns += 60 * SECOND
     assert [place.attempt for place in here.cycle().places] == ["x.u0.g2"]
-    assert start_step(here.state, AttemptId("x.u0.g2"), 0).endpoint.model == "m"
+    assert model_of(here, "x.u0.g2") == "m"
     ready(here, "x.u1.g1")
     assert [drain.attempt for drain in here.cycle().drains] == ["x.u0.g2"]
 
@@ -246,7 +250,9 @@ def test_going_back_keeps_the_replicas_that_are_still_there():
     assert replicas(here)["x.u1.g1"] == (1, "ready")
     drained = {drain.attempt for drain in here.cycle().drains}
     assert drained == {"x.u2.g1", "x.u3.g1"}
-    assert here.state.workloads[CHAT].serving.revision_last == 2
+    serving = here.state.workloads[CHAT].serving
+    assert serving is not None
+    assert serving.revision_last == 2
 
 
 def test_going_back_after_the_end_starts_anew_while_the_new_ones_serve():

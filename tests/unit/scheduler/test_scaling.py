@@ -28,6 +28,7 @@ def served(policy: SchedulerPolicy | None = None, **scaling: int) -> World:
     here.now_ns = SECOND
     here.policy = policy or here.policy
     spec = endpoint(1)
+    assert spec.endpoint is not None
     wanted = Scaling(**{"replicas_max": 4, **scaling})
     here.submit("x", replace(spec, endpoint=replace(spec.endpoint, scaling=wanted)))
     here.cycle()

@@ -524,6 +524,7 @@ def scaling() -> list[Payload]:
             model="smollm2", variant="q8", scaling=Scaling(replicas_max=3), drain_s=60
         ),
     )
+    assert spec.endpoint is not None
     rolled = replace(spec, endpoint=replace(spec.endpoint, variant="q4"))
     first, second = attempt_id(ENDPOINT, 0, 1), attempt_id(ENDPOINT, 1, 1)
     ready = {"address": "127.0.0.1:9000", "is_ready": True}

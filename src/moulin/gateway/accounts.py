@@ -91,9 +91,7 @@ class Account:
             return None
         # Near exhaustion the leader gives little at a time: who waits longest is served first.
         first_neur = self._waiting[0].held_neur - self.escrow.left_neur if self._waiting else 0
-        return Want(
-            project=self.project, amount_neur=amount_neur, least_neur=max(first_neur, 1)
-        )
+        return Want(project=self.project, amount_neur=amount_neur, least_neur=max(first_neur, 1))
 
     def take(self, grant: Grant) -> None:
         """Take in a grant, serve who waits in order, and refuse the rest if the leader did."""

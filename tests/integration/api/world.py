@@ -193,13 +193,7 @@ class StandIn:
         )
         return ended
 
-    def _roll_out(self, command: c.RolloutEndpoint) -> WorkloadView:
-        self.actors.append(command.principal.key)
-        view = self.store.workload(command.workload)
-        assert view
-        return view
-
-    def _scale(self, command: c.ScaleEndpoint) -> WorkloadView:
+    def _scale(self, command: c.ScaleEndpoint | c.RolloutEndpoint) -> WorkloadView:
         self.actors.append(command.principal.key)
         view = self.store.workload(command.workload)
         assert view
@@ -321,7 +315,7 @@ class StandIn:
             c.TryWorkload: StandIn._try,
             c.StopWorkload: StandIn._stop,
             c.ScaleEndpoint: StandIn._scale,
-            c.RolloutEndpoint: StandIn._roll_out,
+            c.RolloutEndpoint: StandIn._scale,
             c.ExplainWorkload: StandIn._explain,
             c.ApplyFactory: StandIn._apply,
             c.CreateKey: StandIn._create_key,

@@ -210,7 +210,8 @@ def test_mistral_tools(mistralai: Any, replica: ReplicaFake) -> None:
     assert call.id.isalnum()
     assert answer.choices[0].finish_reason == "tool_calls"
     replica.behaviour.words = (CALL[:9], CALL[9:])
-    found, reasons = [], []
+    found: list[Any] = []
+    reasons = []
     for event in mistralai.chat.stream(model="smol", messages=MESSAGES, tools=[TOOL]):
         for choice in event.data.choices:
             found += choice.delta.tool_calls or []

@@ -311,6 +311,6 @@ def test_storage_and_the_batch_price_have_words():
     assert found["p"].quota.stored_bytes == 2 * 10**9
     assert found["q"].quota.stored_bytes == 10 * 10**9
     assert (found["book"].batch_ppm, found["other"].batch_ppm) == (400_000, 500_000)
-    body["prices"]["book"]["batch"] = Decimal("1.1")
+    body["prices"] = {"book": {"batch": Decimal("1.1"), "cpu_hour": 1}}
     with pytest.raises(InvalidSpec, match="batch"):
         parse(body)

@@ -43,7 +43,7 @@ from moulin.scheduler.quota import QuotaCheck
 from moulin.store.memory import MemoryStore
 from tests.simulation.run import Result, simulate
 
-SEEDS_MAX = 40
+SEEDS_MAX = 80
 # What the real code raises on purpose when it notices a bug; anything else is a plant that is broken.
 NOTICED = frozenset({"", "InvariantViolated", "StoreCorrupt"})
 STEPS = 120

@@ -12,7 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from moulin.api.bounds import Text, Whole, bound_of
-from moulin.domain.wire import WIDE_SUFFIXES, is_instant, public_name
+from moulin.domain.wire import is_instant, is_wide, public_name
 
 REFERENCE: Final = "#/components/schemas/"
 _WIDE: Final = {"type": "string", "pattern": "^-?(0|[1-9][0-9]*)$"}
@@ -41,7 +41,7 @@ class Schemas:
         required = []
         for item in dataclasses.fields(kind):
             key = public_name(item.name)
-            properties[key] = self._field(kind, item.name, hints[item.name])
+            properties[key] = self._field(kind, item, hints[item.name])
             if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
                 required.append(key)
         described: dict[str, Any] = {
@@ -54,10 +54,10 @@ class Schemas:
             described["required"] = required
         return described
 
-    def _field(self, kind: type, name: str, annotation: Any) -> dict[str, Any]:
-        if is_instant(name):
+    def _field(self, kind: type, item: "dataclasses.Field[Any]", annotation: Any) -> dict[str, Any]:
+        if is_instant(item.name):
             return dict(_INSTANT)
-        return self._of(annotation, bound_of(kind, name), is_wide=name.endswith(WIDE_SUFFIXES))
+        return self._of(annotation, bound_of(kind, item.name), is_wide=is_wide(item))
 
     def _of(self, annotation: Any, bound: Whole | Text | None, *, is_wide: bool) -> dict[str, Any]:
         while hasattr(annotation, "__supertype__"):

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from moulin.domain.units import NS_PER_S, format_euros
+from moulin.domain.wire import WIDE
 
 SLICES: Final = 48
 """A rate is divided among gateways by slices; 48 divides evenly by 1, 2, 3, 4, 6, 8, 12 and 16."""
@@ -112,9 +113,9 @@ class AllowanceView:
     scope: LimitScope
     name: str
     unit: AllowanceUnit
-    limit: int
-    used: int
-    held: int
+    limit: int = field(metadata=WIDE)
+    used: int = field(metadata=WIDE)
+    held: int = field(metadata=WIDE)
     period: Period
     start_ns: int
     resets_at_ns: int = 0

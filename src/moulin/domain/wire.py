@@ -30,6 +30,8 @@ _Encode = Callable[[Any], Any]
 _Decode = Callable[[Any], Any]
 
 WIDE_SUFFIXES: Final = ("_neur", "_mj", "_ng", "_ns", "_bytes")
+# The metadata of a field whose integers are wide though its name has no unit: that is in another.
+WIDE: Final[Mapping[str, bool]] = {"is_wide": True}
 SAFE_INTEGER_MAX: Final = 2**53 - 1
 # Points in time, as opposed to spans such as `cpu_ns`.
 _INSTANT: Final = re.compile(
@@ -135,7 +137,7 @@ def _encode_plan(kind: type) -> _Encode:
     hints = get_type_hints(kind)
     return _plan_encoder(
         [
-            (item.name, item.name, _encoder(hints[item.name], _fields, is_wide=_is_wide(item)))
+            (item.name, item.name, _encoder(hints[item.name], _fields, is_wide=is_wide(item)))
             for item in dataclasses.fields(kind)
         ]
     )
@@ -151,7 +153,7 @@ def _public_plan(kind: type) -> _Encode:
                 public_name(item.name),
                 _encode_instant
                 if is_instant(item.name)
-                else _encoder(hints[item.name], _public_fields, is_wide=_is_wide(item)),
+                else _encoder(hints[item.name], _public_fields, is_wide=is_wide(item)),
             )
             for item in dataclasses.fields(kind)
         ]
@@ -177,8 +179,9 @@ def _plan_encoder(fields: list[tuple[str, str, _Encode | None]]) -> _Encode:
     return encode_fields
 
 
-def _is_wide(item: "dataclasses.Field[Any]") -> bool:
-    return item.name.endswith(WIDE_SUFFIXES)
+def is_wide(item: "dataclasses.Field[Any]") -> bool:
+    """Say whether a field's integers are text on the wire: by its unit, or as it is declared."""
+    return item.name.endswith(WIDE_SUFFIXES) or WIDE.items() <= item.metadata.items()
 
 
 def _encoder(annotation: Any, nested: _Encode, *, is_wide: bool) -> _Encode | None:
@@ -263,7 +266,7 @@ def _decode_plan(kind: type) -> _Decode:
     for item in dataclasses.fields(kind):
         step = _decode_instant if is_instant(item.name) else None
         for key in (item.name, public_name(item.name)):
-            steps[key] = step or _decoder(hints[item.name], is_wide=_is_wide(item))
+            steps[key] = step or _decoder(hints[item.name], is_wide=is_wide(item))
             names[key] = item.name
         if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             required.append(item.name)

@@ -62,6 +62,46 @@ ROWS: Final[tuple[tuple[str, str, Callable[[Result], str], str], ...]] = (
         ),
         "none",
     ),
+    (
+        "budget_burst",
+        "streams at once on two gateways, one killed, beyond what a budget fits",
+        lambda r: (
+            f"{r['streams']} streams, {r['admitted']} admitted of {r['fits']} that fit, "
+            f"overshoot {_number(r['overshoot_eur'])} €"
+        ),
+        "0 €",
+    ),
+    (
+        "failover",
+        "replicas killed and hung under load, requests bound to countries",
+        lambda r: (
+            f"{r['killed_replicas']} killed, {_number(r['requests'])} requests: "
+            f"{r['failed_before_first_byte']} failed before the first byte, "
+            f"{r['wrong_zone']} in a wrong zone"
+        ),
+        "0, 0",
+    ),
+    (
+        "rollout",
+        "streams across a rolling update and back, real model",
+        lambda r: f"{r['streams']} streams, {r['dropped']} dropped",
+        "0 dropped",
+    ),
+    (
+        "scale_to_zero",
+        "requests that found no replica and were held, real model",
+        lambda r: (
+            f"{r['cold_requests']} held, slowest {_number(r['cold_request_s_max'])} s, "
+            f"{r['failed']} failed"
+        ),
+        "0 failed",
+    ),
+    (
+        "retention",
+        "a marked prompt, searched in every file, column, log and core dump after crashes",
+        lambda r: f"{_number(r['requests'])} requests, found {r['found']} times",
+        "0 times",
+    ),
 )
 
 

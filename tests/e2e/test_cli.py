@@ -166,7 +166,7 @@ def test_jobs_and_the_words_that_mean_one(mill):
         (("run", "echo", "hi"), "neither a .yaml file", "moulin run -- echo hi"),
         (("run",), "run nothing", "moulin run -- COMMAND"),
         (("deploy", "smolm2-135m-instruct"), "smolm2", "did you mean smollm2-135m-instruct"),
-        (("deploy", "x", "--source", "ftp"), "'ftp'", "auto, hf, pypi or file:PATH"),
+        (("deploy", "x", "--source", "ftp"), "'ftp'", "use auto, hf, pypi, file:PATH"),
         (("deploy", "file:absent.gguf"), "there is no such file", "check the path"),
         (("chat",), "none is served", "moulin deploy"),
         (("keys", "create", "k", "--role", "boss"), "'boss'", "known here"),

@@ -128,6 +128,22 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+def priced_model(replicas: tuple[ReplicaView, ...], name: str = MODEL) -> ModelView:
+    """Return a model of project `lab` at 0.15 and 0.60 euros for a million tokens in and out."""
+    return ModelView(
+        name=name,
+        endpoint="end_1",
+        project="lab",
+        is_public=False,
+        context_tokens=4096,
+        tokens_output_default=256,
+        price_input_neur=150_000_000,
+        price_output_neur=600_000_000,
+        price_per=1_000_000,
+        replicas=replicas,
+    )
+
+
 def snapshot(address: str, *, name: str = MODEL, key: str = "replica") -> GatewaySnapshot:
     """Return one model with one replica, and one key that may use it in two countries."""
     replica = ReplicaView(
@@ -142,18 +158,7 @@ def snapshot(address: str, *, name: str = MODEL, key: str = "replica") -> Gatewa
         energy_uj_per_token_output=20_000,
         carbon_ng_per_j=10_000,
     )
-    model = ModelView(
-        name=name,
-        endpoint="end_1",
-        project="lab",
-        is_public=False,
-        context_tokens=4096,
-        tokens_output_default=256,
-        price_input_neur=150_000_000,
-        price_output_neur=600_000_000,
-        price_per=1_000_000,
-        replicas=(replica,),
-    )
+    model = priced_model((replica,), name)
     caller = KeyView(
         id="key_1",
         digest=digest(PEPPER, KEY),

@@ -30,10 +30,11 @@ from benchmarks._gateway import (
     ControlStub,
     free_port,
     moulin_command,
+    priced_model,
     started,
     wait_for,
 )
-from moulin.domain.snapshot import GatewaySnapshot, KeyView, ModelView, ProjectView, ReplicaView
+from moulin.domain.snapshot import GatewaySnapshot, KeyView, ProjectView, ReplicaView
 from moulin.identity.keys import digest, make_key
 
 HOME: Final = "FR"
@@ -258,18 +259,7 @@ def _snapshot(replicas: list[Replica]) -> GatewaySnapshot:
         )
         for number, replica in enumerate(replicas)
     )
-    model = ModelView(
-        name=MODEL,
-        endpoint="end_1",
-        project="lab",
-        is_public=False,
-        context_tokens=4096,
-        tokens_output_default=256,
-        price_input_neur=150_000_000,
-        price_output_neur=600_000_000,
-        price_per=1_000_000,
-        replicas=views,
-    )
+    model = priced_model(views)
     keys = tuple(
         KeyView(
             id=f"key_{name}",

@@ -6,6 +6,7 @@ import math
 import struct
 import time
 import wave
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -167,3 +168,45 @@ def sound() -> bytes:
         for at in range(16_000):
             file.writeframes(struct.pack("<h", int(8000 * math.sin(at * 440 * math.tau / 16_000))))
     return data.getvalue()
+
+
+class ChatChecks(ABC):
+    """What clients whose answers have OpenAI's shape check alike; a client overrides what it cannot."""
+
+    @abstractmethod
+    def _ask(self, **fields: Any) -> Any:
+        """Return the client's answer to a chat with these fields."""
+
+    def tool_choice_named(self) -> None:
+        """The one tool that was named is called."""
+        answer = self._ask(tools=TOOLS, tool_choice=NAMED, max_tokens=80)
+        (call,) = answer.choices[0].message.tool_calls
+        check_call(call.function.name, call.function.arguments)
+
+    def json_schema(self) -> None:
+        """The answer is of the schema."""
+        answer = self._ask(response_format=SCHEMA, max_tokens=60)
+        check_place(answer.choices[0].message.content)
+
+    def logprobs(self) -> None:
+        """Each token comes with two alternatives."""
+        answer = self._ask(logprobs=True, top_logprobs=2, max_tokens=3)
+        tokens = answer.choices[0].logprobs.content
+        expect(all(len(token.top_logprobs) == 2 for token in tokens), "not two alternatives")
+
+    def n(self) -> None:
+        """Two completions come, numbered."""
+        answer = self._ask(n=2, temperature=1.5, max_tokens=8)
+        expect([choice.index for choice in answer.choices] == [0, 1], "not two choices")
+
+    def seed(self) -> None:
+        """One seed gives one answer."""
+        answers = [self._ask(seed=7, temperature=1.5).choices[0] for _ in range(2)]
+        check_same(choice.message.content for choice in answers)
+
+    def stop(self) -> None:
+        """The answer ends before a word it would have said."""
+        word = self._ask(temperature=0).choices[0].message.content.split()[2]
+        stopped = self._ask(temperature=0, stop=[word]).choices[0]
+        expect(word not in stopped.message.content, "the stop word is in the answer")
+        expect(stopped.finish_reason == "stop", f"ended with {stopped.finish_reason}")

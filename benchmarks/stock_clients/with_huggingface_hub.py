@@ -26,7 +26,7 @@ def features(settings: s.Settings) -> dict[str, s.Feature]:
     }
 
 
-class _Chat:
+class _Chat(s.ChatChecks):
     def __init__(self, settings: s.Settings) -> None:
         self._settings = settings
         self._client = InferenceClient(base_url=settings.base_url, api_key=settings.key)
@@ -57,34 +57,6 @@ class _Chat:
         result = {"role": "tool", "tool_call_id": call.id, "content": "18 degrees"}
         turns = [*s.MESSAGES, spoken, result]
         s.expect(self._ask(messages=turns, tools=s.TOOLS).choices, "no answer to a result")
-
-    def tool_choice_named(self) -> None:
-        answer = self._ask(tools=s.TOOLS, tool_choice=s.NAMED, max_tokens=80)
-        (call,) = answer.choices[0].message.tool_calls
-        s.check_call(call.function.name, call.function.arguments)
-
-    def json_schema(self) -> None:
-        answer = self._ask(response_format=s.SCHEMA, max_tokens=60)
-        s.check_place(answer.choices[0].message.content)
-
-    def logprobs(self) -> None:
-        answer = self._ask(logprobs=True, top_logprobs=2, max_tokens=3)
-        tokens = answer.choices[0].logprobs.content
-        s.expect(all(len(token.top_logprobs) == 2 for token in tokens), "not two alternatives")
-
-    def n(self) -> None:
-        answer = self._ask(n=2, temperature=1.5, max_tokens=8)
-        s.expect([choice.index for choice in answer.choices] == [0, 1], "not two choices")
-
-    def seed(self) -> None:
-        answers = [self._ask(seed=7, temperature=1.5).choices[0] for _ in range(2)]
-        s.check_same(choice.message.content for choice in answers)
-
-    def stop(self) -> None:
-        word = self._ask(temperature=0).choices[0].message.content.split()[2]
-        stopped = self._ask(temperature=0, stop=[word]).choices[0]
-        s.expect(word not in stopped.message.content, "the stop word is in the answer")
-        s.expect(stopped.finish_reason == "stop", f"ended with {stopped.finish_reason}")
 
     def stream_usage(self) -> None:
         options: Any = {"include_usage": True}

@@ -37,7 +37,7 @@ def features(settings: s.Settings) -> dict[str, s.Feature]:
     }
 
 
-class _Chat:
+class _Chat(s.ChatChecks):
     def __init__(self, mistral: Mistral, settings: s.Settings) -> None:
         self._mistral = mistral
         self._model = settings.chat
@@ -84,15 +84,6 @@ class _Chat:
         (call,) = calls
         s.check_any_call(call.function.name)
 
-    def tool_choice_named(self) -> None:
-        answer = self._ask(tools=s.TOOLS, tool_choice=s.NAMED, max_tokens=80)
-        (call,) = answer.choices[0].message.tool_calls
-        s.check_call(call.function.name, call.function.arguments)
-
-    def json_schema(self) -> None:
-        answer = self._ask(response_format=s.SCHEMA, max_tokens=60)
-        s.check_place(answer.choices[0].message.content)
-
     def n(self) -> None:
         answer = self._ask(n=2, temperature=1.5, max_tokens=12)
         s.expect([choice.index for choice in answer.choices] == [0, 1], "not two choices")
@@ -100,13 +91,6 @@ class _Chat:
     def seed(self) -> None:
         answers = [self._ask(random_seed=7, temperature=1.5).choices[0] for _ in range(2)]
         s.check_same(choice.message.content for choice in answers)
-
-    def stop(self) -> None:
-        free = self._ask(temperature=0).choices[0].message.content
-        word = free.split()[2]
-        stopped = self._ask(temperature=0, stop=[word]).choices[0]
-        s.expect(word not in stopped.message.content, "the stop word is in the answer")
-        s.expect(stopped.finish_reason == "stop", f"ended with {stopped.finish_reason}")
 
     def safe_prompt(self) -> None:
         free, safe = (self._ask(safe_prompt=flag).usage.prompt_tokens for flag in (False, True))

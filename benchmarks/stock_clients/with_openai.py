@@ -38,7 +38,7 @@ def features(settings: s.Settings) -> dict[str, s.Feature]:
     }
 
 
-class _Chat:
+class _Chat(s.ChatChecks):
     def __init__(self, gpt: openai.OpenAI, settings: s.Settings) -> None:
         self._gpt = gpt
         self._model = settings.chat
@@ -82,15 +82,6 @@ class _Chat:
         s.expect(len(calls) == 1, f"{len(calls)} calls")
         s.check_any_call(calls[0].function.name)
 
-    def tool_choice_named(self) -> None:
-        answer = self._ask(tools=s.TOOLS, tool_choice=s.NAMED, max_tokens=80)
-        (call,) = answer.choices[0].message.tool_calls
-        s.check_call(call.function.name, call.function.arguments)
-
-    def json_schema(self) -> None:
-        answer = self._ask(response_format=s.SCHEMA, max_tokens=60)
-        s.check_place(answer.choices[0].message.content)
-
     def logprobs(self) -> None:
         answer = self._ask(logprobs=True, top_logprobs=2, max_tokens=3)
         tokens = answer.choices[0].logprobs.content
@@ -108,10 +99,6 @@ class _Chat:
         s.expect(len({choice.message.content for choice in answer.choices}) > 1, "all alike")
         chunks = list(self._ask(n=2, stream=True, max_tokens=6))
         s.expect({c.choices[0].index for c in chunks if c.choices} == {0, 1}, "not two streams")
-
-    def seed(self) -> None:
-        answers = [self._ask(seed=7, temperature=1.5).choices[0] for _ in range(2)]
-        s.check_same(choice.message.content for choice in answers)
 
     def stop(self) -> None:
         answer = self._gpt.completions.create(

@@ -80,9 +80,7 @@ async def create_key(request: Request, project: ProjectPath, principal: Creator)
         allowance=wanted.allowance,
     )
     issued = await state.bridge.ask(CreateKey(principal=principal, key=key), ApiKey)
-    is_in_force = not may_infer(issued) or await _reached_gateways(state)
-    answer = KeyIssued(key=info(issued), secret=secret, is_in_force=is_in_force)
-    return respond(answer, 201, {"cache-control": "no-store"})
+    return await _hand_over(state, issued, secret)
 
 
 @router.get("/projects/{project}/keys", **described(KeyPage))
@@ -132,9 +130,7 @@ async def rotate_key(request: Request, key: KeyPath, principal: Creator) -> Resp
         expires_at_ns=wanted.expires_at_ns,
     )
     issued = await state.bridge.ask(command, ApiKey)
-    is_in_force = not may_infer(issued) or await _reached_gateways(state)
-    answer = KeyIssued(key=info(issued), secret=secret, is_in_force=is_in_force)
-    return respond(answer, 201, {"cache-control": "no-store"})
+    return await _hand_over(state, issued, secret)
 
 
 @router.get("/projects/{project}/allowances", **described(AllowancePage))
@@ -186,6 +182,13 @@ def info(key: ApiKey) -> KeyInfo:
         rate=key.rate,
         allowance=key.allowance,
     )
+
+
+async def _hand_over(state: ApiState, issued: ApiKey, secret: str) -> Response:
+    """Answer with a new key, once gateways know one that may call models."""
+    is_in_force = not may_infer(issued) or await _reached_gateways(state)
+    answer = KeyIssued(key=info(issued), secret=secret, is_in_force=is_in_force)
+    return respond(answer, 201, {"cache-control": "no-store"})
 
 
 def _secret(services: ApiServices) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 from moulin.api.experience import Seen
 from moulin.catalog.fit import Machine, fit_rows
-from moulin.domain.factory import Pool, Price, PriceBook, Site, Zone, ZoneState
+from moulin.domain.factory import Pool, PriceBook, Site, Zone, ZoneState
 from moulin.domain.model import Model
 from moulin.domain.outlook import (
     UNKNOWN,
@@ -23,9 +23,9 @@ from moulin.domain.outlook import (
     PriceExplained,
 )
 from moulin.domain.units import MJ_PER_KWH, PPM, divide_round_half_even
-from moulin.domain.usage import WITHHELD_NEUR, ChargeLine, Meter
+from moulin.domain.usage import WITHHELD_NEUR, Meter
 from moulin.energy.requests import SHARE_METHOD
-from moulin.ledger import book_at, find_price, price_book_digest
+from moulin.ledger import book_at, charge_line, find_price, price_book_digest
 
 MILLION: Final = 10**6
 _MILLI: Final = 1000
@@ -110,7 +110,7 @@ def explain_price(model: Model, tokens: tuple[int, int], around: Surroundings) -
     book = book_at(around.books, around.now_ns)
     meters = ((Meter.TOKENS_INPUT, tokens[0]), (Meter.TOKENS_OUTPUT, tokens[1]))
     lines = tuple(
-        _line(found, meter, quantity)
+        charge_line(found, meter, quantity)
         for meter, quantity in meters
         if (found := find_price(book, meter, model.name)) is not None
     )
@@ -126,17 +126,6 @@ def explain_price(model: Model, tokens: tuple[int, int], around: Surroundings) -
         amount_neur=sum(line.amount_neur for line in lines),
         rules=(*RULES, f"energy of a replica is {SHARE_METHOD}"),
         places=_places(model, tokens, around),
-    )
-
-
-def _line(found: Price, meter: str, quantity: int) -> ChargeLine:
-    return ChargeLine(
-        sku=found.sku,
-        meter=meter,
-        quantity=quantity,
-        unit_price_neur=found.unit_price_neur,
-        per=found.per,
-        amount_neur=divide_round_half_even(quantity * found.unit_price_neur, found.per),
     )
 
 

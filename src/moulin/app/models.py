@@ -37,7 +37,6 @@ from moulin.domain.errors import (
 )
 from moulin.domain.model import (
     Ability,
-    Architecture,
     FetchedModel,
     Model,
     Progress,
@@ -46,6 +45,7 @@ from moulin.domain.model import (
     SourceChoice,
     SourcePreference,
     Variant,
+    opaque,
 )
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import EndpointSpec, TaskTemplate
@@ -384,17 +384,7 @@ def named_model(name: str, source: Source) -> Model:
         licence="not stated",
         licence_url="",
         card=NAMED_CARD,
-        architecture=Architecture(
-            family="",
-            parameters=0,
-            layers=0,
-            kv_heads=0,
-            head_dim=0,
-            embedding=0,
-            feed_forward=0,
-            vocabulary=0,
-            context_max_tokens=0,
-        ),
+        architecture=opaque("", 0),
         variants=(variant,),
     )
 

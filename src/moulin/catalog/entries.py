@@ -20,6 +20,7 @@ from moulin.domain.model import (
     PackageParts,
     Provenance,
     Variant,
+    opaque,
 )
 
 APACHE_2: Final = "https://www.apache.org/licenses/LICENSE-2.0"
@@ -311,17 +312,7 @@ PIPER_JOE: Final = Model(
         "An English voice, `joe`, that sounds natural. For other languages the same server has "
         "espeak-ng's formant voices, `espeak-ng-fr` and so on: intelligible, not natural."
     ),
-    architecture=Architecture(
-        family="vits",
-        parameters=15_653_000,
-        layers=0,
-        kv_heads=0,
-        head_dim=0,
-        embedding=0,
-        feed_forward=0,
-        vocabulary=0,
-        context_max_tokens=0,
-    ),
+    architecture=opaque("vits", 15_653_000),
     variants=(
         Variant(
             name="medium-packaged",

@@ -12,7 +12,7 @@ from moulin.domain.errors import InvalidRequest, LocalError, MoulinError, NotFou
 from moulin.domain.words import carbon, energy, euros, moment
 
 if TYPE_CHECKING:
-    from moulin.domain.control import SpendReport
+    from moulin.domain.control import SpendReport, SpendSum, UsageSum
     from moulin.domain.views import ReceiptView
 
 app = typer.Typer(rich_markup_mode=None)
@@ -56,18 +56,7 @@ def usage(
     def show() -> None:
         table(
             ("workload", "project", "receipts>", "used", "energy>", "carbon>", "charge>"),
-            (
-                (
-                    names.get(each.workload, each.workload),
-                    each.project,
-                    str(each.receipts),
-                    _quantities(each.quantities),
-                    energy(each.energy_mj),
-                    carbon(each.carbon_location_ng),
-                    euros(each.amount_neur),
-                )
-                for each in report.items
-            ),
+            (_sum_row(names.get(each.workload, each.workload), each) for each in report.items),
             empty="nothing was used yet; receipts appear when a metering interval closes",
         )
         for each in report.balances:
@@ -78,21 +67,22 @@ def usage(
     answer(report, is_json=is_json, show=show)
 
 
+def _sum_row(name: str, found: "UsageSum | SpendSum") -> tuple[str, ...]:
+    return (
+        name,
+        found.project,
+        str(found.receipts),
+        _quantities(found.quantities),
+        energy(found.energy_mj),
+        carbon(found.carbon_location_ng),
+        euros(found.amount_neur),
+    )
+
+
 def _show_spend(spent: "SpendReport", names: dict[str, str]) -> None:
     table(
         (spent.by, "project", "receipts>", "used", "energy>", "carbon>", "charge>"),
-        (
-            (
-                names.get(each.name, each.name),
-                each.project,
-                str(each.receipts),
-                _quantities(each.quantities),
-                energy(each.energy_mj),
-                carbon(each.carbon_location_ng),
-                euros(each.amount_neur),
-            )
-            for each in spent.items
-        ),
+        (_sum_row(names.get(each.name, each.name), each) for each in spent.items),
         empty=f"nothing was used by a {spent.by} yet",
     )
 

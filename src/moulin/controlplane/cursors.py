@@ -17,7 +17,7 @@ from moulin.controlplane.metered import (
     SiteOf,
     StepCursor,
     allocation_of,
-    task_readings,
+    readings_of,
 )
 from moulin.domain.events import (
     AttemptPlaced,
@@ -224,13 +224,7 @@ def _end(cursors: Cursors, step: StepId, at_ns: int, cpu_ns: int) -> None:
 
 def _advance(cursors: Cursors, metered: IntervalMetered, site_of: SiteOf) -> None:
     node = cursors.nodes[metered.node]
-    replicas = task_readings(cursors, metered, is_replica=True)
-    if replicas:
-        intervals = replica_intervals(allocation_of(metered, node), replicas)
-        for interval in intervals:
-            cursors.admission_of(interval.replica).uncharged += 1
-        cursors.open = absorb(cursors.open, intervals=intervals)
-    _owe(cursors, metered, site_of)
+    _account(cursors, metered, site_of)
     node.until_ns = metered.end_ns
     node.is_based = metered.node_cpu_ns >= 0
     if node.is_based:
@@ -249,13 +243,21 @@ def _advance(cursors: Cursors, metered: IntervalMetered, site_of: SiteOf) -> Non
     _drop_if_empty(cursors, metered.node)
 
 
-def _owe(cursors: Cursors, metered: IntervalMetered, site_of: SiteOf) -> None:
-    """Keep what jobs used in an interval until it is charged: one usage an attempt."""
-    readings = task_readings(cursors, metered, is_replica=False)
+def _account(cursors: Cursors, metered: IntervalMetered, site_of: SiteOf) -> None:
+    """Keep what an interval leaves to be charged: replicas' parts open, jobs' usages as owed."""
+    counters = dict(sorted(metered.task_cpu_ns.items()))
+    readings = tuple(readings_of(cursors, (metered.start_ns, metered.end_ns), counters))
     if not readings:
         return
     allocation = allocation_of(metered, cursors.nodes[metered.node])
-    for usage in job_usages(allocation, readings, Facts(cursors, site_of), carbon):
+    replicas = tuple(each for each in readings if cursors.admissions[each.workload].is_endpoint)
+    if replicas:
+        intervals = replica_intervals(allocation, replicas)
+        for interval in intervals:
+            cursors.admission_of(interval.replica).uncharged += 1
+        cursors.open = absorb(cursors.open, intervals=intervals)
+    jobs = tuple(each for each in readings if not cursors.admissions[each.workload].is_endpoint)
+    for usage in job_usages(allocation, jobs, Facts(cursors, site_of), carbon):
         if usage.quantities or usage.energy_mj:
             cursors.owed[usage.id] = usage
             cursors.admissions[usage.workload].uncharged += 1

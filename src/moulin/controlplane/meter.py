@@ -14,12 +14,12 @@ from typing import Final
 from moulin.controlplane.cursors import RULES
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.lookup import pool_of
-from moulin.controlplane.metered import UNKNOWN_SITE, Facts, NodeCursor, StepCursor, reading_of
+from moulin.controlplane.metered import UNKNOWN_SITE, Facts, NodeCursor, StepCursor, readings_of
 from moulin.controlplane.plane import Plane
 from moulin.domain.errors import EngineError, EngineUnavailable, SourceError
 from moulin.domain.events import IntervalMetered, MeteringClosed
 from moulin.domain.factory import Site
-from moulin.domain.ids import NodeId, StepId
+from moulin.domain.ids import NodeId
 from moulin.domain.observation import TaskPhase
 from moulin.domain.usage import NodeAllocation, NodeReading, TaskReading, Usage
 from moulin.domain.views import NodeIntervalView
@@ -87,10 +87,10 @@ def _meter_node(plane: Plane, draft: Draft, node: NodeId) -> None:
         task_cpu_ns, counter_ns = _overdue_counters(plane, draft, cursor), None
         if is_empty or not task_cpu_ns:
             return
-    tasks = _readings(draft, window_ns, task_cpu_ns)
-    reading = _reading(cursor, window_ns, counter_ns, tuple(tasks.values()))
+    tasks = tuple(readings_of(draft.books.cursors, window_ns, task_cpu_ns))
+    reading = _reading(cursor, window_ns, counter_ns, tasks)
     site = draft.books.site_of(cursor.zone) or UNKNOWN_SITE
-    allocation = allocate(reading, tuple(tasks.values()), site.pue_ppm)
+    allocation = allocate(reading, tasks, site.pue_ppm)
     node_cpu_ns = NOT_READ if counter_ns is None else counter_ns
     draft.append(_event(allocation, node_cpu_ns, task_cpu_ns))
     if not is_empty:
@@ -179,19 +179,6 @@ def _overdue_counters(plane: Plane, draft: Draft, node: NodeCursor) -> dict[str,
     with contextlib.suppress(EngineError):
         counters = _task_counters(plane, draft, node)
     return counters if overdue & counters.keys() else {}
-
-
-def _readings(
-    draft: Draft, window_ns: tuple[int, int], task_cpu_ns: Mapping[str, int]
-) -> dict[StepId, TaskReading]:
-    cursors = draft.books.cursors
-    readings: dict[StepId, TaskReading] = {}
-    for name, cpu_ns in task_cpu_ns.items():
-        step = StepId(name)
-        cursor = cursors.steps[step]
-        admission = cursors.admission_of(cursor.attempt)
-        readings[step] = reading_of(step, cursor, admission, window_ns, cpu_ns)
-    return readings
 
 
 def _settle(plane: Plane, draft: Draft) -> Sequence[Usage]:

@@ -181,34 +181,28 @@ class Facts(Mapping[AttemptId, AttemptFacts]):
         return len(self._cursors.attempts)
 
 
-def task_readings(
-    cursors: Cursors, metered: IntervalMetered, *, is_replica: bool
-) -> tuple[TaskReading, ...]:
-    """Return what jobs (or replicas) held and used in an interval that is not yet folded."""
-    readings = []
-    for name in sorted(metered.task_cpu_ns):
+def readings_of(
+    cursors: Cursors, window_ns: tuple[int, int], task_cpu_ns: Mapping[str, int]
+) -> Iterator[TaskReading]:
+    """Yield what tasks held and used in a window, from their cumulative counters at its end.
+
+    A task that is not known, or metered to its end, has no reading.
+    """
+    for name, cpu_ns in task_cpu_ns.items():
         step = StepId(name)
         cursor = cursors.steps.get(step)
-        if cursor is None:
-            continue
-        admission = cursors.admission_of(cursor.attempt)
-        if admission.is_endpoint is not is_replica:
-            continue
-        reading = reading_of(
-            step, cursor, admission, (metered.start_ns, metered.end_ns), metered.task_cpu_ns[name]
-        )
-        readings.append(reading)
-    return tuple(readings)
+        if cursor is not None:
+            admission = cursors.admission_of(cursor.attempt)
+            yield _reading(step, cursor, admission, window_ns, cpu_ns)
 
 
-def reading_of(
+def _reading(
     step: StepId,
     cursor: StepCursor,
     admission: Admission,
     window_ns: tuple[int, int],
     cpu_ns: int,
 ) -> TaskReading:
-    """Return one task's reading in a window, from its cumulative counter `cpu_ns` at the end."""
     submission = admission.submission
     start_ns, end_ns = held_window(cursor, window_ns)
     return TaskReading(

@@ -227,6 +227,21 @@ class Architecture:
     context_max_tokens: int
 
 
+def opaque(family: str, parameters: int) -> Architecture:
+    """Return what is known of a model whose memory does not follow from layers and widths."""
+    return Architecture(
+        family=family,
+        parameters=parameters,
+        layers=0,
+        kv_heads=0,
+        head_dim=0,
+        embedding=0,
+        feed_forward=0,
+        vocabulary=0,
+        context_max_tokens=0,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """One exact file of a model, the same bytes from each of its `sources` (in order of preference).

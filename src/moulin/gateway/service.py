@@ -24,7 +24,7 @@ from moulin.gateway.directory import Caller, Directory, Route, Wish
 from moulin.gateway.edge import ClientConnection, Inbound
 from moulin.gateway.exchange import Client, Exchange
 from moulin.gateway.fleet import Fleet, keep_fleets
-from moulin.gateway.forms import make_form
+from moulin.gateway.forms import Form, make_form
 from moulin.gateway.identifiers import RequestIds
 from moulin.gateway.journal import Journal
 from moulin.gateway.limits import Limits
@@ -306,11 +306,7 @@ class Service:
         bounds = Bounds(input_bound(ask, model, len(inbound.body)), limit, len(inbound.body))
         if ask.choices > 1:
             return self._open_several(client, (dialect, ask, route, bounds), split(body), inbound)
-        form = (
-            make_form(dialect, ask, identifier, is_mistral=inbound.is_mistral)
-            if ask.needs_form
-            else None
-        )
+        form = _form(dialect, ask, identifier, inbound)
         prefix = prefix_of(body, self._prefix_key) if len(route.replicas) > 1 else NO_PREFIX
         order = Order(
             identifier, ask, model, dialect.upstream_path, orjson.dumps(body), bounds, form, prefix
@@ -330,11 +326,7 @@ class Service:
         several = Several(client, identifiers, shows_usage=ask.wants_usage)
         for number, body in enumerate(bodies):
             identifier = identifiers[number]
-            form = (
-                make_form(dialect, ask, identifier, is_mistral=inbound.is_mistral)
-                if ask.needs_form
-                else None
-            )
+            form = _form(dialect, ask, identifier, inbound)
             order = Order(
                 identifier,
                 ask,
@@ -460,6 +452,13 @@ class Service:
 
 def _nobody_to_wake() -> None:
     """Before the control link exists; its first round asks anyway."""
+
+
+def _form(dialect: Dialect, ask: Ask, identifier: bytes, inbound: Inbound) -> Form | None:
+    """Return what an answer is turned into, None where it goes as it comes."""
+    if not ask.needs_form:
+        return None
+    return make_form(dialect, ask, identifier, is_mistral=inbound.is_mistral)
 
 
 def _model_card(model: ModelView) -> dict[str, object]:

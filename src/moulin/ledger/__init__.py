@@ -30,7 +30,7 @@ from moulin.ledger.merkle import (
     read_frontier,
     root,
 )
-from moulin.ledger.pricing import book_at, find_price, price, price_book_digest
+from moulin.ledger.pricing import book_at, charge_line, find_price, price, price_book_digest
 from moulin.ledger.proof import leaf_hash, verify_inclusion
 from moulin.ledger.receipts import (
     Issue,
@@ -60,6 +60,7 @@ __all__ = [
     "VerifierKey",
     "append",
     "book_at",
+    "charge_line",
     "check_balanced",
     "checkpoint_text",
     "consistency_proof",

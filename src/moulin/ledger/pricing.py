@@ -28,7 +28,7 @@ def price(usage: Usage, books: Sequence[PriceBook], site: Site) -> Charge:
     book = book_at(books, usage.start_ns)
     factor_ppm = _factor_ppm(book, usage)
     lines = tuple(
-        _line(found, meter, quantity, factor_ppm)
+        charge_line(found, meter, quantity, factor_ppm)
         for meter, quantity in sorted(usage.quantities.items())
         if quantity and (found := find_price(book, meter, usage.subject)) is not None
     )
@@ -78,7 +78,8 @@ def _factor_ppm(book: PriceBook | None, usage: Usage) -> int:
     return book.batch_ppm if book is not None and usage.line else WHOLE_PPM
 
 
-def _line(found: Price, meter: str, quantity: int, factor_ppm: int) -> ChargeLine:
+def charge_line(found: Price, meter: str, quantity: int, factor_ppm: int = WHOLE_PPM) -> ChargeLine:
+    """Return what a quantity costs at a price, or at a part of it; rounded half to even once."""
     check(found.per > 0, f"price {found.sku} must be for at least one unit")
     return ChargeLine(
         sku=found.sku,

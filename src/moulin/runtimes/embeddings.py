@@ -7,7 +7,6 @@ The arguments and the contract are those of `program`. Vectors are pooled as the
 of length one, so that a product of two is their cosine. A text longer than the context is refused.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
@@ -25,13 +24,11 @@ from moulin.runtimes.llm import (
 )
 from moulin.runtimes.program import (
     ServeSpec,
-    announce,
-    catch_stop,
-    leave,
     memory_available_bytes,
     prove,
     run,
     silence_library,
+    stay,
 )
 
 RUNTIME: Final = Runtime(
@@ -61,10 +58,7 @@ def serve(spec: ServeSpec) -> NoReturn:
     answer = prove(address, spec.key, "/v1/embeddings", {"model": spec.alias, "input": "a"})
     if not answer.get("data") or not answer["data"][0].get("embedding"):
         raise LocalError("try the model: it gave no vector")
-    stop_asked = catch_stop()
-    announce(address)
-    os.read(stop_asked, 1)
-    leave()
+    stay(address)
 
 
 def encoder_parameters(params: Any, spec: ServeSpec) -> Any:

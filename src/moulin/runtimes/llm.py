@@ -25,13 +25,11 @@ from moulin.domain.model import Ability, MemoryNeed, architecture_of, repacked_b
 from moulin.domain.runtime import Runtime
 from moulin.runtimes.program import (
     ServeSpec,
-    announce,
-    catch_stop,
-    leave,
     memory_available_bytes,
     prove,
     run,
     silence_library,
+    stay,
 )
 
 RUNTIME: Final = Runtime(
@@ -71,10 +69,7 @@ def serve(spec: ServeSpec) -> NoReturn:
     address = urlsplit(server.listening_address).netloc
     silence_library()
     prove_ready(address, spec.key, spec.alias)
-    stop_asked = catch_stop()
-    announce(address)
-    os.read(stop_asked, 1)
-    leave()
+    stay(address)
 
 
 def read_model(path: Path) -> Header:

@@ -112,6 +112,14 @@ def catch_stop() -> int:
     return asked
 
 
+def stay(address: str) -> NoReturn:
+    """Announce a server that is ready, and end the process when SIGTERM or SIGINT asks for it."""
+    stop_asked = catch_stop()
+    announce(address)
+    os.read(stop_asked, 1)
+    leave()
+
+
 def leave() -> NoReturn:
     """End the process with status 0; requests in flight are cut, as the gateway expects of a stop.
 

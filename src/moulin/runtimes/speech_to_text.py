@@ -13,7 +13,6 @@ Reference: faster-whisper 1.2, OpenAI API reference (audio).
 """
 
 import io
-import os
 import sys
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from moulin.domain.model import Ability
 from moulin.domain.multipart import Form, read_form
 from moulin.domain.runtime import Runtime
 from moulin.runtimes.door import Answer, Door, as_json
-from moulin.runtimes.program import ServeSpec, announce, catch_stop, leave, run, silence_library
+from moulin.runtimes.program import ServeSpec, run, silence_library, stay
 
 RUNTIME: Final = Runtime(
     name="speech_to_text",
@@ -62,10 +61,7 @@ def serve(spec: ServeSpec) -> NoReturn:
         parallel=spec.parallel,
         works={PATH: lambda body, headers: answer(model, body, headers)},
     )
-    stop_asked = catch_stop()
-    announce(door.open())
-    os.read(stop_asked, 1)
-    leave()
+    stay(door.open())
 
 
 def load(spec: ServeSpec) -> Any:

@@ -11,7 +11,6 @@ Reference: piper-tts 1.8, OpenAI API reference (audio).
 """
 
 import json
-import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from moulin.domain.runtime import Runtime
 from moulin.runtimes.audio import FORMATS, check_format, encode
 from moulin.runtimes.door import Answer, Door
 from moulin.runtimes.espeak import PREFIX, Espeak
-from moulin.runtimes.program import ServeSpec, announce, catch_stop, leave, run, silence_library
+from moulin.runtimes.program import ServeSpec, run, silence_library, stay
 from moulin.runtimes.speech_to_text import read_archive
 
 RUNTIME: Final = Runtime(
@@ -103,10 +102,7 @@ def serve(spec: ServeSpec) -> NoReturn:
         parallel=spec.parallel,
         works={PATH: lambda body, headers: answer(speaker, body, headers)},
     )
-    stop_asked = catch_stop()
-    announce(door.open())
-    os.read(stop_asked, 1)
-    leave()
+    stay(door.open())
 
 
 def answer(speaker: Speaker, body: bytes, headers: Mapping[str, str]) -> Answer:

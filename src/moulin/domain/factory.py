@@ -247,6 +247,11 @@ TYPE_BY_KIND: Final[Mapping[ObjectKind, type]] = {
 }
 
 
+def webhook_of(project: Project | None, organisation: Organisation | None) -> str:
+    """Return where alerts go: the project's address, else its organisation's; empty without any."""
+    return (project.webhook if project else "") or (organisation.webhook if organisation else "")
+
+
 def kind_of(declared: object) -> ObjectKind:
     """Return the kind of a declared object; raises `TypeError` for any other value (a bug)."""
     for kind, value_type in TYPE_BY_KIND.items():

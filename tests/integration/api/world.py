@@ -35,7 +35,7 @@ from moulin.domain.events import (
     WorkloadStopRequested,
     WorkloadSubmitted,
 )
-from moulin.domain.factory import kind_of
+from moulin.domain.factory import Project, kind_of
 from moulin.domain.ids import KeyId, OrganisationId, ProjectId, WorkloadId, make_id
 from moulin.domain.limits import AllowanceUnit, LimitScope, Period, allowance_name
 from moulin.domain.model import Model
@@ -576,7 +576,7 @@ def populate(world: World) -> None:
             name=project,
             organisation=ORGANISATION[project],
             managed_by="f",
-            body={},
+            body=encode(Project(name=project, organisation=ORGANISATION[project])),
             sequence=1,
         )
         submission = Submission(

@@ -69,9 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say how long, how often and with how many streams."""
     parser.add_argument("--seconds", type=float, default=30.0, help="of SSE load per gateway")
     parser.add_argument("--rounds", type=int, default=3, help="slices, interleaved")
-    parser.add_argument("--pairs", type=int, default=8, help="pairs of runs at each concurrency")
-    parser.add_argument("--tokens", type=int, default=24, help="tokens of each real stream")
-    parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 4, 8])
+    parser.add_argument("--pairs", type=int, default=12, help="pairs of runs at each concurrency")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens of each real stream")
+    parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--idle", type=int, default=1000, help="streams that say nothing")
 
 

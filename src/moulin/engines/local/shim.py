@@ -2,7 +2,12 @@
 
 Run by path, `python -I -S -E shim.py STEP_DIRECTORY LOCK_FD`, as a bare file that imports nothing
 of Moulin: one of these lives beside every task, so it must stay small (about 9 MB resident, of
-which 3 MB are its own). It never retries, never talks to a network and never reads its environment.
+which 3 MB are its own). It never retries and never talks to a network; of its environment it reads
+only the names that the specification passes on.
+
+Without LOCK_FD it stays where it was started, under another system's launcher (a Slurm job): it
+holds no record lock, which shared file systems may not have, writes the task's log itself, and
+ends with the task's status. SIGCONT, which programs ignore, is how it is told to look at its files.
 
 How it keeps the promise of the engine's port:
 - the `started` record is made with link(2), which succeeds once, with its content, on disk;
@@ -29,7 +34,8 @@ TICK_NEAR_LIMIT_S = 0.1
 TICK_ENDING_S = 0.02
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-WAKING = {signal.SIGCHLD, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+LOOKING = {signal.SIGCHLD, signal.SIGUSR1, signal.SIGCONT}
+WAKING = LOOKING | {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 Spec = dict[bytes, list[bytes]]
 
 
@@ -165,8 +171,9 @@ class Group:
 class Owner:
     """One task from its start to its exit record; the current directory is the step's."""
 
-    def __init__(self, spec: Spec, started_ns: int) -> None:
+    def __init__(self, spec: Spec, started_ns: int, *, is_told_with_task: bool = False) -> None:
         self.spec = spec
+        self.is_told_with_task = is_told_with_task
         self.started_ns = started_ns
         limit = spec[b"memory_limit_bytes"][0]
         self.limit_bytes = int(limit)
@@ -252,8 +259,11 @@ class Owner:
                 self.sampled_at = now
             is_ending = self.is_stopping or self.status is not None
             told = signal.sigtimedwait(WAKING, TICK_ENDING_S if is_ending else self.tick_s)
-            if told is not None and told.si_signo not in (signal.SIGCHLD, signal.SIGUSR1):
-                self.begin_stop(int(self.spec[b"grace_ns"][0]) / 1e9, b"shim was asked to end")
+            if told is not None and told.si_signo not in LOOKING:
+                grace_s = int(self.spec[b"grace_ns"][0]) / 1e9
+                self.begin_stop(grace_s, b"shim was asked to end", is_told=self.is_told_with_task)
+            elif told is not None and told.si_signo == signal.SIGCONT:
+                os.listdir(".")  # a network file system then looks again for what was not there
         self.read_group()
         # The group is removed before the record is written: no reader may see time run backwards.
         self.publish()
@@ -264,8 +274,11 @@ class Owner:
         if request:
             self.begin_stop(int(request) / 1e9, b"stopped on request")
 
-    def begin_stop(self, grace_s: float, evidence: bytes) -> None:
-        """Ask the tree to end and set when it is forced; asked again, only sooner is obeyed."""
+    def begin_stop(self, grace_s: float, evidence: bytes, *, is_told: bool = False) -> None:
+        """Ask the tree to end and set when it is forced; asked again, only sooner is obeyed.
+
+        `is_told` says that the tree has got the signal from whoever sent it here.
+        """
         kill_at = time.monotonic() + grace_s
         if self.is_stopping:
             self.kill_at = min(self.kill_at, kill_at)
@@ -273,7 +286,7 @@ class Owner:
         self.is_stopping = True
         self.evidence = evidence
         self.kill_at = kill_at
-        if grace_s > 0:
+        if grace_s > 0 and not is_told:
             self.send(self.pids(), signal.SIGTERM)
             self.send(self.pids(), signal.SIGCONT)
 
@@ -318,7 +331,7 @@ class Owner:
         if self.group.limits_memory and self.group.number(b"memory.events", b"oom_kill"):
             self.evidence = b"memory limit of %d bytes exceeded (cgroup-v2)" % self.limit_bytes
 
-    def record_exit(self) -> None:
+    def record_exit(self) -> int:
         """Write the exit record whole or not at all; a full disk delays it, it is never dropped."""
         status = self.status or 0
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
@@ -339,7 +352,7 @@ class Owner:
             try:
                 os.rename(write_durably("exit", record), "exit")
                 sync_directory()
-                return
+                return code
             except OSError:
                 time.sleep(TICK_S)
 
@@ -353,7 +366,7 @@ def become_task(spec: Spec, group: Group) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     argv = spec[b"argv"]
-    env = dict(pair.partition(b"=")[::2] for pair in spec[b"env"])
+    env = environment(spec)
     try:
         os.chdir(spec[b"workdir"][0])
         os.execvpe(argv[0], argv, env)
@@ -362,13 +375,32 @@ def become_task(spec: Spec, group: Group) -> None:
         os._exit(127 if isinstance(cause, FileNotFoundError) else 126)
 
 
-def claim_step(spec: Spec) -> int:
-    """Take the step for this process; return when, 0 if it was started or fenced before."""
+def environment(spec: Spec) -> dict[bytes, bytes]:
+    r"""Return the task's variables: defaults, then what is passed on from here, then its own.
+
+    A name in `pass` that ends with `*` stands for all that begin so.
+    """
+    env = dict(pair.partition(b"=")[::2] for pair in spec.get(b"default_env", []))
+    names = spec.get(b"pass", [])
+    begins = tuple(name[:-1] for name in names if name.endswith(b"*"))
+    here = os.environb if names else {}
+    env.update(pair for pair in here.items() if pair[0] in names or pair[0].startswith(begins))
+    env.update(pair.partition(b"=")[::2] for pair in spec.get(b"env", []))
+    return env
+
+
+def hold_lock() -> bool:
+    """Take the record lock that says that this process lives; return whether it was free."""
     lock = os.open("lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         os.lockf(lock, os.F_TLOCK, 0)
     except OSError:
-        return 0
+        return False
+    return True
+
+
+def claim_step(spec: Spec) -> int:
+    """Take the step for this process; return when, 0 if it was started or fenced before."""
     at_ns = time.time_ns()
     record = b"by shim\npid %d\nstarted_ticks %s\nboot_id %s\nat_ns %d\n" % (
         os.getpid(),
@@ -392,22 +424,40 @@ def own(starter: int, lock_fd: int) -> None:
     os.setsid()
     signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)
     spec = read_spec(read_spec_file())
-    started_ns = claim_step(spec)
+    started_ns = claim_step(spec) if hold_lock() else 0
     os.close(lock_fd)
     os.write(starter, b"1")
     os.close(starter)
-    if not started_ns:
-        return
+    if started_ns:
+        see_through(Owner(spec, started_ns))
+
+
+def stay() -> int:
+    """Own the step in this very process, whoever started it; return the task's status.
+
+    The lock file's place is taken by the launcher's own knowledge of whether this process lives.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)
+    log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    spec = read_spec(read_spec_file())
+    started_ns = claim_step(spec)
+    return see_through(Owner(spec, started_ns, is_told_with_task=True)) if started_ns else 0
+
+
+def see_through(owner: Owner) -> int:
+    """Start the task, wait for the end of its tree and record it; return its status."""
     libc = ctypes.CDLL(None)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         os.write(2, b"moulin: this kernel has no child subreaper\n")
-    if spec[b"cpus"][0]:
-        os.sched_setaffinity(0, {int(cpu) for cpu in spec[b"cpus"][0].split(b",")})
-    owner = Owner(spec, started_ns)
+    cpus = owner.spec[b"cpus"][0]
+    if cpus:
+        os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(b",")})
     owner.start(libc)
     owner.run()
     owner.group.remove()
-    owner.record_exit()
+    return owner.record_exit()
 
 
 def read_spec_file() -> bytes:
@@ -417,8 +467,10 @@ def read_spec_file() -> bytes:
 
 
 def main() -> int:
-    """Fork the owner away from whoever started this, and wait for its word."""
+    """Fork the owner away from whoever started this, and wait for its word; or stay."""
     os.chdir(sys.argv[1])
+    if len(sys.argv) == 2:
+        return stay()
     reader, writer = os.pipe()
     if os.fork() == 0:
         os.close(reader)

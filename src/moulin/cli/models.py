@@ -141,6 +141,8 @@ def _show_card(info: "ModelInfo") -> None:
     for variant in info.variants:
         digest = f"sha256:{variant.sha256}" if variant.sha256 else "stated by the hub, then pinned"
         write(f"\n{variant.name}: {variant.precision}, {memory(variant.size_bytes)}")
+        hint = f" (not installed: {variant.runtime_hint})" if variant.runtime_hint else ""
+        write(f"  runtime:    {variant.runtime}{hint}")
         write(f"  provenance: {variant.provenance}\n  digest:     {digest}")
         for source in variant.sources:
             write(f"  source:     {source}")
@@ -177,7 +179,7 @@ def _show_fit(found: "ModelFit", *, is_verbose: bool) -> None:
     )
     table(
         (
-            *("variant", "machine", "devices>", "needs>", "has>", "context max>"),
+            *("variant", "runtime", "machine", "devices>", "needs>", "has>", "context max>"),
             *("tokens/s>", "how", "in €/M>", "out €/M>", "out gCO2e/M>", "fits"),
         ),
         (_fit_line(row) for row in found.rows),
@@ -194,6 +196,7 @@ def _fit_line(row: "FitRow") -> tuple[str, ...]:
     output, price = row.speed.output_milli, row.per_million
     return (
         row.variant,
+        row.runtime,
         row.machine_class,
         str(row.devices) if row.is_fitting else "-",
         memory(row.needed_bytes),

@@ -62,6 +62,29 @@ def install(
     answer(state, is_json=is_json, show=lambda: write(f"{name} is installed in {state.place}"))
 
 
+@runtime.command("convert")
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="GGUF file to read.")],
+    directory: Annotated[Path, typer.Argument(help="Folder to write, which must not exist.")],
+    data: DataText = None,
+    is_json: IsJson = False,
+) -> None:
+    """Turn a GGUF file into a checkpoint, the form that the runtime vllm serves.
+
+    Weights are widened to bfloat16: more memory, and nothing back of what quantising took away.
+
+    \b
+    Examples:
+      moulin runtime convert model.gguf ./model
+      moulin deploy file:./model --name mine
+    """
+    from moulin.app.runtimes import RuntimeBook
+    from moulin.domain.model import VLLM
+
+    RuntimeBook(_directory(data)).convert(VLLM, file, directory)
+    answer({"directory": str(directory)}, is_json=is_json, show=lambda: write(f"wrote {directory}"))
+
+
 def _directory(data: str | None) -> Path:
     from moulin.app.settings import resolve
 

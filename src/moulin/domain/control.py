@@ -358,7 +358,11 @@ class FetchStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantInfo:
-    """One exact file of a model and the addresses it can come from."""
+    """One exact form of a model and the addresses it can come from.
+
+    `runtime` names the program that serves it; where that is not installed, `runtime_hint` says how
+    it comes to be.
+    """
 
     name: str
     precision: str
@@ -366,6 +370,8 @@ class VariantInfo:
     sha256: str
     provenance: str
     sources: tuple[str, ...]
+    runtime: str = ""
+    runtime_hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

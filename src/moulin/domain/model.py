@@ -22,6 +22,13 @@ PROCESS_BYTES: Final = 48 * 2**20
 TOKENIZER_BYTES_PER_ENTRY: Final = 428
 CANDIDATE_BYTES_PER_ENTRY: Final = 16
 KV_ELEMENT_BYTES: Final = 2
+# The two programs for text, by what they read: a GGUF file, a checkpoint in the hub's form.
+LLAMA_CPP: Final = "llm"
+VLLM: Final = "vllm"
+# What vLLM asks for besides weights and KV cache: see `paged_memory`.
+PAGE_TOKENS: Final = 128
+PAGED_BATCH_TOKENS: Final = 2048
+PAGED_PROCESS_BYTES: Final = 2_600 * 10**6
 # ggml types whose tensors the CPU backend copies into a faster layout: Q4_0, Q2_K, Q4_K, IQ4_NL.
 REPACKED_TYPES: Final = frozenset({2, 10, 12, 20})
 
@@ -248,7 +255,8 @@ class Variant:
 
     With an empty `sha256` the hub states digest and size at the first download, and they are
     pinned from then on; `size_bytes` is then what planning assumes before. `repacked_bytes` are
-    weights of which the CPU runtime keeps a second copy.
+    weights of which the CPU runtime keeps a second copy. `runtime` names the program that serves
+    this form of the model, empty for the model's own.
     """
 
     name: str
@@ -258,13 +266,14 @@ class Variant:
     provenance: Provenance
     sources: tuple[Source, ...]
     repacked_bytes: int = 0
+    runtime: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """One catalogue entry; `variants` are in order of preference. `card` says what to expect.
 
-    `runtime` names the program that serves it. With `memory` that says what serving takes; without
+    `runtime` names the program that serves it, but for variants that name another. With `memory` that says what serving takes; without
     it the architecture of a text generator does. `infill` are the marks of prefix, suffix and
     middle with which a model of code fills in, empty for others. `licence_terms` is the id of terms that an
     organisation has to accept first, empty for open licences; `languages` are ISO 639 codes.
@@ -280,12 +289,16 @@ class Model:
     variants: tuple[Variant, ...]
     ability: Ability = Ability.GENERATE
     infill: tuple[str, ...] = ()
-    runtime: str = "llm"
+    runtime: str = LLAMA_CPP
     memory: "MeasuredMemory | None" = None
     licence_terms: str = ""
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     languages: tuple[str, ...] = ()
     known_limits: tuple[str, ...] = ()
+
+    def runtime_of(self, variant: Variant) -> str:
+        """Return the name of the program that serves a variant."""
+        return variant.runtime or self.runtime
 
     @property
     def terms(self) -> ModelTerms:
@@ -381,6 +394,42 @@ def serving_memory(
         kv_cache_bytes=per_token * context_tokens * parallel,
         batch_bytes=activations + mask + candidates,
         process_bytes=PROCESS_BYTES + TOKENIZER_BYTES_PER_ENTRY * a.vocabulary,
+    )
+
+
+def paged_blocks(context_tokens: int, parallel: int) -> int:
+    """Return the blocks of KV cache that so many requests of so long a context take, one spare."""
+    return parallel * -(-context_tokens // PAGE_TOKENS) + 1
+
+
+def paged_cache_bytes(architecture: Architecture, context_tokens: int, parallel: int) -> int:
+    """Return the KV cache of a vLLM server: whole blocks of half-precision vectors.
+
+    >>> paged_cache_bytes(opaque("none", 0), 4096, 2)
+    0
+    """
+    a = architecture
+    per_token = 2 * a.layers * a.kv_heads * a.head_dim * KV_ELEMENT_BYTES
+    return per_token * PAGE_TOKENS * paged_blocks(context_tokens, parallel)
+
+
+def paged_memory(
+    architecture: Architecture, weights_bytes: int, *, context_tokens: int, parallel: int
+) -> MemoryNeed:
+    """Return what a vLLM server of this shape holds on a CPU, all its processes together.
+
+    `context_tokens` is the context of one request, of which `parallel` run at once.
+
+    Units:  bytes.
+    """
+    a = architecture
+    activations = PAGED_BATCH_TOKENS * 2 * (3 * a.feed_forward + 5 * a.embedding)
+    logits = 3 * parallel * a.vocabulary * 4
+    return MemoryNeed(
+        weights_bytes=weights_bytes,
+        kv_cache_bytes=paged_cache_bytes(a, context_tokens, parallel),
+        batch_bytes=activations + logits,
+        process_bytes=PAGED_PROCESS_BYTES,
     )
 
 

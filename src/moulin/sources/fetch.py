@@ -277,7 +277,7 @@ def _fetched(shelf: Shelf, choice: SourceChoice, sha256: str, *, is_cached: bool
     return FetchedModel(
         path=str(path.resolve()),
         sha256=sha256,
-        size_bytes=path.stat().st_size,
+        size_bytes=shelf.size_bytes(sha256),
         provenance=choice.variant.provenance,
         source=choice.source.address,
         is_cached=is_cached,

@@ -15,6 +15,7 @@ from moulin.domain.model import (
     architecture_of,
     repacked_bytes,
 )
+from moulin.sources.checkpoints import describe_checkpoint, place_checkpoint
 from moulin.sources.disk import Report, digest_of, full_disk_named, report_nothing
 
 
@@ -45,12 +46,16 @@ def read_model_header(path: Path) -> Header:
 def describe_file(name: str, report: Report = report_nothing) -> Model:
     """Return a catalogue entry for `file:/path/to/model.gguf`, made from the file itself.
 
+    A path may also name a folder in the form of the model hub; see `describe_checkpoint`.
+
     Cost: one read of the file, for its digest.
 
     Raises `SourceUnavailable` and `SourceError` as `read_model_header` does, and `SourceError` for
     one piece of a split model.
     """
     path = Path(name.removeprefix("file:")).expanduser().resolve()
+    if path.is_dir():
+        return describe_checkpoint(path, report)
     header = read_model_header(path)
     if header.integer("split.count") > 1:
         raise SourceError(
@@ -81,11 +86,14 @@ def describe_file(name: str, report: Report = report_nothing) -> Model:
 
 
 def place_file(source: LocalFile, part: Path) -> None:
-    """Make `part` the same file by a hard link, or a copy where no link is possible.
+    """Make `part` the same file or folder by hard links, or copies where no link is possible.
 
     Raises `SourceUnavailable` when the file is gone, `DiskFull` when a copy does not fit.
     """
     origin = Path(source.path)
+    if origin.is_dir():
+        place_checkpoint(source, part)
+        return
     part.unlink(missing_ok=True)
     try:
         os.link(origin, part)

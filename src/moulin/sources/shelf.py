@@ -1,6 +1,7 @@
 """The model store on disk: whole, verified files by digest, half-fetched ones out of sight.
 
     models/SHA256/model.gguf     appears by one rename, after its digest was compared
+    models/SHA256/checkpoint/    the same for a folder in the form of the model hub
     models/SHA256/verified.json  size, time and inode at that moment: a later change is noticed
     partial/                     what is being fetched; safe to delete when nothing runs
     pins/MODEL--VARIANT.json     the digest the hub stated at the first download
@@ -11,6 +12,7 @@ Nothing under `models/` was ever seen half-made by anyone.
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +22,12 @@ from typing import Final
 
 from moulin.domain.errors import DigestMismatch, SourceError
 from moulin.domain.model import Progress
+from moulin.sources.checkpoints import checkpoint_bytes, checkpoint_files, digest_of_checkpoint
 from moulin.sources.disk import Report, digest_of, full_disk_named, make_durable, report_nothing
 
 _POLL_S: Final = 0.2
 _FILE_NAME: Final = "model.gguf"
+_FOLDER_NAME: Final = "checkpoint"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +47,15 @@ class Shelf:
     directory: Path
 
     def path_of(self, sha256: str) -> Path:
-        """Return where the file with this digest is, or would be."""
-        return self.directory / "models" / sha256 / _FILE_NAME
+        """Return where the file or folder with this digest is, or a file would be."""
+        place = self.directory / "models" / sha256
+        folder = place / _FOLDER_NAME
+        return folder if folder.is_dir() else place / _FILE_NAME
+
+    def size_bytes(self, sha256: str) -> int:
+        """Return the size of what is held, of a folder that of its files."""
+        path = self.path_of(sha256)
+        return checkpoint_bytes(path) if path.is_dir() else path.stat().st_size
 
     def part_of(self, name: str) -> Path:
         """Return the place of a file that is being fetched."""
@@ -53,38 +64,42 @@ class Shelf:
         return folder / name
 
     def holds(self, sha256: str, report: Report = report_nothing) -> bool:
-        """Return whether the file is here and still is what its digest says.
+        """Return whether the file or folder is here and still is what its digest says.
 
         Reads the whole file only when its size, time or inode changed since it was verified; a
         file that was tampered with or cut off is deleted.
         """
         path = self.path_of(sha256)
-        if not path.is_file():
+        if not path.exists():
             return False
         if self._mark_of(path) == _read_json(path.with_name("verified.json")):
             return True
-        if digest_of(path, report) == sha256:
+        if _digest(path, report) == sha256:
             self._note_verified(path)
             return True
-        path.unlink()
+        _remove(path)
         return False
 
     def admit(self, part: Path, sha256: str, report: Report = report_nothing) -> None:
-        """Give a complete file its name, if it is what was promised.
+        """Give a complete file or folder its name, if it is what was promised.
 
         Raises `DigestMismatch` otherwise; the file is then deleted.
         """
-        found = digest_of(part, report)
+        found = _digest(part, report)
         if found != sha256:
-            part.unlink()
+            _remove(part)
             raise DigestMismatch(
                 f"verify a model file: its SHA-256 is {found}, promised was {sha256}; "
                 "it was not kept",
                 hint="the source was tampered with or replaced; choose another source",
                 details={"sha256": found, "sha256_promised": sha256},
             )
-        path = self.path_of(sha256)
+        is_folder = part.is_dir()
+        name = _FOLDER_NAME if is_folder else _FILE_NAME
+        path = self.directory / "models" / sha256 / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        for piece in checkpoint_files(part) if is_folder else ():
+            make_durable(piece)
         make_durable(part)
         part.replace(path)
         make_durable(path)
@@ -135,11 +150,28 @@ class Shelf:
         return self.directory / "pins" / f"{name}.json"
 
     def _mark_of(self, path: Path) -> dict[str, object]:
-        found = path.stat()
-        return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
+        if path.is_dir():
+            return {piece.name: _mark(piece) for piece in checkpoint_files(path)}
+        return _mark(path)
 
     def _note_verified(self, path: Path) -> None:
         _write_json(path.with_name("verified.json"), self._mark_of(path))
+
+
+def _mark(path: Path) -> dict[str, object]:
+    found = path.stat()
+    return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
+
+
+def _digest(path: Path, report: Report) -> str:
+    return digest_of_checkpoint(path, report) if path.is_dir() else digest_of(path, report)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _read_json(path: Path) -> dict[str, object]:

@@ -8,6 +8,7 @@ import pytest
 
 from moulin.app import models
 from moulin.app.models import FAILED, FETCHING, READY, ModelLibrary
+from moulin.app.runtimes import RuntimeBook
 from moulin.domain.control import FetchStatus, FetchWanted
 from moulin.domain.errors import (
     AlreadyExists,
@@ -18,8 +19,11 @@ from moulin.domain.errors import (
     UnknownName,
 )
 from moulin.domain.ids import NodeId, OrganisationId, ProjectId, WorkloadId, attempt_id, step_id
+from moulin.domain.model import PAGED_PROCESS_BYTES
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import EndpointSpec, Resources, TaskTemplate
+from moulin.sources.files import describe_file
+from tests.checkpoint_bytes import write_checkpoint
 from tests.gguf_bytes import gguf
 from tests.integration.sources.model_server import running
 
@@ -198,6 +202,56 @@ def test_a_model_of_an_address_joins_the_catalogue_when_it_is_here(tmp_path, lib
     again = ModelLibrary(tmp_path / "data", tmp_path / "keys", b"pepper")
     assert again.entry("mine").variants == entry.variants
     assert "mine" in {model.name for model in again.models()}
+
+
+def test_a_folder_in_the_hubs_form_is_for_vllm(library, tmp_path, monkeypatch):
+    folder = write_checkpoint(tmp_path / "ours")
+    ours = Tiny("ours")
+    ours.source = f"file:{folder}"
+    assert fetched(library, ours).state == READY
+    [variant] = library.model("ours").variants
+    assert (variant.runtime, variant.runtime_hint) == ("vllm", "moulin runtime install vllm")
+    wanted = EndpointSpec(model="ours", context_tokens=64)
+    with pytest.raises(Refused, match="the runtime vllm") as caught:
+        library.facts(wanted)
+    assert caught.value.hint == "moulin runtime install vllm"
+    monkeypatch.setattr(RuntimeBook, "command", lambda _, name: ("run", name))
+    facts = library.facts(wanted)
+    assert facts.digest == f"sha256:{variant.sha256}"
+    assert facts.memory_bytes > variant.size_bytes + PAGED_PROCESS_BYTES
+    command = library.task(step("ours")).command
+    assert command[:2] == ("run", "vllm")
+    assert (Path(command[command.index("--model") + 1]) / "config.json").is_file()
+    # A new process reads the same from the store alone.
+    for path in folder.iterdir():
+        path.unlink()
+    again = ModelLibrary(tmp_path / "data", tmp_path / "keys", b"pepper")
+    assert again.facts(wanted) == facts
+
+
+def test_a_form_for_another_runtime_is_served_by_name_alone(tmp_path, monkeypatch):
+    tiny = tmp_path / "tiny.gguf"
+    tiny.write_bytes(gguf())
+    own, other = describe_file(f"file:{tiny}"), write_checkpoint(tmp_path / "ours")
+    [form] = describe_file(f"file:{other}").variants
+    forms = (replace(form, name="bf16", runtime="vllm"), *own.variants)
+    entry = replace(own, name="both", variants=forms)
+    monkeypatch.setattr(RuntimeBook, "command", lambda _, name: ("run", name))
+    library = ModelLibrary(tmp_path / "data", tmp_path / "keys", b"pepper", {"both": entry})
+    both = Tiny("both")
+    both.source = "any"
+    assert fetched(library, both).variant == "file"
+    wanted = EndpointSpec(model="both", context_tokens=64)
+    with pytest.raises(Refused, match="not on disk") as caught:
+        library.facts(replace(wanted, variant="bf16"))
+    assert "--variant bf16" in caught.value.hint
+    library.fetch("both", FetchWanted(source="any", variant="bf16"))
+    while library.model("both").fetch.state == FETCHING:
+        pass
+    assert library.facts(wanted).variant == "file"
+    assert library.facts(replace(wanted, variant="bf16")).variant == "bf16"
+    at = replace(step("both"), endpoint=replace(wanted, variant="bf16"))
+    assert library.task(at).command[:2] == ("run", "vllm")
 
 
 def test_an_address_that_names_no_file_is_refused(library):

@@ -1,5 +1,7 @@
 """Which source is taken: the table of preference, reach of the hub and what is in the store."""
 
+from dataclasses import replace
+
 import pytest
 
 from moulin.catalog.choice import choose, needs_hub
@@ -70,3 +72,12 @@ def test_a_variant_by_name_decides_the_source() -> None:
 def test_what_there_is_not_is_an_unknown_name(preference, variant, words) -> None:
     with pytest.raises(UnknownName, match=words):
         choose(BOTH, preference, variant_name=variant)
+
+
+def test_forms_for_another_runtime_are_taken_by_name_alone() -> None:
+    first, *others = PACKAGED.variants
+    form = replace(first, name="bf16", runtime="vllm")
+    model = replace(PACKAGED, variants=(form, first, *others))
+    assert choose(model, PACKAGES).variant == first
+    assert choose(model, PACKAGES, variant_name="bf16").variant == form
+    assert choose(model, ANY, held=("bf16",)).variant == first

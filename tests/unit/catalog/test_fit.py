@@ -1,10 +1,14 @@
 """Memory of a model: worked figures, limits, and the refusal with its numbers."""
 
+from dataclasses import replace
+
 import pytest
 
-from moulin.catalog.fit import fits, memory_need, memory_needed_bytes
+from moulin.catalog.fit import Machine, fit_rows, fits, memory_need, memory_needed_bytes
 from moulin.catalog.lookup import find_model
+from moulin.catalog.machines import MACHINE_CLASSES
 from moulin.domain.errors import InvalidSpec
+from moulin.domain.model import PAGED_PROCESS_BYTES
 from moulin.domain.reasons import ReasonCode, sentence
 
 MIB = 2**20
@@ -27,6 +31,22 @@ LARGER = find_model("qwen2.5-coder-0.5b-instruct")
 def test_kv_cache_is_exact(model, context, parallel, kv_mib) -> None:
     need = memory_need(model, model.variants[-1], context, parallel)
     assert need.kv_cache_bytes == kv_mib * MIB
+
+
+def test_a_form_for_vllm_needs_whole_blocks_and_its_processes() -> None:
+    form = replace(SMALL.variants[0], name="bf16", runtime="vllm", size_bytes=269_000_000)
+    need = memory_need(SMALL, form, 1000, 3)
+    # Three requests of eight blocks of 128 tokens, and one to spare.
+    assert need.kv_cache_bytes == 2 * 30 * 3 * 64 * 2 * 128 * (3 * 8 + 1)
+    assert need.weights_bytes == 269_000_000
+    assert need.process_bytes == PAGED_PROCESS_BYTES
+    [row] = fit_rows(
+        replace(SMALL, variants=(form,)),
+        [Machine(machine_class=MACHINE_CLASSES["H100"])],
+        1000,
+        3,
+    )
+    assert (row.runtime, row.needed_bytes) == ("vllm", need.total_bytes)
 
 
 def test_every_part_is_in_the_total() -> None:

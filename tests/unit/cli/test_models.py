@@ -1,12 +1,14 @@
 """What the commands about models say: warnings of a model's life, addresses, figures in words."""
 
+from dataclasses import replace
+
 import pytest
 
 from moulin.catalog.lookup import parse_address
 from moulin.cli.models import told
-from moulin.cli.serve import name_of, warn
-from moulin.domain.control import FetchStatus, ModelInfo
-from moulin.domain.errors import InvalidRequest
+from moulin.cli.serve import chosen_variant, name_of, warn
+from moulin.domain.control import FetchStatus, ModelInfo, VariantInfo
+from moulin.domain.errors import InvalidRequest, Refused
 from moulin.domain.outlook import Basis, Figure
 from moulin.domain.terms import Lifecycle, Stage
 
@@ -58,6 +60,7 @@ def test_an_active_model_needs_no_words(capsys):
     [
         ("file:/models/my model.gguf", "my-model"),
         ("hf:maker/model-gguf/q4/model-q4.gguf@main", "model-q4"),
+        ("file:/models/Maker-3.1-8B", "Maker-3.1-8B"),
         ("s3:bucket/key.gguf", "key"),
         ("s3:bucket/...", "model"),
     ],
@@ -107,3 +110,55 @@ def test_an_address_that_names_no_file_is_refused(address):
 )
 def test_a_figure_is_told_with_its_origin_and_doubt(figure, words):
     assert told(figure) == words
+
+
+def form(name: str, runtime: str, hint: str = "") -> VariantInfo:
+    return VariantInfo(
+        name=name,
+        precision="",
+        size_bytes=1,
+        sha256="",
+        provenance="",
+        sources=(),
+        runtime=runtime,
+        runtime_hint=hint,
+    )
+
+
+FORMS = replace(
+    info(Stage.ACTIVE),
+    variants=(form("q4", "llm"), form("q8", "llm"), form("bf16", "vllm")),
+)
+
+
+@pytest.mark.parametrize(
+    ("variant", "runtime", "chosen"),
+    [
+        ("", "", ""),
+        ("bf16", "", "bf16"),
+        ("", "vllm", "bf16"),
+        ("", "llm", "q4"),
+        ("q8", "llm", "q8"),
+        # The factory says which there are.
+        ("q5", "", "q5"),
+    ],
+)
+def test_a_runtime_chooses_the_form_that_it_serves(variant, runtime, chosen) -> None:
+    assert chosen_variant(FORMS, variant, runtime) == chosen
+
+
+@pytest.mark.parametrize(("variant", "runtime"), [("q4", "vllm"), ("bf16", "llm"), ("", "sglang")])
+def test_a_form_that_the_runtime_does_not_serve_is_refused(variant, runtime) -> None:
+    with pytest.raises(InvalidRequest, match=f"on {runtime}") as caught:
+        chosen_variant(FORMS, variant, runtime)
+    assert "on llm" in caught.value.hint or "on vllm" in caught.value.hint
+
+
+@pytest.mark.parametrize(("variant", "runtime"), [("bf16", ""), ("", "vllm")])
+def test_what_is_not_installed_is_refused_before_anything_is_fetched(variant, runtime) -> None:
+    hint = "moulin runtime install vllm"
+    found = replace(FORMS, variants=(*FORMS.variants[:2], form("bf16", "vllm", hint)))
+    assert chosen_variant(found, "", "") == ""
+    with pytest.raises(Refused, match="runtime vllm is not installed") as caught:
+        chosen_variant(found, variant, runtime)
+    assert caught.value.hint == hint

@@ -8,14 +8,12 @@ the step left running. Decision rules: DESIGN rule 7.
 import contextlib
 import fcntl
 import os
-import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
-from moulin.domain.errors import EngineRefused, EngineUnavailable, InUse, InvalidSpec, NotFound
+from moulin.domain.errors import EngineRefused, EngineUnavailable, InUse, InvalidSpec
 from moulin.domain.ids import StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
@@ -36,9 +34,13 @@ from moulin.engines.local.spool import (
     last_written_ns,
     listed_steps,
     make_directory,
+    read_address,
+    read_end,
     read_exact,
+    read_log,
     read_record,
     read_small,
+    read_usage,
     step_files,
     write_once,
     write_whole,
@@ -46,9 +48,6 @@ from moulin.engines.local.spool import (
 from moulin.engines.local.survivors import end_survivors
 from moulin.engines.local.task_env import clean_environment, task_environment
 from moulin.ports.clock import Clock
-
-LOG_BYTES_MAX: Final = 4 * 1024 * 1024
-_READY: Final = re.compile(rb"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}\s*")
 
 
 @dataclass(slots=True)
@@ -159,21 +158,7 @@ class LocalEngine:
 
         Raises `NotFound` when no such step was started here.
         """
-        files = step_files(self._spool, step)
-        has_ended = os.path.exists(files.exit)
-        try:
-            fd = os.open(files.log, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as cause:
-            raise NotFound(
-                f"read the log of {step}", hint="it was never started here, or was forgotten"
-            ) from cause
-        with open(fd, "rb", buffering=0) as file:
-            data = os.pread(file.fileno(), max(0, min(limit_bytes, LOG_BYTES_MAX)), max(0, cursor))
-            size = os.fstat(file.fileno()).st_size
-        next_cursor = max(0, cursor) + len(data)
-        return LogChunk(
-            data=data, next_cursor=next_cursor, is_end=has_ended and next_cursor >= size
-        )
+        return read_log(step, step_files(self._spool, step), cursor, limit_bytes)
 
     def steps(self) -> tuple[StepId, ...]:
         """Return every step that was started and whose end is not on record, in step order."""
@@ -329,36 +314,20 @@ class LocalEngine:
         return self._nodes[0].boot_id
 
     def _read_exit(self, known: _Known, now_ns: int) -> Observation | None:
-        record = read_record(known.files.exit)
-        if record is None:
-            return None
-        phase = TaskPhase(record["phase"])
-        known.final = Observation(
-            step=known.step,
-            phase=phase,
-            at_ns=now_ns,
-            claim=known.claim,
-            exit_code=int(record["exit_code"]) if phase is TaskPhase.EXITED else None,
-            started_at_ns=int(record["started_at_ns"]),
-            ended_at_ns=int(record["ended_at_ns"]),
-            cpu_ns=int(record["cpu_ns"]),
-            memory_bytes_max=int(record["memory_bytes_max"]),
-            evidence=record["evidence"],
-        )
+        known.final = read_end(known.step, known.files, known.claim, now_ns)
         return known.final
 
     def _running(self, known: _Known, now_ns: int) -> Observation:
         cpu_ns, memory_bytes_max = _usage(known)
-        ready = (read_small(known.files.ready) or b"") if known.is_endpoint else b""
-        is_ready = _READY.fullmatch(ready) is not None
+        address = read_address(known.files) if known.is_endpoint else ""
         return Observation(
             step=known.step,
             phase=TaskPhase.RUNNING,
             at_ns=now_ns,
             claim=known.claim,
             started_at_ns=known.started_at_ns,
-            address=ready.decode().strip() if is_ready else "",
-            is_ready=is_ready,
+            address=address,
+            is_ready=bool(address),
             cpu_ns=cpu_ns,
             memory_bytes_max=memory_bytes_max,
             evidence=known.evidence,
@@ -428,10 +397,7 @@ def _wake(claim: Claim) -> None:
 
 def _usage(known: _Known) -> tuple[int, int]:
     """Return cumulative CPU ns and peak bytes; of a group now, else as of the last second."""
-    cpu_ns = memory_bytes_max = 0
-    fields = (read_small(known.files.usage) or b"").split()
-    if len(fields) == 4 and fields[:2] == fields[2:]:
-        cpu_ns, memory_bytes_max = int(fields[0]), int(fields[1])
+    cpu_ns, memory_bytes_max = read_usage(known.files)
     if known.cgroup:
         data = read_small(f"{known.cgroup}/cpu.stat") or b""
         if data.startswith(b"usage_usec "):

@@ -40,10 +40,15 @@ def refuse_what_cannot_run(step: StartStep, nodes: Sequence[NodeCapacity]) -> No
             f"workdir {step.task.workdir!r} is not a directory on this machine",
             "make the directory or correct `workdir`",
         )
-    if not step.task.command:
-        raise _refusal(step, "it has no command", "give `run` or a command after --")
     if any(not 0 <= device < node.accelerators for device in step.devices):
         raise _refusal(step, "it was given devices the node does not have", "check the inventory")
+    refuse_bad_words(step)
+
+
+def refuse_bad_words(step: StartStep) -> None:
+    """Raise `EngineRefused` for a command or variables that no system could run."""
+    if not step.task.command:
+        raise _refusal(step, "it has no command", "give `run` or a command after --")
     texts = (*step.task.command, step.task.setup, *step.task.env, *step.task.env.values())
     if any("\0" in text for text in texts):
         raise _refusal(step, "a command or variable holds a NUL byte", "remove it")

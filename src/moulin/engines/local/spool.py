@@ -23,11 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from moulin.domain.errors import InvalidSpec
+from moulin.domain.errors import InvalidSpec, NotFound
 from moulin.domain.ids import StepId
+from moulin.domain.observation import Claim, LogChunk, Observation, TaskPhase
 
 _STEP: Final = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,180})\.t([0-9]{1,6})")
 RECORD_BYTES_MAX: Final = 1 << 16
+LOG_BYTES_MAX: Final = 4 * 1024 * 1024
+_READY: Final = re.compile(rb"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,59 @@ def read_record(path: str) -> Mapping[str, str] | None:
         return None
     lines = data.decode(errors="replace").splitlines()
     return {name: value for name, _, value in (line.partition(" ") for line in lines)}
+
+
+def read_end(step: StepId, files: StepFiles, claim: Claim, now_ns: int) -> Observation | None:
+    """Return how a step ended, None while that is not on record; raises as `read_small` does."""
+    record = read_record(files.exit)
+    if record is None:
+        return None
+    phase = TaskPhase(record["phase"])
+    return Observation(
+        step=step,
+        phase=phase,
+        at_ns=now_ns,
+        claim=claim,
+        exit_code=int(record["exit_code"]) if phase is TaskPhase.EXITED else None,
+        started_at_ns=int(record["started_at_ns"]),
+        ended_at_ns=int(record["ended_at_ns"]),
+        cpu_ns=int(record["cpu_ns"]),
+        memory_bytes_max=int(record["memory_bytes_max"]),
+        evidence=record["evidence"],
+    )
+
+
+def read_usage(files: StepFiles) -> tuple[int, int]:
+    """Return cumulative CPU ns and peak bytes as of the last second or so; zeros when torn."""
+    fields = (read_small(files.usage) or b"").split()
+    if len(fields) == 4 and fields[:2] == fields[2:]:
+        return int(fields[0]), int(fields[1])
+    return 0, 0
+
+
+def read_address(files: StepFiles) -> str:
+    """Return host:port of the server a task runs, empty until it answers."""
+    ready = read_small(files.ready) or b""
+    return ready.decode().strip() if _READY.fullmatch(ready) is not None else ""
+
+
+def read_log(step: StepId, files: StepFiles, cursor: int, limit_bytes: int) -> LogChunk:
+    """Return at most `limit_bytes` (and 4 MiB) of a step's output from byte `cursor`.
+
+    Raises `NotFound` when there is none.
+    """
+    has_ended = os.path.exists(files.exit)
+    try:
+        fd = os.open(files.log, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as cause:
+        raise NotFound(
+            f"read the log of {step}", hint="it was never started here, or was forgotten"
+        ) from cause
+    with open(fd, "rb", buffering=0) as file:
+        data = os.pread(file.fileno(), max(0, min(limit_bytes, LOG_BYTES_MAX)), max(0, cursor))
+        size = os.fstat(file.fileno()).st_size
+    next_cursor = max(0, cursor) + len(data)
+    return LogChunk(data=data, next_cursor=next_cursor, is_end=has_ended and next_cursor >= size)
 
 
 def format_record(values: Mapping[str, object]) -> bytes:

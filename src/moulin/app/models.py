@@ -36,8 +36,11 @@ from moulin.domain.errors import (
     SourceUnavailable,
 )
 from moulin.domain.model import (
+    LLAMA_CPP,
+    VLLM,
     Ability,
     FetchedModel,
+    HubRepository,
     Model,
     Progress,
     Provenance,
@@ -107,7 +110,7 @@ class ModelLibrary:
     def fetch(self, name: str, wanted: FetchWanted) -> FetchStatus:
         """Start fetching in the background unless it runs, and say where it is.
 
-        A `file:`, `hf:…` or `s3:…` address adds that model to the catalogue as `name`, a remote one
+        A `file:…`, `hf:…` or `s3:…` address adds that model to the catalogue as `name`, a remote one
         when it is here whole.
 
         Raises `UnknownName` for a model, variant or source that does not exist, `AlreadyExists`
@@ -260,8 +263,7 @@ class ModelLibrary:
         if endpoint.variant:
             return model, find_variant(model, endpoint.variant)
         names = held_variants(model, self._store_dir)
-        # Forms of the model for another runtime than its own are served by name only.
-        held = [v for v in model.variants if v.name in names and not v.runtime]
+        held = [variant for variant in model.forms() if variant.name in names]
         if not held:
             raise Refused(
                 f"serve {endpoint.model}: its weights are not on this factory's disk yet",
@@ -374,8 +376,9 @@ class ModelLibrary:
 
 def named_model(name: str, source: Source) -> Model:
     """Return an entry for an address of which nothing is known before it was fetched."""
+    is_checkpoint = isinstance(source, HubRepository)
     variant = Variant(
-        name="file",
+        name="checkpoint" if is_checkpoint else "file",
         precision="",
         size_bytes=0,
         sha256="",
@@ -391,6 +394,7 @@ def named_model(name: str, source: Source) -> Model:
         card=NAMED_CARD,
         architecture=opaque("", 0),
         variants=(variant,),
+        runtime=VLLM if is_checkpoint else LLAMA_CPP,
     )
 
 

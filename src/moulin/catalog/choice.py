@@ -74,16 +74,8 @@ def choose(
 def _candidates(
     model: Model, preference: SourcePreference, variant_name: str
 ) -> list[tuple[Variant, Source]]:
-    """List what the preference allows; HUB falls back to all for a model that is on no hub.
-
-    Forms of the model for another runtime than its own are taken by name only.
-    """
-    every = [
-        (variant, source)
-        for variant in model.variants
-        if variant.name == variant_name or (not variant_name and not variant.runtime)
-        for source in variant.sources
-    ]
+    """List what the preference allows; HUB falls back to all for a model that is on no hub."""
+    every = [(each, source) for each in model.forms(variant_name) for source in each.sources]
     if preference is SourcePreference.ANY:
         return every
     wanted = SourceKind.HUB if preference is SourcePreference.HUB else SourceKind.PACKAGES

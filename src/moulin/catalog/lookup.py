@@ -6,7 +6,7 @@ from typing import Final
 
 from moulin.catalog.entries import MODELS
 from moulin.domain.errors import InvalidRequest, UnknownName
-from moulin.domain.model import HubFile, Model, ObjectFile, Variant
+from moulin.domain.model import HubFile, HubRepository, Model, ObjectFile, Variant
 
 FILE_PREFIX: Final = "file:"
 ADDRESS_PREFIXES: Final = (FILE_PREFIX, "hf:", "s3:")
@@ -18,22 +18,26 @@ def is_file_name(name: str) -> bool:
 
 
 def is_address(source: str) -> bool:
-    """Return whether a source names one file somewhere, which adds a model to the catalogue."""
+    """Return whether a source names a file or checkpoint somewhere, which adds a model to the catalogue."""
     return source.startswith(ADDRESS_PREFIXES)
 
 
-def parse_address(address: str) -> HubFile | ObjectFile:
-    """Return the source that `hf:OWNER/NAME/FILE[@REVISION]` or `s3:BUCKET/KEY` names.
+def parse_address(address: str) -> HubFile | HubRepository | ObjectFile:
+    """Return the source that `hf:OWNER/NAME[/FILE][@REVISION]` or `s3:BUCKET/KEY` names.
 
     Raises `InvalidRequest` for any other form.
 
     >>> parse_address("hf:maker/model-gguf/q4/model.gguf").file
     'q4/model.gguf'
+    >>> parse_address("hf:maker/model@v1").revision
+    'v1'
     """
     kind, _, place = address.partition(":")
     parts = place.removeprefix("//").split("/")
+    last, _, revision = parts[-1].partition("@")
+    if kind == "hf" and len(parts) == 2 and parts[0] and last:
+        return HubRepository(repository=f"{parts[0]}/{last}", revision=revision or "main")
     if kind == "hf" and len(parts) >= 3 and all(parts):
-        last, _, revision = parts[-1].partition("@")
         return HubFile(
             repository="/".join(parts[:2]),
             file="/".join((*parts[2:-1], last)),
@@ -43,7 +47,8 @@ def parse_address(address: str) -> HubFile | ObjectFile:
         return ObjectFile(path="/".join(parts))
     raise InvalidRequest(
         f"fetch {address!r}: that names no file",
-        hint="write hf:OWNER/NAME/FILE, with @REVISION if it matters, or s3:BUCKET/KEY",
+        hint="write hf:OWNER/NAME for a checkpoint or hf:OWNER/NAME/FILE for a GGUF file, with "
+        "@REVISION if it matters, or s3:BUCKET/KEY",
     )
 
 

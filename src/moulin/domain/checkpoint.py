@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
@@ -64,6 +64,20 @@ def is_taken(name: str) -> bool:
     [True, False, False]
     """
     return name.endswith(ENDINGS) and not name.startswith(".")
+
+
+def chosen_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the files of a repository that make up its checkpoint, by name.
+
+    Some repositories hold the same weights twice, for another program under another name.
+
+    >>> chosen_names(["model.safetensors", "consolidated.safetensors", "config.json", "a/b.json"])
+    ('config.json', 'model.safetensors')
+    """
+    taken = sorted(name for name in names if is_taken(name) and "/" not in name)
+    weights = [name for name in taken if name.endswith(WEIGHTS)]
+    usual = [name for name in weights if name.startswith("model")] or weights
+    return tuple(name for name in taken if name in usual or not name.endswith(WEIGHTS))
 
 
 def manifest_digest(files: Sequence[FileDigest]) -> str:

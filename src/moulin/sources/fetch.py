@@ -18,6 +18,7 @@ from moulin.domain.errors import DigestMismatch, SourceError, SourceUnavailable,
 from moulin.domain.model import (
     FetchedModel,
     HubFile,
+    HubRepository,
     LocalFile,
     Model,
     ObjectFile,
@@ -29,10 +30,11 @@ from moulin.domain.model import (
     Variant,
 )
 from moulin.sources.bundles import fetch_bundle
-from moulin.sources.disk import Report, check_room, digest_of, report_nothing, size_or_zero
+from moulin.sources.disk import Report, check_room, report_nothing, size_or_zero
 from moulin.sources.download import Patience, download
 from moulin.sources.files import place_file
-from moulin.sources.hub import HubFound, ask_hub
+from moulin.sources.hub import HubFound, ask_hub, list_hub
+from moulin.sources.hub_checkpoint import fetch_checkpoint
 from moulin.sources.objects import fetch_object, forget_state
 from moulin.sources.packages import fetch_parts
 from moulin.sources.shelf import Pin, Shelf
@@ -136,8 +138,8 @@ def fetch_variant(
     sha256 = _known_digest(shelf, choice.model, choice.variant)
     if sha256 and shelf.holds(sha256, report):
         return _fetched(shelf, choice, sha256, is_cached=True)
-    if not sha256 and isinstance(choice.source, ObjectFile):
-        sha256 = _fetch_and_pin(shelf, choice, choice.source, report)
+    if not sha256 and isinstance(choice.source, ObjectFile | HubRepository):
+        sha256 = _fetch_and_pin(shelf, choice, choice.source, report, settings)
         return _fetched(shelf, choice, sha256, is_cached=False)
     report(Progress(stage="locating", bytes_done=0, bytes_total=choice.variant.size_bytes))
     found = _ask(choice, settings)
@@ -161,25 +163,43 @@ def fetch_variant(
     return _fetched(shelf, choice, sha256, is_cached=True)
 
 
-def _fetch_and_pin(shelf: Shelf, choice: SourceChoice, source: ObjectFile, report: Report) -> str:
-    """Fetch an object nobody has a digest of, and trust what came: its digest is pinned now."""
+def _fetch_and_pin(
+    shelf: Shelf,
+    choice: SourceChoice,
+    source: ObjectFile | HubRepository,
+    report: Report,
+    settings: FetchSettings,
+) -> str:
+    """Fetch what nobody states one digest of, and trust what came: its digest is pinned now."""
     place = hashlib.sha256(source.address.encode()).hexdigest()
     with shelf.alone(place, report):
         part = shelf.part_of(f"{place}.part")
-        state = fetch_object(source, part, report)
-        sha256 = digest_of(part, report)
+        commit, size_bytes = _fetch_unknown(source, part, report, settings)
+        sha256 = shelf.digest_of(part, report)
         shelf.pin(
             _pin_name(choice.model, choice.variant),
             Pin(
                 sha256=sha256,
-                size_bytes=state.size_bytes,
+                size_bytes=size_bytes,
                 source=source.address,
-                commit=state.etag,
+                commit=commit,
             ),
         )
         shelf.admit(part, sha256, report)
         forget_state(part)
     return sha256
+
+
+def _fetch_unknown(
+    source: ObjectFile | HubRepository, part: Path, report: Report, settings: FetchSettings
+) -> tuple[str, int]:
+    """Bring the part to its full length; return which state of the source it is, and its size."""
+    if isinstance(source, HubRepository):
+        endpoint = settings.hub_endpoint
+        listing = fetch_checkpoint(source, part, settings.patience, report, endpoint)
+        return listing.commit, sum(entry.size_bytes for entry in listing.entries)
+    state = fetch_object(source, part, report)
+    return state.etag, state.size_bytes
 
 
 def _fill_and_admit(fetch: _Fetch) -> None:
@@ -208,6 +228,11 @@ def _fill(fetch: _Fetch) -> None:
         place_file(source, fetch.part)
     elif isinstance(source, ObjectFile):
         fetch_object(source, fetch.part, report)
+    elif isinstance(source, HubRepository):
+        pin = fetch.shelf.pinned(_pin_name(fetch.choice.model, fetch.choice.variant))
+        # What a branch names may have moved on since; the pinned commit has not.
+        at = replace(source, revision=pin.commit) if pin is not None else source
+        fetch_checkpoint(at, fetch.part, patience, report, fetch.settings.hub_endpoint)
     elif fetch.found is not None:
         total = fetch.size_bytes
 
@@ -247,15 +272,17 @@ def _agree(shelf: Shelf, choice: SourceChoice, found: HubFound) -> None:
 
 
 def _hub_problem(model: Model, variant_name: str, settings: FetchSettings) -> str:
-    hub_files = [
+    on_hub = [
         source
-        for variant in model.variants
-        if variant_name in {"", variant.name}
+        for variant in model.forms(variant_name)
         for source in variant.sources
-        if isinstance(source, HubFile)
+        if isinstance(source, HubFile | HubRepository)
     ]
     try:
-        ask_hub(hub_files[0], settings.probe_s, settings.hub_endpoint)
+        if isinstance(on_hub[0], HubRepository):
+            list_hub(on_hub[0], settings.probe_s, settings.hub_endpoint)
+        else:
+            ask_hub(on_hub[0], settings.probe_s, settings.hub_endpoint)
     except (SourceUnavailable, SourceError) as problem:
         return str(problem.details.get("problem", problem.message))
     return ""

@@ -8,10 +8,10 @@ another process began (its temporary names are unique per process since 1.x).
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from moulin.domain.errors import SourceError, SourceUnavailable
-from moulin.domain.model import HubFile
+from moulin.domain.model import HubFile, HubRepository
 from moulin.sources.download import Address
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -73,7 +73,67 @@ def ask_hub(source: HubFile, timeout_s: float, endpoint: str = "") -> HubFound:
     )
 
 
-def _refusal(source: HubFile, cause: Exception) -> SourceUnavailable:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubEntry:
+    """One file of a repository; without a `sha256` its `git_sha1` is what it is held to."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    git_sha1: str
+    address: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubListing:
+    """What the hub states of a repository at one commit."""
+
+    commit: str
+    entries: tuple[HubEntry, ...]
+
+
+def list_hub(source: HubRepository, timeout_s: float, endpoint: str = "") -> HubListing:
+    """Return the hub's statement on every file of a repository; endpoint and token as `ask_hub`.
+
+    Raises `SourceUnavailable` as `ask_hub` does; `SourceError` when it states no commit.
+    """
+    try:
+        from huggingface_hub import HfApi, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # in its __all__ only lazily
+    except ImportError as cause:
+        raise SourceUnavailable(
+            f"ask the hub for {source.address}: huggingface_hub is not installed",
+            hint="pip install 'moulin[llm]'",
+        ) from cause
+    try:
+        found = HfApi(endpoint=endpoint or None, library_name="moulin").model_info(
+            source.repository, revision=source.revision, timeout=timeout_s, files_metadata=True
+        )
+        headers = build_hf_headers(library_name="moulin")
+    except Exception as cause:
+        # Broad on purpose: its transport errors changed class between majors.
+        raise _refusal(source, cause) from cause
+    if not found.sha or not found.siblings:
+        raise SourceError(f"ask the hub for {source.address}: it states no commit and files")
+    commit = found.sha
+
+    def entry(file: Any) -> HubEntry:
+        url = hf_hub_url(
+            source.repository, file.rfilename, revision=commit, endpoint=endpoint or None
+        )
+        size_bytes = file.size or 0
+        return HubEntry(
+            name=file.rfilename,
+            size_bytes=size_bytes,
+            sha256=file.lfs.sha256 if file.lfs else "",
+            git_sha1=file.blob_id or "",
+            address=Address(url=url, size_bytes=size_bytes, headers=headers),
+        )
+
+    return HubListing(commit=commit, entries=tuple(entry(file) for file in found.siblings))
+
+
+def _refusal(source: HubFile | HubRepository, cause: Exception) -> SourceUnavailable:
     from huggingface_hub import errors
 
     what, hint = _short(cause), "check the network or HF_ENDPOINT, or choose another source"

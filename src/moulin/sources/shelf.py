@@ -63,6 +63,11 @@ class Shelf:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / name
 
+    @staticmethod
+    def digest_of(path: Path, report: Report = report_nothing) -> str:
+        """Return the digest by which a file or folder is known here. Cost: one read of it."""
+        return digest_of_checkpoint(path, report) if path.is_dir() else digest_of(path, report)
+
     def holds(self, sha256: str, report: Report = report_nothing) -> bool:
         """Return whether the file or folder is here and still is what its digest says.
 
@@ -74,7 +79,7 @@ class Shelf:
             return False
         if self._mark_of(path) == _read_json(path.with_name("verified.json")):
             return True
-        if _digest(path, report) == sha256:
+        if self.digest_of(path, report) == sha256:
             self._note_verified(path)
             return True
         _remove(path)
@@ -85,7 +90,7 @@ class Shelf:
 
         Raises `DigestMismatch` otherwise; the file is then deleted.
         """
-        found = _digest(part, report)
+        found = self.digest_of(part, report)
         if found != sha256:
             _remove(part)
             raise DigestMismatch(
@@ -161,10 +166,6 @@ class Shelf:
 def _mark(path: Path) -> dict[str, object]:
     found = path.stat()
     return {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
-
-
-def _digest(path: Path, report: Report) -> str:
-    return digest_of_checkpoint(path, report) if path.is_dir() else digest_of(path, report)
 
 
 def _remove(path: Path) -> None:

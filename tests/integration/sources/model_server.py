@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import json
 import re
 import threading
 import zipfile
@@ -149,7 +150,7 @@ class Handler(BaseHTTPRequestHandler):
         """Answer as the hub does for a large file: a redirect with the digest in headers."""
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
         if not found:
-            return False
+            return self._repository()
         name = f"{found[1]}/{found[3]}"
         if (refused := self._gate(found[1])) is not None:
             self._answer(refused, headers={"X-Error-Code": "GatedRepo"})
@@ -168,6 +169,34 @@ class Handler(BaseHTTPRequestHandler):
             "Location": f"http://localhost:{self.server.server_port}/blobs/{sha256}",
         } | self.server.hub_headers
         self._answer(302, headers=headers)
+        return True
+
+    def _repository(self) -> bool:
+        """List a repository as the hub does: SHA-256 of large files, git's digest of small ones."""
+        found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/[^/?]+(?:\?.*)?", self.path)
+        if not found:
+            return False
+        if (refused := self._gate(found[1])) is not None:
+            self._answer(refused, headers={"X-Error-Code": "GatedRepo"})
+            return True
+        siblings = []
+        for name, data in self.server.hub.items():
+            if name.startswith(f"{found[1]}/"):
+                blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)
+                sibling: dict[str, Any] = {
+                    "rfilename": name.removeprefix(f"{found[1]}/"),
+                    "size": len(data),
+                    "blobId": blob.hexdigest(),
+                }
+                if name.endswith(".safetensors"):
+                    sha256 = hashlib.sha256(data).hexdigest()
+                    sibling["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
+                siblings.append(sibling)
+        if not siblings:
+            self._answer(404, headers={"X-Error-Code": "RepoNotFound"})
+            return True
+        body = json.dumps({"id": found[1], "sha": COMMIT, "siblings": siblings}).encode()
+        self._answer(200, body, {"Content-Type": "application/json"})
         return True
 
     def _file(self, data: bytes, start: int) -> None:

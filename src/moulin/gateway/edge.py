@@ -40,12 +40,15 @@ _AUDIO_PATH: Final = b"/v1/audio/transcriptions"
 
 
 class Inbound(NamedTuple):
-    """A complete request; `caller` is None only on the paths that ask for no key."""
+    """A complete request; `caller` is None only on the paths that ask for no key.
 
-    method: bytes
-    path: bytes
+    What follows `body` is what its head says: the `Traits` of `moulin.gateway.heads`.
+    """
+
     caller: Caller | None
     body: bytes
+    method: bytes
+    path: bytes
     is_mistral: bool
     keeps_alive: bool
     is_http_10: bool
@@ -78,6 +81,7 @@ class ClientConnection(Passing):
         "_pipeline_bytes",
         "_unfinished",
         "_url",
+        "_whole",
         "drops_params",
         "host",
         "hosts",
@@ -100,6 +104,7 @@ class ClientConnection(Passing):
         self._is_paused = False
         self._last_words = b""
         self._unfinished = b""
+        self._whole = b""
         self._is_chunked_answer = True
         self._keeps_alive = True
         self.exchange: Exchange | Several | Relay | Upload | Responding | None = None
@@ -139,10 +144,40 @@ class ClientConnection(Passing):
             exchange.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Parse; the callbacks below do the work."""
+        """Serve what is known, parse what is not."""
         if self._is_deaf:
             self._discard(data)
-            return
+        elif self._is_in_message or self.is_busy:
+            self._parse(data)
+        elif not self._serve_known(data):
+            self._whole = data
+            self._parse(data)
+            self._whole = b""
+
+    def eof_received(self) -> bool:
+        """A client that stops sending is gone: half-open connections are closed."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The client does not read: stop reading from the replica, but not for ever."""
+        self._is_paused = True
+        self.deadline_s = self._service.now_s + self._service.limits.write_stall_s
+        if self.exchange is not None:
+            self.exchange.pause()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._is_paused = False
+        self.deadline_s = float("inf")
+        if self.exchange is not None:
+            self.exchange.resume()
+        else:
+            self._next()
+
+    # -- httptools ----------------------------------------------------------------------------
+
+    def _parse(self, data: bytes) -> None:
+        """Let the parser read; the callbacks below do the work."""
         seen = self._unfinished + data if self._unfinished else data
         if (b"\t" in seen or b"RTSP/" in seen) and is_misread(seen):
             self._refuse(InvalidRequest("read this request: its head is not plain HTTP/1.1"))
@@ -167,28 +202,6 @@ class ClientConnection(Passing):
                 self._refuse(*self._head_too_large())
         elif self._unfinished:
             self._unfinished = b""
-
-    def eof_received(self) -> bool:
-        """A client that stops sending is gone: half-open connections are closed."""
-        return False
-
-    def pause_writing(self) -> None:
-        """The client does not read: stop reading from the replica, but not for ever."""
-        self._is_paused = True
-        self.deadline_s = self._service.now_s + self._service.limits.write_stall_s
-        if self.exchange is not None:
-            self.exchange.pause()
-
-    def resume_writing(self) -> None:
-        """The client reads again."""
-        self._is_paused = False
-        self.deadline_s = float("inf")
-        if self.exchange is not None:
-            self.exchange.resume()
-        else:
-            self._next()
-
-    # -- httptools ----------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """Start a request."""
@@ -299,10 +312,10 @@ class ClientConnection(Passing):
             return
         parts = self._body
         inbound = Inbound(
-            self._method,
-            self._url if b"?" not in self._url else self._url.partition(b"?")[0],
             self._caller,
             parts[0] if len(parts) == 1 else b"".join(parts),
+            self._method,
+            self._url if b"?" not in self._url else self._url.partition(b"?")[0],
             self.is_mistral,
             self._parser.should_keep_alive() and not self.wants_close,
             self._is_http_10,
@@ -312,6 +325,8 @@ class ClientConnection(Passing):
             self.authorization,
         )
         self._drop_body()
+        if self._whole:
+            self._learn(inbound)
         if not self.is_busy:
             self._serve(inbound)
             return
@@ -379,6 +394,32 @@ class ClientConnection(Passing):
             self._close()
 
     # -- internal -----------------------------------------------------------------------------
+
+    def _serve_known(self, data: bytes) -> bool:
+        """Serve a request that came in one piece and whose head is known; False for any other."""
+        service = self._service
+        found = service.heads.find(data)
+        if found is None:
+            return False
+        traits, body = found
+        limits = service.limits
+        room_bytes = limits.buffered_bytes_max - service.buffered_bytes
+        if len(body) > limits.body_bytes_max or len(body) > room_bytes:
+            return False
+        try:
+            caller = service.authorise(traits[7], traits[8])
+            self._serve(Inbound(caller, body, *traits))
+        except MoulinError as error:
+            self._refuse(error)
+        except Exception as fault:  # noqa: BLE001 - the loop would log its words
+            self._give_up(fault)
+        return True
+
+    def _learn(self, inbound: Inbound) -> None:
+        """Remember the head of a request that came in one piece, unless its framing is unusual."""
+        is_usual = inbound.keeps_alive and not (inbound.is_http_10 or self.wants_continue)
+        if is_usual and inbound.caller is not None and not self.transfer_encodings:
+            self._service.heads.learn(self._whole, inbound[2:], len(inbound.body))
 
     def _serve(self, inbound: Inbound) -> None:
         self.is_busy = True

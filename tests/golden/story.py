@@ -98,6 +98,7 @@ from moulin.domain.workload import (
     WorkloadSpec,
     WorkloadState,
 )
+from tests.golden.batch_story import ARRAY, REPORT, TRAIN, batch
 from tests.golden.limits_story import limits
 from tests.golden.objects_story import objects
 
@@ -129,6 +130,11 @@ ENDS: Final = {
     "v1_objects": {},
     "v1_limits": {},
     "v1_licence": {},
+    "v1_batch": {
+        ARRAY: WorkloadState.FAILED,
+        REPORT: WorkloadState.PLACED,
+        TRAIN: WorkloadState.CANCELLED,
+    },
 }
 # What each log still holds for workloads: tasks that ran and are not metered to their end.
 HELD: Final = {
@@ -140,6 +146,7 @@ HELD: Final = {
     "v1_limits": {},
     "v1_objects": {},
     "v1_licence": {},
+    "v1_batch": {ARRAY: 0, REPORT: 0},
 }
 
 
@@ -154,6 +161,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_licence": [*beginning(), *licence()],
         "v1_objects": [*beginning(), *objects()],
         "v1_limits": [*beginning(), *limits()],
+        "v1_batch": [*beginning(), *batch()],
     }
     return {name: numbered(payloads) for name, payloads in stories.items()}
 

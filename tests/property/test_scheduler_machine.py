@@ -1,16 +1,19 @@
 """Whatever happens to a small factory, after every event the books of the state are exact.
 
 Random submissions, ends, losses, late and doubled readings, scaling, stops, zones opening and closing,
-nodes leaving and coming back; checked: conservation per node and device, gangs whole, law and zones
+nodes leaving and coming back, arrays stopped in part, holds, priorities and what waits for others;
+checked: conservation per node and device, gangs whole, law and zones
 and quotas and power at every placement, generations used once, and a replay that is bit-identical.
 """
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from moulin.domain.batch_events import WorkloadAdjusted
 from moulin.domain.events import (
     AttemptPlaced,
     NodeLeft,
@@ -32,7 +35,17 @@ from moulin.domain.factory import (
 from moulin.domain.ids import NodeId, WorkloadId
 from moulin.domain.observation import TaskPhase
 from moulin.domain.plan import Place, Plan
-from moulin.domain.workload import Retry, When, Where, WorkloadKind, WorkloadState
+from moulin.domain.workload import (
+    After,
+    AfterWhen,
+    JobArray,
+    Resources,
+    Retry,
+    When,
+    Where,
+    WorkloadKind,
+    WorkloadState,
+)
 from moulin.scheduler import (
     SchedulerPolicy,
     decide,
@@ -44,6 +57,7 @@ from moulin.scheduler import (
     site_draw_w,
     workload_view,
 )
+from moulin.scheduler.ending import settle_later
 from moulin.scheduler.state import empty_state, ticket_of
 from tests.unit.scheduler.world import SECOND, World, endpoint, job, node
 
@@ -77,6 +91,14 @@ wheres = st.builds(
     countries=st.sampled_from([(), (), ("FR",), ("SE",), ("FR", "SE")]),
     zones=st.sampled_from([(), (), ("a",), ("b", "c")]),
 )
+arrays = st.one_of(
+    st.none(),
+    st.none(),
+    st.builds(JobArray, size=st.integers(1, 6), at_most=st.integers(0, 2)),
+)
+alternatives = st.sampled_from(
+    [(), (), (Resources(cpu_milli=1000, memory_bytes=10**9, accelerators=1),)]
+)
 jobs = st.builds(
     job,
     st.integers(1, 4),
@@ -89,6 +111,13 @@ jobs = st.builds(
     when=st.builds(When, deadline_s=st.sampled_from([0, 0, 30])),
     retry=st.builds(Retry, attempts_max=st.integers(1, 3), backoff_s=st.sampled_from([0, 2])),
     time_limit_s=st.sampled_from([0, 20]),
+    array=arrays,
+    alternatives=alternatives,
+    is_held=st.sampled_from([False, False, False, True]),
+).map(
+    lambda spec: (
+        spec if spec.kind is WorkloadKind.JOB else replace(spec, array=None, alternatives=())
+    )
 )
 endpoints = st.builds(endpoint, st.integers(1, 3), st.integers(1, 2), where=wheres)
 
@@ -112,12 +141,33 @@ class Factory(RuleBasedStateMachine):
     @rule(
         specs=st.lists(st.one_of(jobs, jobs, endpoints), min_size=1, max_size=3),
         project=st.sampled_from(["web", "web", "small"]),
+        before=st.sampled_from([0, 0, 1, 2]),
+        when=st.sampled_from(list(AfterWhen)),
     )
-    def submit_and_cycle(self, specs, project) -> None:
+    def submit_and_cycle(self, specs, project, before, when) -> None:
         for spec in specs:
             self.submitted += 1
-            self.world.submit(f"w{self.submitted:03}", spec, project)
+            other = self.submitted - before
+            is_waiting = 0 < other < self.submitted and spec.kind is WorkloadKind.JOB
+            after = (After(workload=f"w{other:03}", when=when),) if is_waiting else ()
+            self.world.submit(f"w{self.submitted:03}", replace(spec, after=after), project)
         self.cycle()
+
+    @precondition(lambda self: self.submitted)
+    @rule(
+        data=st.data(),
+        is_held=st.sampled_from([None, True, False, False]),
+        priority=st.sampled_from([None, 10, 90]),
+        units=st.sampled_from([(), (0,), (1, 3)]),
+    )
+    def steer(self, data, is_held, priority, units) -> None:
+        workload = WorkloadId(f"w{data.draw(st.integers(1, self.submitted)):03}")
+        if units:
+            self.world.add(WorkloadStopRequested(workload=workload, by="ada", units=units))
+        else:
+            self.world.add(
+                WorkloadAdjusted(workload=workload, by="ada", is_held=is_held, priority=priority)
+            )
 
     @rule()
     def cycle(self) -> None:
@@ -220,6 +270,14 @@ class Factory(RuleBasedStateMachine):
             assert found.is_present
             assert found.is_reachable
         assert not row.stop_requested_by
+        assert not row.is_held
+        for after in spec.after:
+            other = state.workloads[WorkloadId(after.workload)]
+            assert other.is_final
+            assert after.when is AfterWhen.ANY or other.state is WorkloadState.SUCCEEDED
+        unit = row.units[place.unit]
+        assert unit.final is None
+        assert not unit.is_stopping
 
     def _check_power(self, plan: Plan) -> None:
         state = self.world.state
@@ -278,9 +336,52 @@ class Factory(RuleBasedStateMachine):
         ]
         in_line = sorted(ticket for line in state.waiting.lines.values() for ticket in line)
         assert in_line == sorted(
-            ticket_of(row, unit) for row, unit in units if not unit.not_before_ns
+            ticket_of(row, unit)
+            for row, unit in units
+            if not (unit.not_before_ns or unit.is_withheld)
         )
         assert len(state.backing_off.entries) == sum(bool(unit.not_before_ns) for _, unit in units)
+        for row in state.workloads.values():
+            mine = [unit for other, unit in units if other is row]
+            assert row.withheld == [unit.unit for unit in mine if unit.is_withheld]
+            lined = [unit for unit in mine if not (unit.not_before_ns or unit.is_withheld)]
+            assert row.in_line == len(lined)
+            assert row.is_eligible or not lined or row.is_final
+
+    @invariant()
+    def arrays_keep_to_their_limits_and_count_their_elements(self) -> None:
+        state = self.world.state
+        for row in state.workloads.values():
+            if row.at_most:
+                assert row.attempts_live <= row.at_most
+                assert (
+                    not row.withheld
+                    or not row.is_eligible
+                    or (row.attempts_live + row.in_line >= row.at_most)
+                )
+            if not row.is_array:
+                continue
+            assert row.open_units == sum(unit.final is None for unit in row.units)
+            assert row.is_final or row.open_units or row.submission.id in state.unsettled
+            for unit in row.units:
+                if unit.final is not None:
+                    attempt = state.latest_attempt(unit)
+                    assert attempt is None or not attempt.is_live
+                    assert not unit.is_waiting
+            before = dict(row.due_units)
+            settle_later(state, row)
+            assert row.due_units == before
+
+    @invariant()
+    def nobody_waits_for_what_has_ended(self) -> None:
+        state = self.world.state
+        for other, dependents in state.dependents.items():
+            assert not state.workloads[other].is_final
+            for dependent in dependents:
+                assert other in state.workloads[dependent].after_left
+        for row in state.workloads.values():
+            for other in row.after_left:
+                assert row.submission.id in state.dependents[other]
 
     @invariant()
     def states_agree_with_attempts(self) -> None:

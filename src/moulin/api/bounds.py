@@ -13,20 +13,30 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from moulin.domain import factory
 from moulin.domain.control import (
+    AdjustWanted,
     ApplyWanted,
+    ElementsWanted,
     FetchWanted,
     KeyChange,
     KeyRotation,
     KeyWanted,
     RolloutWanted,
     ScaleWanted,
+    StopWanted,
 )
 from moulin.domain.errors import InvalidSpec
 from moulin.domain.limits import Allowance, RateLimit
 from moulin.domain.objects import BatchWanted
 from moulin.domain.usage import Meter
 from moulin.domain.workload import (
+    AFTER_MAX,
+    ALTERNATIVES_MAX,
+    ARRAY_INDEX_MAX,
+    ARRAY_SIZE_MAX,
+    STOP_SIGNALS,
+    After,
     EndpointSpec,
+    JobArray,
     Resources,
     Retry,
     Scaling,
@@ -89,7 +99,18 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
         "labels": Text(items_max=64, key_pattern=NAME),
         "retention_s": Whole(minimum=0, maximum=TEN_YEARS_S),
         "stop_grace_s": Whole(minimum=0, maximum=3600),
+        "stop_signal": Text(length_max=8, pattern="|".join(STOP_SIGNALS)),
+        "alternatives": Text(items_max=ALTERNATIVES_MAX),
+        "after": Text(items_max=AFTER_MAX),
     },
+    JobArray: {
+        "size": Whole(minimum=1, maximum=ARRAY_SIZE_MAX),
+        "first": Whole(minimum=0, maximum=ARRAY_INDEX_MAX),
+        "step": Whole(minimum=1, maximum=ARRAY_INDEX_MAX),
+        "listed": Whole(minimum=0, maximum=ARRAY_INDEX_MAX),
+        "at_most": Whole(minimum=0, maximum=ARRAY_SIZE_MAX),
+    },
+    After: {"workload": _NAME},
     Resources: {
         "cpu_milli": Whole(minimum=1, maximum=10**9),
         "memory_bytes": Whole(minimum=1, maximum=10**18),
@@ -127,6 +148,12 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
         "cold_start_s": Whole(minimum=1, maximum=3600),
     },
     ScaleWanted: {"replicas": Whole(minimum=0, maximum=1000)},
+    AdjustWanted: {"priority": Whole(minimum=0, maximum=100)},
+    ElementsWanted: {"indices": Whole(minimum=0, maximum=ARRAY_INDEX_MAX)},
+    StopWanted: {
+        "name": Text(length_max=63, pattern=f"(?:{NAME})?"),
+        "labels": _LABELS,
+    },
     RolloutWanted: {
         "model": _OPTIONAL,
         "variant": _OPTIONAL,
@@ -230,6 +257,7 @@ def check_bounds(value: object) -> None:
     _check_fields(value, "")
     if isinstance(value, WorkloadSpec):
         _check_kind(value)
+        _check_batch(value)
 
 
 def _check_kind(spec: WorkloadSpec) -> None:
@@ -250,6 +278,31 @@ def _check_kind(spec: WorkloadSpec) -> None:
             hint='write for example ["python", "train.py"]',
             details={"path": "task.command"},
         )
+
+
+def _check_batch(spec: WorkloadSpec) -> None:
+    is_job = spec.kind is WorkloadKind.JOB
+    array = spec.array
+    problems = {
+        "array": "only a job can be an array" if array is not None and not is_job else "",
+        "array.listed": "one index for each element, least first, none twice"
+        if array is not None and array.listed and not _is_list_of(array)
+        else "",
+        "alternatives": "only a job can have alternatives"
+        if spec.alternatives and not is_job
+        else "",
+    }
+    for path, problem in problems.items():
+        if problem:
+            raise InvalidSpec(
+                f"read a workload: {path}: {problem}",
+                hint=f"correct {path}",
+                details={"path": path},
+            )
+
+
+def _is_list_of(array: JobArray) -> bool:
+    return array.listed == tuple(sorted(set(array.listed))) and len(array.listed) == array.size
 
 
 Check = Callable[[Any, str], None]

@@ -19,17 +19,30 @@ from moulin.api.parameters import (
 )
 from moulin.api.state import ApiState, state_of
 from moulin.controlplane.commands import (
+    AdjustWorkload,
     ExplainWorkload,
     Explanation,
     Idempotency,
+    ReadElements,
     RolloutEndpoint,
     ScaleEndpoint,
+    StopElements,
     StopWorkload,
+    StopWorkloads,
     SubmitWorkload,
     Trial,
     TryWorkload,
 )
-from moulin.domain.control import RolloutWanted, ScaleWanted, WorkloadPage
+from moulin.domain.control import (
+    AdjustWanted,
+    ElementPage,
+    ElementsWanted,
+    RolloutWanted,
+    ScaleWanted,
+    Stopped,
+    StopWanted,
+    WorkloadPage,
+)
 from moulin.domain.ids import PREFIX_BY_KIND, ProjectId, WorkloadId, make_id
 from moulin.domain.observation import LogChunk
 from moulin.domain.principal import Principal
@@ -44,6 +57,7 @@ Trier = Annotated[Principal, Depends(Allow(Action.WORKLOAD_TRY))]
 Reader = Annotated[Principal, Depends(Allow(Action.WORKLOAD_READ))]
 Stopper = Annotated[Principal, Depends(Allow(Action.WORKLOAD_STOP))]
 Scaler = Annotated[Principal, Depends(Allow(Action.WORKLOAD_SCALE))]
+Adjuster = Annotated[Principal, Depends(Allow(Action.WORKLOAD_ADJUST))]
 LogsReader = Annotated[Principal, Depends(Allow(Action.LOGS_READ))]
 IDEMPOTENCY_PATTERN: Final = r"^[!-~]{0,128}$"
 IdempotencyKey = Annotated[
@@ -99,6 +113,14 @@ async def try_workload(request: Request, project: ProjectPath, principal: Trier)
     return respond(trial)
 
 
+@router.post("/projects/{project}/workloads/stop", **described(Stopped, body=StopWanted))
+async def stop_workloads(request: Request, project: ProjectPath, principal: Stopper) -> Response:
+    """Ask for the end of all that fits in one go, or only say what would."""
+    wanted = await read_value(request, StopWanted)
+    command = StopWorkloads(principal=principal, project=ProjectId(project), wanted=wanted)
+    return respond(await state_of(request).bridge.ask(command, Stopped))
+
+
 @router.get("/workloads", **described(WorkloadPage))
 async def list_workloads(
     request: Request,
@@ -139,6 +161,48 @@ async def stop_workload(request: Request, workload: WorkloadPath, principal: Sto
     state = state_of(request)
     view = await owned(state, principal, Action.WORKLOAD_STOP, workload)
     command = StopWorkload(principal=principal, workload=WorkloadId(view.id))
+    return respond(await state.bridge.ask(command, WorkloadView))
+
+
+@router.post("/workloads/{workload}/adjust", **described(WorkloadView, body=AdjustWanted))
+async def adjust_workload(
+    request: Request, workload: WorkloadPath, principal: Adjuster
+) -> Response:
+    """Hold a workload, let it go on, or give it another priority; what runs is left alone."""
+    state = state_of(request)
+    wanted = await read_value(request, AdjustWanted)
+    view = await owned(state, principal, Action.WORKLOAD_ADJUST, workload)
+    command = AdjustWorkload(principal=principal, workload=WorkloadId(view.id), wanted=wanted)
+    return respond(await state.bridge.ask(command, WorkloadView))
+
+
+@router.get("/workloads/{workload}/elements", **described(ElementPage))
+async def read_elements(
+    request: Request,
+    workload: WorkloadPath,
+    principal: Reader,
+    *,
+    index: Annotated[list[int] | None, Query(max_length=1000)] = None,
+    state: Annotated[list[str] | None, Query(max_length=10)] = None,
+) -> Response:
+    """Return elements of an array: all, or those of some indices or states."""
+    found = state_of(request)
+    view = await owned(found, principal, Action.WORKLOAD_READ, workload)
+    command = ReadElements(
+        workload=WorkloadId(view.id), indices=tuple(index or ()), states=tuple(state or ())
+    )
+    return respond(await found.bridge.ask(command, ElementPage))
+
+
+@router.post("/workloads/{workload}/elements/stop", **described(WorkloadView, body=ElementsWanted))
+async def stop_elements(request: Request, workload: WorkloadPath, principal: Stopper) -> Response:
+    """Ask for the end of some elements of an array; the others go on."""
+    state = state_of(request)
+    wanted = await read_value(request, ElementsWanted)
+    view = await owned(state, principal, Action.WORKLOAD_STOP, workload)
+    command = StopElements(
+        principal=principal, workload=WorkloadId(view.id), indices=wanted.indices
+    )
     return respond(await state.bridge.ask(command, WorkloadView))
 
 

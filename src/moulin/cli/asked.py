@@ -34,6 +34,9 @@ class Flags:
     retry: int | None = None
     deadline: str | None = None
     retention: str | None = None
+    array: str | None = None
+    after: Sequence[str] = ()
+    is_held: bool = False
 
 
 def wanted(words: Sequence[str], command: Sequence[str] | None, flags: Flags) -> WorkloadSpec:
@@ -80,6 +83,9 @@ def _changed(spec: WorkloadSpec, flags: Flags) -> WorkloadSpec:
         "retry": _retry(spec.retry, given.retry, flags),
         "retention_s": given.retention_s if flags.retention else spec.retention_s,
         "task": _task(spec.task, given, flags),
+        "array": given.array or spec.array,
+        "after": given.after or spec.after,
+        "is_held": given.is_held or spec.is_held,
     }
     return replace(spec, **fields)  # type: ignore[arg-type] # one mapping for fields of many types
 
@@ -124,12 +130,21 @@ def _body(flags: Flags) -> dict[str, object]:
         "retry": _given({"attempts": flags.retry}),
         "when": _given({"deadline": flags.deadline}),
         "retention": flags.retention,
+        "array": flags.array,
+        "after": [_after(word) for word in flags.after],
+        "hold": flags.is_held or None,
     }
     return _given(body)
 
 
 def _given(body: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in body.items() if value not in (None, [], {})}
+
+
+def _after(word: str) -> dict[str, str]:
+    """Read `ID`, or `ID:any`."""
+    workload, _, when = word.partition(":")
+    return {"workload": workload, "when": when or "ok"}
 
 
 def _pairs(flag: str, words: Sequence[str]) -> dict[str, str]:

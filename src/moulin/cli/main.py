@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 from moulin.cli import (
     accounts,
     aliases,
+    batch,
     demo,
     keys,
     local,
@@ -38,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (demo, local, operate, submit, work, serve, scale, accounts):
+for part in (demo, local, operate, submit, work, batch, serve, scale, accounts):
     app.add_typer(part.app)
 app.add_typer(models.app, name="models")
 app.add_typer(models.prices, name="price")

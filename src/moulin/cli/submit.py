@@ -86,6 +86,14 @@ RetentionFlag = Annotated[
         help="Keep output and the job's own folder this long after its end: 1h, 30d (7d).",
     ),
 ]
+ArrayFlag = Annotated[
+    str | None, typer.Option("--array", metavar="0-99%10", help="Run it once for each index.")
+]
+AfterFlag = Annotated[
+    list[str] | None,
+    typer.Option("--after", metavar="ID[:any]", help="Start when that succeeded, or ended at all."),
+]
+HoldFlag = Annotated[bool, typer.Option("--hold", help="Wait until it is released.")]
 
 
 class TakesCommand(TyperCommand):
@@ -122,6 +130,9 @@ def run(
     retry: RetryFlag = None,
     deadline: DeadlineFlag = None,
     retention: RetentionFlag = None,
+    array: ArrayFlag = None,
+    after: AfterFlag = None,
+    is_held: HoldFlag = False,
     data: Data = None,
     project: Project = "",
     is_json: IsJson = False,
@@ -136,6 +147,7 @@ def run(
       moulin run -- python3 -c 'print(2 + 2)'
       moulin run --follow --cpus 2 --time-limit 10m -- make test
       moulin run job.yaml --dry-run
+      moulin run --array 0-99%10 -- python3 sweep.py
     """
     from moulin.cli.asked import Flags, wanted
 
@@ -158,18 +170,21 @@ def run(
             retry=retry,
             deadline=deadline,
             retention=retention,
+            array=array,
+            after=after or (),
+            is_held=is_held,
         ),
     )
+    begin = _try_out if is_dry_run else _submit_and_follow if is_following else _submit
     with connect(data, project) as client:
-        if is_dry_run:
-            _try_out(client, spec, is_json=is_json)
-        elif is_following:
-            _submit_and_follow(client, spec, is_json=is_json)
-        else:
-            view = client.workloads.submit(spec)
-            answer(view, is_json=is_json, show=lambda: write(view.id))
-            if not is_json:
-                say(f"{view.name} is {view.state}; `moulin logs -f {view.id}` shows its output")
+        begin(client, spec, is_json=is_json)
+
+
+def _submit(client: "Moulin", spec: "WorkloadSpec", *, is_json: bool) -> None:
+    view = client.workloads.submit(spec)
+    answer(view, is_json=is_json, show=lambda: write(view.id))
+    if not is_json:
+        say(f"{view.name} is {view.state}; `moulin logs -f {view.id}` shows its output")
 
 
 def _try_out(client: "Moulin", spec: "WorkloadSpec", *, is_json: bool) -> None:

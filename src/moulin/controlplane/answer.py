@@ -9,8 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from moulin.controlplane.allowances import read_allowances, settle_alert
+from moulin.controlplane.batch import (
+    adjust_workload,
+    read_elements,
+    stop_elements,
+    stop_workloads,
+)
 from moulin.controlplane.commands import (
     AcceptLicence,
+    AdjustWorkload,
     Answer,
     ApplyFactory,
     CancelBatch,
@@ -21,13 +28,16 @@ from moulin.controlplane.commands import (
     Explanation,
     OpenBatch,
     ReadAllowances,
+    ReadElements,
     ReadStatus,
     RevokeKey,
     RolloutEndpoint,
     RotateKey,
     ScaleEndpoint,
     SettleAlert,
+    StopElements,
     StopWorkload,
+    StopWorkloads,
     StoreObject,
     SubmitWorkload,
     SyncGateway,
@@ -212,6 +222,10 @@ HANDLERS: Final[Mapping[type, Handler]] = {
     SubmitWorkload: submit_workload,
     TryWorkload: try_workload,
     StopWorkload: _stop,
+    StopWorkloads: stop_workloads,
+    StopElements: stop_elements,
+    AdjustWorkload: adjust_workload,
+    ReadElements: read_elements,
     ScaleEndpoint: scale_endpoint,
     RolloutEndpoint: rollout_endpoint,
     ExplainWorkload: _explain,

@@ -7,13 +7,17 @@ happened at the edge: a command carries the principal only to be recorded as act
 from dataclasses import dataclass
 
 from moulin.domain.control import (
+    AdjustWanted,
     AllowancePage,
     Applied,
+    ElementPage,
     Explanation,
     FactoryStatus,
     KeyChange,
     ObjectDiff,
     RolloutWanted,
+    Stopped,
+    StopWanted,
     Trial,
     ZoneStatus,
 )
@@ -28,6 +32,7 @@ from moulin.domain.workload import Scaling, WorkloadSpec
 
 __all__ = [
     "AcceptLicence",
+    "AdjustWorkload",
     "Answer",
     "Applied",
     "ApplyFactory",
@@ -43,12 +48,15 @@ __all__ = [
     "ObjectDiff",
     "OpenBatch",
     "ReadAllowances",
+    "ReadElements",
     "ReadStatus",
     "RevokeKey",
     "RotateKey",
     "ScaleEndpoint",
     "SettleAlert",
+    "StopElements",
     "StopWorkload",
+    "StopWorkloads",
     "StoreObject",
     "SubmitWorkload",
     "SyncGateway",
@@ -96,6 +104,51 @@ class StopWorkload:
 
     principal: Principal
     workload: WorkloadId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopWorkloads:
+    """Ask for the end of what fits, or count it. Answer: `Stopped`; raises `InvalidRequest`."""
+
+    principal: Principal
+    project: ProjectId
+    wanted: StopWanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopElements:
+    """Ask for the end of some elements of an array. Answer: its `WorkloadView`.
+
+    Raises `NotFound`, and `Conflict` for what is no array or has no such element.
+    """
+
+    principal: Principal
+    workload: WorkloadId
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdjustWorkload:
+    """Hold, release or reprioritise a workload. Answer: its `WorkloadView`.
+
+    Raises `NotFound`, and `Conflict` when it has ended.
+    """
+
+    principal: Principal
+    workload: WorkloadId
+    wanted: AdjustWanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadElements:
+    """Ask for elements of an array: those of some states, or indices, or all. Answer: `ElementPage`.
+
+    Of one that ended so long ago that only the store has it, a few are left. Raises `NotFound`.
+    """
+
+    workload: WorkloadId
+    indices: tuple[int, ...] = ()
+    states: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +325,10 @@ Command = (
     SubmitWorkload
     | TryWorkload
     | StopWorkload
+    | StopWorkloads
+    | StopElements
+    | AdjustWorkload
+    | ReadElements
     | ScaleEndpoint
     | RolloutEndpoint
     | ExplainWorkload
@@ -293,6 +350,8 @@ Command = (
 )
 Answer = (
     WorkloadView
+    | ElementPage
+    | Stopped
     | Trial
     | Explanation
     | Applied

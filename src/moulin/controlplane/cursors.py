@@ -178,7 +178,7 @@ def _place(cursors: Cursors, placed: AttemptPlaced, schedule: State) -> None:
     admission = cursors.admissions[placed.workload]
     row = schedule.workloads[placed.workload]
     unit = row.units[placed.unit]
-    spec = row.spec_of(unit)
+    spec, resources = row.spec_of(unit), row.resources_of(schedule.attempts[placed.attempt])
     known = (admission.policy_decision, admission.model_digest)
     decision, digest = admission.by_revision.get(unit.revision, known)
     # An endpoint's spec may change; what a replica serves is what it was placed for.
@@ -186,7 +186,7 @@ def _place(cursors: Cursors, placed: AttemptPlaced, schedule: State) -> None:
         placed.workload,
         zone,
         len(placed.tasks),
-        subject=spec.endpoint.model if spec.endpoint else spec.resources.accelerator_class,
+        subject=spec.endpoint.model if spec.endpoint else resources.accelerator_class,
         model_digest=digest,
         policy_decision=decision,
     )

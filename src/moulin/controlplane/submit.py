@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from moulin.controlplane.batch import resolved
 from moulin.controlplane.books import BODY_HASH, IDEMPOTENCY_KEY
 from moulin.controlplane.commands import Answer, SubmitWorkload, Trial, TryWorkload
 from moulin.controlplane.draft import Draft
@@ -27,10 +28,16 @@ from moulin.domain.terms import not_served
 from moulin.domain.units import format_scaled
 from moulin.domain.usage import Meter
 from moulin.domain.views import IdempotencyRecord, WorkloadView
-from moulin.domain.workload import Submission, WorkloadKind, WorkloadSpec, units_wanted
+from moulin.domain.workload import (
+    Submission,
+    WorkloadKind,
+    WorkloadSpec,
+    choices_of,
+    units_wanted,
+)
 from moulin.ledger import book_at, find_price
 from moulin.policy import Admitted, Denied, admit
-from moulin.policy.admit import OPEN_ENDED_HOLD_S, UnitPrice
+from moulin.policy.admit import OPEN_ENDED_HOLD_S, UnitPrice, reservation_neur
 from moulin.scheduler import possible, trial
 
 HELD_METERS = (Meter.CPU_MILLI_MS, Meter.MEMORY_MB_MS, Meter.ACCELERATOR_MS)
@@ -45,8 +52,8 @@ def submit_workload(plane: Plane, draft: Draft, command: SubmitWorkload) -> Call
     repeated = _repeated(plane, draft, command)
     if repeated is not None:
         return lambda: _stored_view(plane, draft, repeated)
-    submission = _submission(plane, draft, command, command.id)
-    admission = _admission(plane, draft, submission)
+    submission, met, never = _submission(plane, draft, command, command.id)
+    admission = Denied(reasons=never) if never else _admission(plane, draft, submission)
     if isinstance(admission, Denied):
         draft.append(
             WorkloadRefused(submission=submission, reasons=admission.reasons),
@@ -60,6 +67,7 @@ def submit_workload(plane: Plane, draft: Draft, command: SubmitWorkload) -> Call
             reserved_neur=admission.reserved_neur,
             policy_decision=admission.decision,
             model_digest=_model_digest(plane, submission),
+            met=met,
         ),
         actor=command.principal.key,
         project=submission.project,
@@ -71,8 +79,8 @@ def submit_workload(plane: Plane, draft: Draft, command: SubmitWorkload) -> Call
 
 def try_workload(plane: Plane, draft: Draft, command: TryWorkload) -> Callable[[], Answer]:
     """Say what a submission would meet now; nothing is drafted."""
-    submission = _submission(plane, draft, command, WorkloadId("trial"))
-    admission = _admission(plane, draft, submission)
+    submission, _, never = _submission(plane, draft, command, WorkloadId("trial"))
+    admission = Denied(reasons=never) if never else _admission(plane, draft, submission)
     spec = submission.spec
     if isinstance(admission, Denied):
         answer = Trial(is_possible=False, reasons=admission.reasons, time_limit_s=spec.time_limit_s)
@@ -117,6 +125,9 @@ _HINTS = {
     ReasonCode.EXCEEDS_NODE: "ask for less on each task, or spread over more nodes",
     ReasonCode.LICENCE_NOT_ACCEPTED: "read the terms, then `moulin deploy … --accept-licence ID`",
     ReasonCode.MODEL_RETIRED: "deploy its successor",
+    ReasonCode.DEPENDENCY_UNKNOWN: "`moulin jobs` lists ids and names",
+    ReasonCode.DEPENDENCY_FAILED: "run that again first, or write `when: any`",
+    ReasonCode.DEPENDENCY_NEVER_OK: "write `when: any`",
 }
 
 
@@ -175,21 +186,24 @@ def _stored_view(plane: Plane, draft: Draft, workload: WorkloadId) -> WorkloadVi
 
 def _submission(
     plane: Plane, draft: Draft, command: SubmitWorkload | TryWorkload, workload: WorkloadId
-) -> Submission:
+) -> tuple[Submission, tuple[str, ...], tuple[Reason, ...]]:
+    """Return the submission, what of its `after` is met already, and what of it never can be."""
     declared = draft.books.project(command.project)
     if declared is None:
         raise NotFound(
             f"submit to project {command.project!r}: there is no such project",
             hint="`moulin status` lists the projects you may use",
         )
-    return Submission(
+    spec, met, never = resolved(plane, draft, command.project, command.spec)
+    submission = Submission(
         id=workload,
         organisation=OrganisationId(declared.organisation),
         project=command.project,
-        spec=_completed(plane, declared, command.spec),
+        spec=_completed(plane, declared, spec),
         submitted_by=command.principal.name,
         submitted_at_ns=draft.now_ns,
     )
+    return submission, met, never
 
 
 def _completed(plane: Plane, project: Project, spec: WorkloadSpec) -> WorkloadSpec:
@@ -217,13 +231,26 @@ def _completed(plane: Plane, project: Project, spec: WorkloadSpec) -> WorkloadSp
 
 def _admission(plane: Plane, draft: Draft, submission: Submission) -> Admitted | Denied:
     project = draft.books.project(submission.project)
+    dearest = _dearest(draft, submission)
     return admit(
-        _as_held(draft, submission),
+        _as_held(draft, dearest),
         (*_terms(plane, draft, submission), *_impossible(plane, draft, submission)),
-        _prices(draft, submission),
+        _prices(draft, dearest),
         draft.books.balances.available_neur(submission.project),
         project.budget_neur if project else -1,
     )
+
+
+def _dearest(draft: Draft, submission: Submission) -> Submission:
+    """Return the submission with that of its alternatives that may cost most: it may get any."""
+    spec = submission.spec
+    if not spec.alternatives:
+        return submission
+    asked = [
+        replace(submission, spec=replace(spec, resources=each, alternatives=()))
+        for each in choices_of(spec)
+    ]
+    return max(asked, key=lambda each: reservation_neur(each, _prices(draft, each)))
 
 
 def check_scale(plane: Plane, draft: Draft, submission: Submission, added: int) -> None:

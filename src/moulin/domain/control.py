@@ -18,9 +18,10 @@ from moulin.domain.views import (
     NodeIntervalView,
     NodeView,
     ReceiptView,
+    UnitView,
     WorkloadView,
 )
-from moulin.domain.workload import Scaling
+from moulin.domain.workload import Scaling, WorkloadKind, WorkloadState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +138,51 @@ class RolloutWanted:
     cpu_milli: int = 0
     memory_bytes: int = 0
     is_back: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdjustWanted:
+    """Hold a workload back, let it go on, or give it another priority; what is null stays."""
+
+    is_held: bool | None = None
+    priority: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElementsWanted:
+    """Elements of an array by their indices."""
+
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElementPage:
+    """Elements of an array by number; `counts` has how many there are in each state."""
+
+    items: tuple[UnitView, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopWanted:
+    """Which of a project's workloads are to end; what is empty does not choose, and all is refused.
+
+    With `is_dry_run` they are only counted.
+    """
+
+    states: tuple[WorkloadState, ...] = ()
+    kind: WorkloadKind | None = None
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    is_dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """The workloads that were asked to end, or would be, in order of submission."""
+
+    workloads: tuple[str, ...]
+    is_dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from moulin.domain.batch_events import UnitFinished, WorkloadAdjusted
 from moulin.domain.factory import DeclaredObject, EnergyClass, ObjectKind
 from moulin.domain.ids import AttemptId, NodeId, ProjectId, StepId, WorkloadId
 from moulin.domain.objects import BatchJob, StoredObject
@@ -106,13 +107,15 @@ class KeyRevoked:
 class WorkloadSubmitted:
     """A workload was admitted to wait; `reserved_neur` is held from its project's budget.
 
-    `model_digest` names the weights an endpoint will serve.
+    `model_digest` names the weights an endpoint will serve. `met` are those of its `after` that had
+    ended as wanted, long enough ago that only the store still knew them.
     """
 
     submission: Submission
     reserved_neur: int
     policy_decision: str
     model_digest: str = ""
+    met: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +128,11 @@ class WorkloadRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadStopRequested:
-    """Somebody asked for the end of a workload."""
+    """Somebody asked for the end of a workload, or of some elements of an array."""
 
     workload: WorkloadId
     by: str
+    units: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,13 +211,14 @@ class CycleDecided:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptPlaced:
-    """One unit holds nodes and devices from here on."""
+    """One unit holds nodes and devices from here on; `choice` says which of its alternatives."""
 
     attempt: AttemptId
     workload: WorkloadId
     unit: int
     generation: int
     tasks: tuple[TaskPlacement, ...]
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -482,6 +487,8 @@ Payload = (
     | DrainConfirmed
     | AttemptStopDecided
     | UnitRequeued
+    | UnitFinished
+    | WorkloadAdjusted
     | WorkloadFinished
     | TasksForgotten
     | TaskObserved
@@ -527,6 +534,8 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     DrainConfirmed: "gateway.drain_confirmed",
     AttemptStopDecided: "attempt.stop_decided",
     UnitRequeued: "unit.requeued",
+    UnitFinished: "unit.finished",
+    WorkloadAdjusted: "workload.adjusted",
     WorkloadFinished: "workload.finished",
     TasksForgotten: "tasks.forgotten",
     TaskObserved: "task.observed",

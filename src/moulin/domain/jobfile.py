@@ -9,12 +9,20 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from moulin.domain.section import Keys, Section, check_name, section, shown
+from moulin.domain.section import Keys, Section, check_name, nearest, section, shown
 from moulin.domain.units import parse_bytes, parse_cpu_milli, parse_duration_s
 from moulin.domain.workload import (
+    AFTER_MAX,
+    ALTERNATIVES_MAX,
+    ARRAY_INDEX_MAX,
+    ARRAY_SIZE_MAX,
     DRAIN_S_DEFAULT,
     RETENTION_S_DEFAULT,
+    STOP_SIGNALS,
+    After,
+    AfterWhen,
     EndpointSpec,
+    JobArray,
     Resources,
     Retry,
     Scaling,
@@ -59,6 +67,15 @@ FRENCH: Final[Mapping[str, str]] = {
     "démarrage": "cold_start",
     "vidange": "drain",
     "contexte": "context",
+    "tableau": "array",
+    "taille": "size",
+    "au_plus": "at_most",
+    "après": "after",
+    "retenu": "hold",
+    "signal": "stop_signal",
+    "délai": "grace",
+    "prévenir": "notify",
+    "au_choix": "any_of",
 }
 
 SCRIPT_CHARACTERS_MAX: Final = 256 * 1024
@@ -89,9 +106,16 @@ TASK_KEYS: Final = ("run", "command", "setup", "envs", "workdir", "image")
 JOB_KEYS: Final = _keys(
     *("name", "kind", "resources", "num_nodes", *TASK_KEYS, "time_limit", "priority", "retry"),
     *("labels", "retention", "where", "when", *ENDPOINT_KEYS),
+    *("array", "after", "hold", "stop_signal", "grace", "notify"),
 )
-RESOURCE_KEYS: Final = _keys("accelerators", "cpus", "memory")
+ONE_OF_KEYS: Final = _keys("accelerators", "cpus", "memory")
+RESOURCE_KEYS: Final = _keys(*ONE_OF_KEYS.known, "any_of")
+ARRAY_KEYS: Final = _keys("size", "first", "step", "at_most")
+AFTER_KEYS: Final = _keys("workload", "when")
 SCALING_KEYS: Final = _keys("min", "max", "target", "queue", "stabilise", "idle", "cold_start")
+_ARRAY: Final = re.compile(r"([0-9,:-]{1,4000})(?:%([0-9]{1,6}))?")
+_SPAN: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([1-9][0-9]{0,8}))?)?")
+STOP_GRACE_S_DEFAULT: Final = 10
 _RANGE: Final = re.compile(r"([0-9]{1,4})(?:-|\.\.)([0-9]{1,4})")
 RETRY_KEYS: Final = _keys("attempts", "backoff")
 WHERE_KEYS: Final = _keys("countries", "zones")
@@ -109,10 +133,12 @@ def parse_job(
     top = section(body, JOB_KEYS, origin=origin)
     kind = top.word("kind", WorkloadKind, WorkloadKind.JOB)
     _refuse_keys_of_others(top, kind)
+    resources, *alternatives = _choices(top)
     return WorkloadSpec(
         kind=kind,
         name=top.name("name", default_name),
-        resources=_resources(top),
+        resources=resources,
+        alternatives=tuple(alternatives),
         nodes=top.integer("num_nodes", 1, minimum=1, maximum=NODES_MAX),
         task=_task(top) if kind is WorkloadKind.JOB else None,
         endpoint=_endpoint(top) if kind is WorkloadKind.ENDPOINT else None,
@@ -124,7 +150,37 @@ def parse_job(
         labels=top.text_map("labels", form=_LABEL, items_max=64),
         retention_s=top.measure("retention", parse_duration_s, RETENTION_S_DEFAULT),
         managed_by=origin,
+        array=_array(top),
+        after=_after(top),
+        is_held=top.flag("hold"),
+        stop_signal=_stop_signal(top),
+        stop_grace_s=top.measure("grace", parse_duration_s, STOP_GRACE_S_DEFAULT, maximum=3600),
+        is_notified=top.flag("notify"),
     )
+
+
+def parse_array(written: str) -> JobArray | None:
+    """Read Slurm's form of an array, `0-99%10`, `1-9:2` or `3,7,12`, None for another form.
+
+    >>> parse_array("0-99%10")
+    JobArray(size=100, first=0, step=1, listed=(), at_most=10)
+    >>> parse_array("12,3,7").listed
+    (3, 7, 12)
+    """
+    found = _ARRAY.fullmatch(written.strip())
+    if found is None:
+        return None
+    parts = [_SPAN.fullmatch(part) for part in found[1].split(",")]
+    spans = [_span(part) if part is not None else range(0) for part in parts]
+    if sum(map(len, spans)) > ARRAY_SIZE_MAX or not all(spans):
+        return None
+    at_most = int(found[2] or 0)
+    if len(spans) == 1:
+        [span] = spans
+        step = span.step if len(span) > 1 else 1
+        return JobArray(size=len(span), first=span.start, step=step, at_most=at_most)
+    listed = tuple(sorted({index for span in spans for index in span}))
+    return JobArray(size=len(listed), listed=listed, at_most=at_most)
 
 
 def parse_accelerators(written: str) -> tuple[str, int] | None:
@@ -145,15 +201,33 @@ def _refuse_keys_of_others(top: Section, kind: WorkloadKind) -> None:
         top.refuse("model", "a job serves no model", "add `kind: endpoint`, or remove `model`")
     unfit = {
         WorkloadKind.JOB: ENDPOINT_KEYS,
-        WorkloadKind.ENDPOINT: (*TASK_KEYS, "num_nodes"),
-    }.get(kind, (*ENDPOINT_KEYS, *TASK_KEYS))
+        WorkloadKind.ENDPOINT: (*TASK_KEYS, "num_nodes", "array"),
+    }.get(kind, (*ENDPOINT_KEYS, *TASK_KEYS, "array"))
     for key in top.body:
         if key in unfit:
             top.refuse(key, f"has no meaning for kind {kind.value}", f"remove {key}")
 
 
-def _resources(top: Section) -> Resources:
+def _choices(top: Section) -> tuple[Resources, ...]:
+    """Read resources, or with `any_of` each alternative in order, over what is common to all."""
     wanted = top.child("resources", RESOURCE_KEYS)
+    listed = wanted.body.get("any_of")
+    if listed is None:
+        return (_resources(wanted),)
+    if not isinstance(listed, list | tuple) or not 1 <= len(listed) <= ALTERNATIVES_MAX:
+        wanted.refuse("any_of", f"expected a list of 1 to {ALTERNATIVES_MAX} alternatives")
+    shared = {key: value for key, value in wanted.body.items() if key != "any_of"}
+    each_path = (f"{wanted.at('any_of')}.{index}" for index in range(len(listed)))
+    found = (
+        section(each, ONE_OF_KEYS, origin=wanted.origin, path=path)
+        for each, path in zip(listed, each_path, strict=True)
+    )
+    return tuple(
+        _resources(Section(each.origin, each.path, {**shared, **each.body})) for each in found
+    )
+
+
+def _resources(wanted: Section) -> Resources:
     accelerator_class, accelerators = _accelerators(wanted)
     return Resources(
         cpu_milli=wanted.measure("cpus", parse_cpu_milli, 1000, minimum=1),
@@ -289,3 +363,54 @@ def _retry(top: Section) -> Retry:
         attempts_max=retry.integer("attempts", 1, minimum=1, maximum=ATTEMPTS_MAX),
         backoff_s=retry.measure("backoff", parse_duration_s, 1, maximum=86_400),
     )
+
+
+def _array(top: Section) -> JobArray | None:
+    """Read Slurm's form, or a mapping with a size."""
+    value = top.body.get("array")
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        wanted = top.child("array", ARRAY_KEYS)
+        return JobArray(
+            size=wanted.integer("size", 1, minimum=1, maximum=ARRAY_SIZE_MAX),
+            first=wanted.integer("first", 0, minimum=0, maximum=ARRAY_INDEX_MAX),
+            step=wanted.integer("step", 1, minimum=1, maximum=ARRAY_INDEX_MAX),
+            at_most=wanted.integer("at_most", 0, minimum=0, maximum=ARRAY_SIZE_MAX),
+        )
+    found = parse_array(top.text("array"))
+    if found is None:
+        top.refuse(
+            "array", f"cannot read {shown(value)}", f"write 0-99%10; at most {ARRAY_SIZE_MAX}"
+        )
+    return found
+
+
+def _span(found: re.Match[str]) -> range:
+    first, last = int(found[1]), int(found[2] or found[1])
+    return range(first, last + 1, int(found[3] or 1))
+
+
+def _after(top: Section) -> tuple[After, ...]:
+    value = top.body.get("after")
+    items = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    if len(items) > AFTER_MAX:
+        top.refuse("after", f"{len(items)} workloads, at most {AFTER_MAX} are allowed")
+    return tuple(_after_one(top, index, item) for index, item in enumerate(items))
+
+
+def _after_one(top: Section, index: int, item: object) -> After:
+    path = f"{top.at('after')}.{index}"
+    body = item if isinstance(item, Mapping) else {"workload": item}
+    wanted = section(body, AFTER_KEYS, origin=top.origin, path=path)
+    workload = wanted.name("workload")
+    if not workload:
+        wanted.refuse("workload", "names no workload", "give its id, or its name")
+    return After(workload=workload, when=wanted.word("when", AfterWhen, AfterWhen.OK))
+
+
+def _stop_signal(top: Section) -> str:
+    written = top.text("stop_signal", STOP_SIGNALS[0]).upper().removeprefix("SIG")
+    if written not in STOP_SIGNALS:
+        top.refuse("stop_signal", f"there is no {shown(written)}", nearest(written, STOP_SIGNALS))
+    return written

@@ -23,13 +23,14 @@ class TaskPlacement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Start one unit of a workload as a whole."""
+    """Start one unit of a workload as a whole; `choice` says which of its alternatives it gets."""
 
     attempt: AttemptId
     workload: WorkloadId
     unit: int
     generation: int
     tasks: tuple[TaskPlacement, ...]
+    choice: int = 0
 
 
 class StopCause(StrEnum):
@@ -98,6 +99,17 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FinishUnit:
+    """Give one element of an array its final state; the others go on."""
+
+    workload: WorkloadId
+    unit: int
+    state: WorkloadState
+    reason: Reason | None = None
+    ended_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Everything one cycle decided from one state.
 
@@ -113,12 +125,13 @@ class Plan:
     finishes: tuple[Finish, ...] = ()
     scales: tuple[Scale, ...] = ()
     drains: tuple[Drain, ...] = ()
+    unit_finishes: tuple[FinishUnit, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether applying the plan would change nothing."""
-        changes = (self.places, self.stops, self.requeues, self.finishes, self.scales, self.drains)
-        return not any(changes)
+        ends = (self.stops, self.requeues, self.finishes, self.unit_finishes)
+        return not any((self.places, self.scales, self.drains, *ends))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +139,8 @@ class StartStep:
     """All an engine needs to start one task; the same step id is started at most once.
 
     `nodes` lists the gang's nodes in rank order, so `nodes[rank]` is this task's.
-    `env` holds what the control plane adds to the task's own environment.
+    `env` holds what the control plane adds to the task's own environment. The control plane itself ends
+    a task at its `time_limit_s` (0: none); an engine may take it as a hint.
     """
 
     step: StepId
@@ -143,4 +157,6 @@ class StartStep:
     task: TaskTemplate
     endpoint: EndpointSpec | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    time_limit_s: int = 0
     stop_grace_s: int = 10
+    stop_signal: str = "TERM"

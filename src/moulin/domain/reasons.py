@@ -43,6 +43,13 @@ class ReasonCode(StrEnum):
     DRAINING = "Draining"
     MODEL_RETIRED = "ModelRetired"
     LICENCE_NOT_ACCEPTED = "LicenceNotAccepted"
+    HELD = "Held"
+    WAITS_FOR = "WaitsFor"
+    DEPENDENCY_FAILED = "DependencyFailed"
+    DEPENDENCY_UNKNOWN = "DependencyUnknown"
+    DEPENDENCY_NEVER_OK = "DependencyNeverOk"
+    ARRAY_LIMIT = "ArrayLimit"
+    ARRAY_PART = "ArrayPart"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +114,21 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.LICENCE_NOT_ACCEPTED: (
         "nobody has accepted the licence {licence} of {model} for organisation {organisation}; "
         "its terms: {url}"
+    ),
+    ReasonCode.HELD: "it is held; `moulin release` lets it go on",
+    ReasonCode.WAITS_FOR: "it starts when {workload} has ended ({when}), which is {state}",
+    ReasonCode.DEPENDENCY_FAILED: (
+        "it was to start when {workload} had succeeded, and that ended {state}"
+    ),
+    ReasonCode.DEPENDENCY_UNKNOWN: "it is to start after {workload}, which this project never had",
+    ReasonCode.DEPENDENCY_NEVER_OK: (
+        "it is to start when {workload} has succeeded, and an endpoint never ends well"
+    ),
+    ReasonCode.ARRAY_LIMIT: (
+        "at most {at_most} of its {size} elements run at once; {waiting} wait for their turn"
+    ),
+    ReasonCode.ARRAY_PART: (
+        "of {size} elements {succeeded} succeeded, {failed} failed and {cancelled} were cancelled"
     ),
 }
 

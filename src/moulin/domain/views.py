@@ -13,7 +13,11 @@ from moulin.domain.workload import Scaling, WorkloadSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """One task of a unit's latest attempt."""
+    """One task of a unit's latest attempt.
+
+    `cpu_ns` and `memory_bytes_max` are what was last read of it, 0 before anything was; what a task
+    of `cpu_milli` could have used at most is its time from start to end.
+    """
 
     rank: int
     step: str
@@ -23,14 +27,21 @@ class TaskView:
     phase: str = ""
     exit_code: int | None = None
     is_ready: bool = False
+    cpu_milli: int = 0
+    cpu_ns: int = 0
+    memory_bytes_max: int = 0
+    started_at_ns: int = 0
+    ended_at_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitView:
-    """One unit (a job's gang, an endpoint's replica) with its latest attempt.
+    """One unit (a job's gang, an endpoint's replica, an array's element) with its latest attempt.
 
     `replica` is waiting, starting, ready, draining or stopped; empty for a unit that serves nobody.
-    `revision` says which of its endpoint's specs a replica serves.
+    `revision` says which of its endpoint's specs a replica serves. `restarts` are the attempts before
+    this one, `choice` which of its alternatives it was given. Of an array, `index` is this element's
+    and `reason` why it ended.
     """
 
     unit: int
@@ -40,13 +51,19 @@ class UnitView:
     tasks: tuple[TaskView, ...] = ()
     replica: str = ""
     revision: int = 1
+    restarts: int = 0
+    choice: int = 0
+    index: int | None = None
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadView:
     """A workload's current row. Times are ns UTC, 0 when not yet; `sequence` is its last event.
 
-    An endpoint has `units_wanted` replicas of `revision` when it is as it shall be.
+    An endpoint has `units_wanted` replicas of `revision` when it is as it shall be. Of an array,
+    `counts` has how many elements are in each state, and `units` a few: those that run or failed
+    before others. `eligible_at_ns` is since when nothing but room and order keeps it.
     """
 
     id: str
@@ -68,6 +85,9 @@ class WorkloadView:
     units_wanted: int = 1
     revision: int = 1
     scaling: Scaling | None = None
+    is_held: bool = False
+    eligible_at_ns: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

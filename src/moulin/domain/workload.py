@@ -4,7 +4,7 @@ Every field a later engine, invoice or audit would miss is here from the first v
 the first scheduler ignores it; `docs/decisions` says which.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -48,6 +48,12 @@ class AttemptState(StrEnum):
 
 # Seven days: long enough to look after a weekend, short enough that disks and secrets do not pile up.
 RETENTION_S_DEFAULT: Final = 7 * 86400
+# An array is one row and one hold: beyond this, several arrays are kinder to everybody.
+ARRAY_SIZE_MAX: Final = 10_000
+ARRAY_INDEX_MAX: Final = 10**9
+AFTER_MAX: Final = 100
+ALTERNATIVES_MAX: Final = 8
+STOP_SIGNALS: Final = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2")
 FINAL_WORKLOAD_STATES: Final = frozenset(
     {
         WorkloadState.SUCCEEDED,
@@ -94,6 +100,44 @@ class Retry:
 
     attempts_max: int = 1
     backoff_s: int = 1
+
+
+class AfterWhen(StrEnum):
+    """Which end of another workload lets one start: a success, or whatever end it has."""
+
+    OK = "ok"
+    ANY = "any"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class After:
+    """Another workload that has to end first: by its id, or as asked for the newest of that name."""
+
+    workload: str
+    when: AfterWhen = AfterWhen.OK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobArray:
+    """A job of `size` elements that start, end and are retried on their own, each with an index.
+
+    Indices are `first`, `first + step` and so on, or those `listed`, least first. At most `at_most` elements
+    hold anything at one time; 0 means as many as there is room for.
+    """
+
+    size: int
+    first: int = 0
+    step: int = 1
+    listed: tuple[int, ...] = ()
+    at_most: int = 0
+
+    def index_of(self, unit: int) -> int:
+        """Return the index of the element that unit `unit` is."""
+        return self.listed[unit] if self.listed else self.first + unit * self.step
+
+    def units_of(self, indices: Collection[int]) -> tuple[int, ...]:
+        """Return the units that have these indices, in order; what is no index is left out."""
+        return tuple(unit for unit in range(self.size) if self.index_of(unit) in indices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +207,11 @@ class WorkloadSpec:
     object; `retention_s` how long logs and the tasks' own files are kept after the end;
     `time_limit_s` 0 means the project's default for jobs and none for endpoints. `priority` is
     0..100, higher first.
+
+    `alternatives` are other resources that would do, in order of preference, where `resources` do
+    not fit now. What is in `after` has to end before it may start, and `is_held` keeps it until
+    somebody releases it. `stop_signal` is what a program is asked to end with, `stop_grace_s`
+    before it is made to. With `is_notified` its project's webhook is told of its end.
     """
 
     kind: WorkloadKind
@@ -181,6 +230,12 @@ class WorkloadSpec:
     reservation: str = ""
     managed_by: str = ""
     stop_grace_s: int = 10
+    alternatives: tuple[Resources, ...] = ()
+    array: JobArray | None = None
+    after: tuple[After, ...] = ()
+    is_held: bool = False
+    stop_signal: str = "TERM"
+    is_notified: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,5 +251,12 @@ class Submission:
 
 
 def units_wanted(spec: WorkloadSpec) -> int:
-    """Return how many units run at once: replicas of an endpoint, else one gang."""
-    return spec.endpoint.replicas if spec.endpoint is not None else 1
+    """Return how many units it has: replicas of an endpoint, elements of an array, else one gang."""
+    if spec.endpoint is not None:
+        return spec.endpoint.replicas
+    return spec.array.size if spec.array is not None else 1
+
+
+def choices_of(spec: WorkloadSpec) -> tuple[Resources, ...]:
+    """Return all resources that would do, the preferred ones first."""
+    return (spec.resources, *spec.alternatives)

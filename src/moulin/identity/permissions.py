@@ -20,6 +20,7 @@ class Action(StrEnum):
     WORKLOAD_READ = "workload.read"
     WORKLOAD_STOP = "workload.stop"
     WORKLOAD_SCALE = "workload.scale"
+    WORKLOAD_ADJUST = "workload.adjust"
     LOGS_READ = "logs.read"
     EVENTS_READ = "events.read"
     FACTORY_READ = "factory.read"
@@ -74,6 +75,7 @@ _MEMBER: Final[Mapping[Action, Reach]] = {
     Action.WORKLOAD_SUBMIT: Reach.PROJECT,
     Action.WORKLOAD_STOP: Reach.PROJECT,
     Action.WORKLOAD_SCALE: Reach.PROJECT,
+    Action.WORKLOAD_ADJUST: Reach.PROJECT,
     Action.MODEL_FETCH: Reach.PROJECT,
     **_INFERENCE,
 }

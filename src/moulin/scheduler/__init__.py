@@ -13,7 +13,7 @@ from moulin.scheduler.power import site_draw_w
 from moulin.scheduler.rows import AttemptRow, Serving, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.scaling import growing, is_load_news, next_due_ns
 from moulin.scheduler.state import State, empty_state, live_steps
-from moulin.scheduler.views import node_views, start_step, workload_view
+from moulin.scheduler.views import node_views, start_step, unit_views, workload_view
 
 __all__ = [
     "AttemptRow",
@@ -38,5 +38,6 @@ __all__ = [
     "site_draw_w",
     "start_step",
     "trial",
+    "unit_views",
     "workload_view",
 ]

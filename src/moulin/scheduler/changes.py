@@ -3,6 +3,8 @@
 It decides nothing: each function keeps rows, lines and indexes of one state true to one another.
 """
 
+from bisect import bisect_left, insort
+
 from moulin.domain.events import Event
 from moulin.domain.ids import WorkloadId
 from moulin.scheduler.rows import UnitRow, WorkloadRow
@@ -20,21 +22,68 @@ def unfinished(state: State, workload: WorkloadId, event: Event) -> WorkloadRow 
 
 
 def let_wait(state: State, row: WorkloadRow, unit: UnitRow, not_before_ns: int = 0) -> None:
-    """Let a unit wait for a placement, or first for a time."""
-    unit.is_waiting, unit.not_before_ns = True, not_before_ns
-    if not_before_ns:
+    """Let a unit wait for a placement, or first for a time, or for its workload's turn.
+
+    What a held workload has to wait for besides is forgotten: who releases it wants it to go on.
+    """
+    unit.is_waiting, unit.not_before_ns = True, not_before_ns if row.is_eligible else 0
+    if unit.not_before_ns:
         state.backing_off.add(back_off_of(row, unit))
+    elif row.is_eligible and not row.at_most:
+        line_up(state, row, unit)
     else:
-        state.waiting.add(row.demand_of(unit), ticket_of(row, unit))
+        _put_aside(row, unit)
+        let_go_on(state, row)
+
+
+def line_up(state: State, row: WorkloadRow, unit: UnitRow) -> None:
+    """Let a unit wait in its line."""
+    unit.is_waiting = True
+    state.waiting.add(row.demand_of(unit), ticket_of(row, unit))
+    row.in_line += 1
 
 
 def stop_waiting(state: State, row: WorkloadRow, unit: UnitRow) -> None:
     """Take a unit out of whatever it waits in."""
-    if unit.not_before_ns:
+    if unit.is_withheld:
+        del row.withheld[bisect_left(row.withheld, unit.unit)]
+        unit.is_withheld = False
+    elif unit.not_before_ns:
         state.backing_off.remove(back_off_of(row, unit))
     else:
         state.waiting.remove(row.demand_of(unit), ticket_of(row, unit))
+        row.in_line -= 1
     unit.is_waiting = False
+
+
+def let_go_on(state: State, row: WorkloadRow) -> None:
+    """Let as many units into their line as may be placed now; the first ones first.
+
+    What has no chance is not in a line, so that a decision never looks at it.
+    """
+    if not row.is_eligible:
+        return
+    room = len(row.withheld)
+    if row.at_most:
+        room = min(room, max(0, row.at_most - row.attempts_live - row.in_line))
+    for number in row.withheld[:room]:
+        row.units[number].is_withheld = False
+        line_up(state, row, row.units[number])
+    del row.withheld[:room]
+
+
+def withhold(state: State, row: WorkloadRow) -> None:
+    """Take every waiting unit out of whatever it waits in, until the workload may go on."""
+    for unit in row.units:
+        if unit.is_waiting and not unit.is_withheld:
+            stop_waiting(state, row, unit)
+            unit.is_waiting, unit.not_before_ns = True, 0
+            _put_aside(row, unit)
+
+
+def _put_aside(row: WorkloadRow, unit: UnitRow) -> None:
+    unit.is_withheld = True
+    insort(row.withheld, unit.unit)
 
 
 def retire_waiting(state: State, row: WorkloadRow, unit: UnitRow) -> None:

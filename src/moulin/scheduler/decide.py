@@ -6,9 +6,11 @@ bit-identical plans in any process.
 
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from moulin.domain.batch_events import UnitFinished
 from moulin.domain.events import (
     AttemptDrainDecided,
     AttemptPlaced,
@@ -19,8 +21,8 @@ from moulin.domain.events import (
     WorkloadFinished,
 )
 from moulin.domain.ids import AttemptId, WorkloadId, attempt_id
-from moulin.domain.plan import Finish, Place, Plan, Requeue, Stop, TaskPlacement
-from moulin.scheduler.demand import Demand
+from moulin.domain.plan import Finish, FinishUnit, Place, Plan, Requeue, Stop, TaskPlacement
+from moulin.scheduler.demand import Demand, options
 from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.queues import Line, Ticket
 from moulin.scheduler.quota import QuotaCheck, wanted_by
@@ -60,16 +62,27 @@ def decide(state: State, now_ns: int, policy: SchedulerPolicy) -> Plan:
         finishes=finishes,
         scales=tuple(scales(state, now_ns, policy)),
         drains=leaving,
+        unit_finishes=tuple(item for item in reactions if isinstance(item, FinishUnit)),
     )
 
 
 def plan_events(plan: Plan) -> tuple[Payload, ...]:
     """Return a plan as the events to append, in order.
 
-    Ends, retries, stops, placements, then replicas that leave and new numbers of them: these may
-    take units out of lines that the placements were taken from.
+    Ends (of elements before those of arrays), retries, stops, placements, then replicas that leave
+    and new numbers of them: these may take units out of lines that the placements were taken from.
     """
     events: list[Payload] = [
+        UnitFinished(
+            workload=item.workload,
+            unit=item.unit,
+            state=item.state,
+            reason=item.reason,
+            ended_at_ns=item.ended_at_ns,
+        )
+        for item in plan.unit_finishes
+    ]
+    events.extend(
         WorkloadFinished(
             workload=item.workload,
             state=item.state,
@@ -77,7 +90,7 @@ def plan_events(plan: Plan) -> tuple[Payload, ...]:
             ended_at_ns=item.ended_at_ns,
         )
         for item in plan.finishes
-    ]
+    )
     events.extend(
         UnitRequeued(
             workload=item.workload,
@@ -99,6 +112,7 @@ def plan_events(plan: Plan) -> tuple[Payload, ...]:
             unit=item.unit,
             generation=item.generation,
             tasks=item.tasks,
+            choice=item.choice,
         )
         for item in plan.places
     )
@@ -143,6 +157,7 @@ class Placing:
         self.quota = QuotaCheck(state)
         self.blocked: set[Demand] = set()
         self.reservations = 0
+        self._placed: Counter[WorkloadId] = Counter()
         self._zones: dict[tuple[object, ...], tuple[str, ...]] = {}
 
     @property
@@ -173,31 +188,42 @@ class Placing:
     def attempt(self, ticket: Ticket) -> Place | None:
         """Place one unit, or remember why units like it cannot be."""
         row = self.state.workloads[ticket.workload]
-        if row.stop_requested_by or ticket.workload in self.ending:
+        unit = row.units[ticket.unit]
+        if row.stop_requested_by or unit.is_stopping or ticket.workload in self.ending:
             return None
-        if row.units[ticket.unit].attempt in self.leaving:
-            return None  # it waits to come back, and nobody wants it any more
+        if unit.attempt in self.leaving or not row.is_eligible:
+            return None  # it waits to come back, and nobody wants it any more, or not yet
+        if row.at_most and row.attempts_live + self._placed[ticket.workload] >= row.at_most:
+            return None
         return self.place_row(row, ticket.unit)
 
     def place_row(self, row: WorkloadRow, unit: int) -> Place | None:
-        """Place one unit of a workload if law, zones, hardware, power and quota all allow it."""
+        """Place one unit of a workload if law, zones, hardware, power and quota all allow it.
+
+        Of the alternatives that would do, the first that fits; room is kept for the first that only
+        lacks it.
+        """
         demand = row.demand_of(row.units[unit])
-        wanted = wanted_by(demand, workloads=int(self.quota.adds_workload(row)))
         zones = self.zones(demand)
-        if not zones or not self.quota.has_room(row, wanted):
-            self.blocked.add(demand)
-            return None
-        chosen = self.room.choose(demand, zones)
-        if not chosen.nodes:
-            self._wait(demand, zones, is_power=chosen.is_power)
-            return None
-        if demand.shape.is_whole_node:
-            wanted = self._held_by(demand, chosen.nodes, wanted.workloads)
+        lacking: tuple[Demand, bool] | None = None
+        for choice, option in enumerate(options(demand) if zones else ()):
+            wanted = wanted_by(option, workloads=int(self.quota.adds_workload(row)))
             if not self.quota.has_room(row, wanted):
-                self.blocked.add(demand)
-                return None
-        self.quota.take(row, wanted)
-        return self._place(row, unit, demand, chosen.nodes)
+                continue
+            chosen = self.room.choose(option, zones)
+            if not chosen.nodes:
+                lacking = lacking or (option, chosen.is_power)
+                continue
+            if option.shape.is_whole_node:
+                wanted = self._held_by(option, chosen.nodes, wanted.workloads)
+                if not self.quota.has_room(row, wanted):
+                    continue
+            self.quota.take(row, wanted)
+            return self._place(row, unit, option, chosen.nodes, choice)
+        self.blocked.add(demand)
+        if lacking is not None:
+            self._wait(lacking[0], zones, is_power=lacking[1])
+        return None
 
     def zones(self, demand: Demand) -> tuple[str, ...]:
         """Return the open zones that names and law permit."""
@@ -233,7 +259,6 @@ class Placing:
             heapq.heappop(heap)
 
     def _wait(self, demand: Demand, zones: tuple[str, ...], *, is_power: bool) -> None:
-        self.blocked.add(demand)
         if is_power:
             self.room.freeze_power(demand, zones)
         elif self.reservations < self.policy.reservations_max:
@@ -249,10 +274,14 @@ class Placing:
             workloads,
         )
 
-    def _place(self, row: WorkloadRow, unit: int, demand: Demand, nodes: list[int]) -> Place:
+    def _place(
+        self, row: WorkloadRow, unit: int, demand: Demand, nodes: list[int], choice: int
+    ) -> Place:
         names, shape = self.state.nodes.names, demand.shape
         generation = row.units[unit].generation
         workload = row.submission.id
+        if row.at_most:
+            self._placed[workload] += 1
         return Place(
             attempt=attempt_id(workload, unit, generation),
             workload=workload,
@@ -262,4 +291,5 @@ class Placing:
                 TaskPlacement(rank=rank, node=names[node], devices=self.room.take(shape, node))
                 for rank, node in enumerate(nodes)
             ),
+            choice=choice,
         )

@@ -6,7 +6,7 @@ it; this is what keeps a long queue cheap.
 
 from typing import NamedTuple
 
-from moulin.domain.workload import Submission, WorkloadKind
+from moulin.domain.workload import Resources, Submission, WorkloadKind, choices_of
 
 
 class Shape(NamedTuple):
@@ -22,8 +22,8 @@ class Shape(NamedTuple):
 class Demand(NamedTuple):
     """Everything the placement of a unit depends on.
 
-    `tasks` is the gang's size. `workload` is set for endpoints only: their replicas share one
-    count against the project's quota of workloads.
+    `tasks` is the gang's size. `workload` is set for endpoints and arrays only: their units share
+    one count against the project's quota of workloads. `others` are shapes that would do as well.
     """
 
     shape: Shape
@@ -34,27 +34,41 @@ class Demand(NamedTuple):
     project: str
     priority: int
     workload: str
+    others: tuple[Shape, ...] = ()
+
+
+def options(demand: Demand) -> tuple[Demand, ...]:
+    """Return a demand with each shape that would do, the preferred one first."""
+    if not demand.others:
+        return (demand,)
+    shapes = (demand.shape, *demand.others)
+    return tuple(demand._replace(shape=shape, others=()) for shape in shapes)
 
 
 def demand_of(submission: Submission) -> Demand:
     """Return the demand of each unit of a submission."""
     spec = submission.spec
     is_endpoint = spec.kind is WorkloadKind.ENDPOINT
+    is_lease = spec.kind is WorkloadKind.LEASE
+    shapes = tuple(_shape(resources, is_lease=is_lease) for resources in choices_of(spec))
     return Demand(
-        shape=Shape(
-            cpu_milli=spec.resources.cpu_milli,
-            memory_bytes=spec.resources.memory_bytes,
-            accelerators=spec.resources.accelerators,
-            accelerator_class=spec.resources.accelerator_class
-            if spec.resources.accelerators
-            else "",
-            is_whole_node=spec.kind is WorkloadKind.LEASE,
-        ),
+        shape=shapes[0],
         tasks=1 if is_endpoint else spec.nodes,
         countries=tuple(sorted(set(spec.where.countries))),
         zones=tuple(sorted(set(spec.where.zones))),
         organisation=submission.organisation,
         project=submission.project,
         priority=spec.priority,
-        workload=submission.id if is_endpoint else "",
+        workload=submission.id if is_endpoint or spec.array is not None else "",
+        others=shapes[1:],
+    )
+
+
+def _shape(resources: Resources, *, is_lease: bool) -> Shape:
+    return Shape(
+        cpu_milli=resources.cpu_milli,
+        memory_bytes=resources.memory_bytes,
+        accelerators=resources.accelerators,
+        accelerator_class=resources.accelerator_class if resources.accelerators else "",
+        is_whole_node=is_lease,
     )

@@ -30,13 +30,16 @@ def plan_digest(plan: Plan) -> str:
     ]
     if plan.scales or plan.drains:  # left out where empty, as before there were any
         parts += [plan.scales, plan.drains]
+    if plan.unit_finishes:
+        parts.append(["elements", plan.unit_finishes])
     return digest_of(parts)
 
 
 def _place(place: Place) -> list[object]:
     # Written out: plans are mostly placements, and reflection would cost more than deciding them.
     tasks = [(task.rank, task.node, task.devices) for task in place.tasks]
-    return [place.attempt, place.workload, place.unit, place.generation, tasks]
+    parts = [place.attempt, place.workload, place.unit, place.generation, tasks]
+    return [*parts, place.choice] if place.choice else parts
 
 
 def _canonical(value: Any) -> Any:

@@ -12,7 +12,7 @@ from moulin.domain.lifecycle import Trigger, next_attempt_state
 from moulin.domain.observation import ENDED_PHASES, SEEN_PHASES, TaskPhase
 from moulin.domain.plan import StopCause
 from moulin.domain.workload import AttemptState, WorkloadKind, WorkloadState
-from moulin.scheduler.changes import attend
+from moulin.scheduler.changes import attend, let_go_on
 from moulin.scheduler.queues import Due
 from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import State
@@ -54,13 +54,19 @@ def end_task(state: State, task: TaskRow, at_ns: int) -> None:
         attempt.broken_rank = task.rank
     if attempt.tasks_live == 0:
         _end_attempt(state, row, attempt, at_ns)
-    settle_later(state, row)
+    settle_later(state, row, row.units[attempt.unit])
     row.sequence = state.sequence
     state.touched[row.submission.id] = None
 
 
-def settle_later(state: State, row: WorkloadRow) -> None:
-    """Note whether a decision about the workload is due; kept exact so that a cycle is cheap."""
+def settle_later(state: State, row: WorkloadRow, unit: UnitRow | None = None) -> None:
+    """Note whether a decision about the workload is due; kept exact so that a cycle is cheap.
+
+    `unit` is the only one that changed, None when any may have.
+    """
+    if row.is_array and not row.is_final:
+        for changed in row.units if unit is None else (unit,):
+            _note_due(state, row, changed)
     if _is_unsettled(state, row):
         state.unsettled[row.submission.id] = None
     else:
@@ -137,6 +143,7 @@ def _end_attempt(state: State, row: WorkloadRow, attempt: AttemptRow, at_ns: int
     unit = row.units[attempt.unit]
     _count_outcome(row, unit, attempt)
     state.drains.pop(attempt.id, None)
+    let_go_on(state, row)
     if unit.is_leaving:
         unit.is_leaving, unit.is_retired = False, True
         unit.generation += 1
@@ -176,9 +183,20 @@ def _was_healthy(attempt: AttemptRow) -> bool:
 def _is_unsettled(state: State, row: WorkloadRow) -> bool:
     if row.is_final:
         return False
-    if row.stop_requested_by and row.attempts_live == 0:
+    if row.after_failed or (row.stop_requested_by and row.attempts_live == 0):
         return True
+    if row.is_array:
+        return bool(row.due_units) or row.open_units == 0
     return any(_unit_is_unsettled(state, row, unit) for unit in row.units)
+
+
+def _note_due(state: State, row: WorkloadRow, unit: UnitRow) -> None:
+    """Note whether a decision has to look at an element of an array."""
+    is_stopped_early = unit.is_waiting and unit.is_stopping
+    if unit.final is None and (is_stopped_early or _unit_is_unsettled(state, row, unit)):
+        row.due_units[unit.unit] = None
+    else:
+        row.due_units.pop(unit.unit, None)
 
 
 def _unit_is_unsettled(state: State, row: WorkloadRow, unit: UnitRow) -> bool:
@@ -189,4 +207,4 @@ def _unit_is_unsettled(state: State, row: WorkloadRow, unit: UnitRow) -> bool:
         return True
     if attempt.stop_cause is not None:
         return False
-    return bool(row.stop_requested_by or attempt.broken_rank >= 0)
+    return bool(row.stop_requested_by or unit.is_stopping or attempt.broken_rank >= 0)

@@ -15,10 +15,10 @@ from moulin.domain.ids import WorkloadId
 from moulin.domain.observation import TaskPhase
 from moulin.domain.plan import Finish, Place
 from moulin.domain.reasons import Reason, ReasonCode
-from moulin.domain.workload import Submission, WorkloadKind, units_wanted
+from moulin.domain.workload import AfterWhen, Submission, WorkloadKind, units_wanted
 from moulin.scheduler.decide import Placing
 from moulin.scheduler.declared import NOT_OPEN_YET
-from moulin.scheduler.demand import Demand, Shape, demand_of
+from moulin.scheduler.demand import Demand, Shape, demand_of, options
 from moulin.scheduler.fleet import Fleet, Indices
 from moulin.scheduler.nodes import Column, Columns, added_draw_mw, when_empty
 from moulin.scheduler.policy import SchedulerPolicy
@@ -28,7 +28,7 @@ from moulin.scheduler.quota import excesses, shortfalls, wanted_by
 from moulin.scheduler.room import Room
 from moulin.scheduler.rows import Held, UnitRow, WorkloadRow
 from moulin.scheduler.scaling import load_reason, serving_reasons, target_of
-from moulin.scheduler.settle import NS_PER_S, budget_reason, react
+from moulin.scheduler.settle import NS_PER_S, budget_reason, dependency_failed, react
 from moulin.scheduler.state import State
 
 REMEMBERED_MAX: Final = 4096
@@ -46,9 +46,7 @@ def possible(state: State, submission: Submission, policy: SchedulerPolicy) -> t
         parameters = {"kind": spec.kind.value}
         return (Reason(code=ReasonCode.KIND_NOT_SERVED, parameters=parameters),)
     row = _row_of(submission)
-    found = list(_impossible_ever(state, row.demand))
-    wanted = wanted_by(row.demand, workloads=1, units=max(units_wanted(spec), 1))
-    found += excesses(submission.project, state.declared.quota(submission.project), wanted)
+    found = _impossible_options(state, row)
     if submission.project in policy.projects_exhausted:
         found.append(budget_reason(state, row))
     return tuple(found)
@@ -71,8 +69,10 @@ def explain(
     waiting = [unit for unit in row.units if unit.is_waiting]
     if waiting and submitted_to_exhausted(row, policy):
         found.append(budget_reason(state, row))
+    elif waiting and not row.is_eligible:
+        found += _not_yet(state, row)
     elif waiting:
-        found += _waiting_reasons(state, row, waiting[0], now_ns, policy)
+        found += _turn_reasons(state, row, waiting, now_ns, policy)
     found += serving_reasons(state, row, now_ns)
     if workload in policy.endpoints_frozen:
         target = target_of(state, row, now_ns)
@@ -87,7 +87,7 @@ def trial(
 
     The answer counts everything that comes before it in this cycle; it promises nothing.
     """
-    reasons = possible(state, submission, policy)
+    reasons = possible(state, submission, policy) or tuple(_would_wait(state, submission))
     if reasons:
         return reasons
     row = _row_of(submission)
@@ -115,6 +115,24 @@ def _row_of(submission: Submission) -> WorkloadRow:
 
 
 # -- what no waiting can cure -------------------------------------------------------------------
+
+
+def _impossible_options(state: State, row: WorkloadRow) -> list[Reason]:
+    """Return what rules out each alternative that would do; nothing when one of them is possible."""
+    found: dict[tuple[object, ...], Reason] = {}
+    project = row.submission.project
+    # The elements of an array need not run together, an endpoint's replicas do.
+    units = 1 if row.is_array else max(units_wanted(row.submission.spec), 1)
+    for option in options(row.demand):
+        wanted = wanted_by(option, workloads=1, units=units)
+        reasons = [
+            *_impossible_ever(state, option),
+            *excesses(project, state.declared.quota(project), wanted),
+        ]
+        if not reasons:
+            return []
+        found |= {(each.code, *sorted(each.parameters.items())): each for each in reasons}
+    return list(found.values())
 
 
 def _impossible_ever(state: State, demand: Demand) -> tuple[Reason, ...]:
@@ -196,6 +214,51 @@ def _impossible_power(fleet: Fleet, demand: Demand, zones: tuple[str, ...]) -> I
 # -- why it waits ---------------------------------------------------------------------------------
 
 
+def _not_yet(state: State, row: WorkloadRow) -> Iterator[Reason]:
+    """Yield what keeps a workload from being placed at all, whatever room there is."""
+    if row.is_held:
+        yield Reason(code=ReasonCode.HELD)
+    for other, when in row.after_left.items():
+        yield _waits_for(state, other, when)
+    if row.after_failed:
+        yield dependency_failed(state, row)
+
+
+def _would_wait(state: State, submission: Submission) -> Iterator[Reason]:
+    """Yield what would keep a submission from being placed at all."""
+    if submission.spec.is_held:
+        yield Reason(code=ReasonCode.HELD)
+    for after in submission.spec.after:
+        other = state.workloads.get(WorkloadId(after.workload))
+        if other is not None and not other.is_final:
+            yield _waits_for(state, other.submission.id, after.when)
+
+
+def _waits_for(state: State, other: WorkloadId, when: AfterWhen) -> Reason:
+    parameters = {
+        "workload": str(other),
+        "when": when.value,
+        "state": state.workloads[other].state.value,
+    }
+    return Reason(code=ReasonCode.WAITS_FOR, parameters=parameters)
+
+
+def _turn_reasons(
+    state: State, row: WorkloadRow, waiting: list[UnitRow], now_ns: int, policy: SchedulerPolicy
+) -> Iterator[Reason]:
+    """Yield why the first unit that may start now does not, and how many have to let others go."""
+    next_ones = [unit for unit in waiting if not unit.is_withheld]
+    if next_ones:
+        yield from _waiting_reasons(state, row, next_ones[0], now_ns, policy)
+    if row.at_most and len(waiting) > len(next_ones):
+        parameters = {
+            "at_most": str(row.at_most),
+            "size": str(len(row.units)),
+            "waiting": str(len(waiting) - len(next_ones)),
+        }
+        yield Reason(code=ReasonCode.ARRAY_LIMIT, parameters=parameters)
+
+
 def _waiting_reasons(
     state: State, row: WorkloadRow, unit: UnitRow, now_ns: int, policy: SchedulerPolicy
 ) -> Iterator[Reason]:
@@ -217,9 +280,20 @@ def _constraint_reasons(state: State, row: WorkloadRow, demand: Demand) -> Itera
     """Yield the constraints that keep a unit out now, whoever else waits."""
     zone_reasons = list(state.declared.zone_reasons(demand))
     yield from zone_reasons
-    if not zone_reasons:
-        room = Room(state)
-        yield from _room_reasons(room, demand, state.declared.open_zones(demand))
+    found: dict[tuple[object, ...], Reason] = {}
+    for option in options(demand):
+        lacking = list(_option_reasons(state, row, option, has_zones=not zone_reasons))
+        if not lacking:
+            return
+        found |= {(each.code, *sorted(each.parameters.items())): each for each in lacking}
+    yield from found.values()
+
+
+def _option_reasons(
+    state: State, row: WorkloadRow, demand: Demand, *, has_zones: bool
+) -> Iterator[Reason]:
+    if has_zones:
+        yield from _room_reasons(Room(state), demand, state.declared.open_zones(demand))
     project = row.submission.project
     held = state.held_by_project.get(project, Held())
     wanted = wanted_by(demand, workloads=int(row.attempts_live == 0))

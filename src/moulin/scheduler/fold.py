@@ -28,13 +28,19 @@ from moulin.domain.ids import AttemptId, WorkloadId, attempt_id, step_id
 from moulin.domain.observation import TaskPhase
 from moulin.domain.plan import StopCause, TaskPlacement
 from moulin.domain.workload import Submission, WorkloadKind, WorkloadState, units_wanted
-from moulin.scheduler.changes import attend, let_wait, stop_waiting, unfinished
+from moulin.scheduler.batch import (
+    BATCH_HANDLERS,
+    forget_others,
+    tell_dependents,
+    wait_for_others,
+)
+from moulin.scheduler.changes import let_wait, stop_waiting, unfinished
 from moulin.scheduler.demand import demand_of
 from moulin.scheduler.ending import end_task, observe_task, settle_later, show_state
 from moulin.scheduler.queues import Due
 from moulin.scheduler.replicas import ENDPOINT_HANDLERS, new_serving
 from moulin.scheduler.rows import AttemptRow, Held, TaskRow, UnitRow, WorkloadRow
-from moulin.scheduler.state import FINISHED_KEPT, State, ticket_of
+from moulin.scheduler.state import FINISHED_KEPT, State
 
 # Rendezvous ports of gangs: below the range from which Linux takes ports for outgoing connections.
 PORT_FIRST: Final = 20_000
@@ -104,11 +110,13 @@ def _submitted(state: State, payload: WorkloadSubmitted, event: Event) -> None:
         return
     row = _new_row(state, submission, event)
     row.reserved_neur = payload.reserved_neur
-    for number in range(row.units_wanted):
-        unit = UnitRow(unit=number)
-        row.units.append(unit)
-        state.waiting.add(row.demand, ticket_of(row, unit))
-    attend(state, row)
+    wait_for_others(state, row, payload.met)
+    row.eligible_at_ns = event.at_ns if row.is_eligible else 0
+    row.units.extend(UnitRow(unit=number) for number in range(row.units_wanted))
+    row.open_units = len(row.units)
+    for unit in row.units:
+        let_wait(state, row, unit)
+    settle_later(state, row)
     state.unfinished_by_project.setdefault(submission.project, {})[submission.id] = None
     if row.deadline_at_ns:
         state.deadlines.add(Due(row.deadline_at_ns, submission.id))
@@ -142,9 +150,16 @@ def _new_row(state: State, submission: Submission, event: Event) -> WorkloadRow:
 
 def _stop_requested(state: State, payload: WorkloadStopRequested, event: Event) -> None:
     row = unfinished(state, payload.workload, event)
-    if row is not None and not row.stop_requested_by:
+    if row is None or row.stop_requested_by:
+        return
+    if not payload.units:
         row.stop_requested_by = payload.by
         settle_later(state, row)
+    for number in payload.units:
+        unit = row.units[number] if row.is_array and number < len(row.units) else None
+        if unit is not None and unit.final is None:
+            unit.is_stopping = True
+            settle_later(state, row, unit)
 
 
 def _placed(state: State, payload: AttemptPlaced, event: Event) -> None:
@@ -167,6 +182,7 @@ def _placed(state: State, payload: AttemptPlaced, event: Event) -> None:
         generation=payload.generation,
         placed_at_ns=event.at_ns,
         tasks_live=len(payload.tasks),
+        choice=payload.choice,
     )
     if len(payload.tasks) > 1:
         attempt.port = _take_port(state, payload.attempt, event.sequence)
@@ -181,7 +197,7 @@ def _placed(state: State, payload: AttemptPlaced, event: Event) -> None:
 def _task_row(
     state: State, row: WorkloadRow, attempt: AttemptRow, placement: TaskPlacement
 ) -> TaskRow:
-    resources = row.spec_of(row.units[attempt.unit]).resources
+    resources = row.resources_of(attempt)
     cpu_milli, memory_bytes = resources.cpu_milli, resources.memory_bytes
     node = state.nodes.row(placement.node)
     if row.demand.shape.is_whole_node and node is not None:
@@ -230,7 +246,7 @@ def _stop_decided(state: State, payload: AttemptStopDecided, event: Event) -> No
     if row is not None:
         if payload.cause in _LEAVING_CAUSES:
             row.units[attempt.unit].is_leaving = True
-        settle_later(state, row)
+        settle_later(state, row, row.units[attempt.unit])
 
 
 def _requeued(state: State, payload: UnitRequeued, event: Event) -> None:
@@ -243,7 +259,7 @@ def _requeued(state: State, payload: UnitRequeued, event: Event) -> None:
     unit.generation = payload.generation
     let_wait(state, row, unit, payload.not_before_ns)
     row.reasons = (payload.reason,)
-    settle_later(state, row)
+    settle_later(state, row, unit)
 
 
 def _finished(state: State, payload: WorkloadFinished, event: Event) -> None:
@@ -263,8 +279,21 @@ def _finished(state: State, payload: WorkloadFinished, event: Event) -> None:
     )
     row.state, row.ended_at_ns = payload.state, min(ended_at_ns, event.at_ns)
     row.reasons = (payload.reason,) if payload.reason is not None else ()
+    if row.is_array:
+        _end_elements(row)
+    forget_others(state, row)
+    tell_dependents(state, row, event)
     settle_later(state, row)
     _keep_finished(state, payload.workload)
+
+
+def _end_elements(row: WorkloadRow) -> None:
+    """Elements that were still to come end as their array does."""
+    for unit in row.units:
+        if unit.final is None:
+            unit.final, unit.reason = row.state, row.reasons[0] if row.reasons else None
+    row.open_units = 0
+    row.due_units.clear()
 
 
 def _keep_finished(state: State, workload: WorkloadId) -> None:
@@ -310,4 +339,5 @@ _HANDLERS: Final[Mapping[type, Callable[[State, Any, Event], None]]] = {
     TaskObserved: _observed,
     UsagesCharged: _charged,
     **ENDPOINT_HANDLERS,
+    **BATCH_HANDLERS,
 }

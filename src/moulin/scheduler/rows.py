@@ -14,11 +14,14 @@ from moulin.domain.snapshot import EndpointLoad
 from moulin.domain.workload import (
     FINAL_WORKLOAD_STATES,
     LIVE_ATTEMPT_STATES,
+    AfterWhen,
     AttemptState,
+    Resources,
     Scaling,
     Submission,
     WorkloadSpec,
     WorkloadState,
+    choices_of,
 )
 from moulin.scheduler.demand import Demand
 
@@ -66,7 +69,7 @@ class AttemptRow:
 
     `stop_cause` is set once a stop is decided; the attempt stays live until every task is proved
     ended. `broken_rank` is the rank that first ended without success, -1 for none. `port` is the
-    gang's rendezvous port, 0 for a single task.
+    gang's rendezvous port, 0 for a single task. `choice` says which alternative it was given.
     """
 
     id: AttemptId
@@ -83,6 +86,7 @@ class AttemptRow:
     tasks_live: int = 0
     broken_rank: int = -1
     port: int = 0
+    choice: int = 0
 
     @property
     def is_live(self) -> bool:
@@ -98,6 +102,9 @@ class UnitRow:
     `losses` count ended attempts; an endpoint's start again at zero after a healthy minute.
     `revision` is the endpoint's spec it serves. `is_leaving` marks a replica that is to go, and
     `is_retired` one that went (its generations are never used again).
+
+    A waiting unit is in a line, or backs off, or `is_withheld` until its workload may go on. Of an
+    array, `final` is the end of this element, `reason` why, and `is_stopping` that it was asked for.
     """
 
     unit: int
@@ -107,9 +114,13 @@ class UnitRow:
     is_waiting: bool = True
     is_leaving: bool = False
     is_retired: bool = False
+    is_withheld: bool = False
+    is_stopping: bool = False
     not_before_ns: int = 0
     failures: int = 0
     losses: int = 0
+    final: WorkloadState | None = None
+    reason: Reason | None = None
 
 
 class Peak(NamedTuple):
@@ -173,6 +184,12 @@ class WorkloadRow:
 
     `submission` and `demand` are those of the present revision; `serving` is None for all but
     endpoints.
+
+    `after_left` are workloads that have to end first, `after_failed` one that did not end as it had
+    to. `eligible_at_ns` is since when nothing but room and order keeps it, 0 while something does.
+    `withheld` are the units that wait outside any line, in order, `in_line` how many wait in one.
+    Of an array, `open_units` counts the elements without an end, and `due_units` are those that a
+    decision has to look at.
     """
 
     submission: Submission
@@ -191,6 +208,14 @@ class WorkloadRow:
     attempts_live: int = 0
     attempts_running: int = 0
     serving: Serving | None = None
+    is_held: bool = False
+    after_left: dict[WorkloadId, AfterWhen] = field(default_factory=dict)
+    after_failed: WorkloadId | None = None
+    eligible_at_ns: int = 0
+    withheld: list[int] = field(default_factory=list)
+    in_line: int = 0
+    open_units: int = 0
+    due_units: dict[int, None] = field(default_factory=dict)
 
     def spec_of(self, unit: UnitRow) -> WorkloadSpec:
         """Return the spec that a unit was made from."""
@@ -202,10 +227,30 @@ class WorkloadRow:
         former = self.serving.former.get(unit.revision) if self.serving else None
         return former.demand if former is not None else self.demand
 
+    def resources_of(self, attempt: AttemptRow) -> Resources:
+        """Return what each task of an attempt was given, of the alternatives that would do."""
+        return choices_of(self.spec_of(self.units[attempt.unit]))[attempt.choice]
+
     @property
     def is_final(self) -> bool:
         """Whether nothing can happen to it any more."""
         return self.state in FINAL_WORKLOAD_STATES
+
+    @property
+    def is_array(self) -> bool:
+        """Whether its units end on their own."""
+        return self.submission.spec.array is not None
+
+    @property
+    def is_eligible(self) -> bool:
+        """Whether nothing but room and order keeps it."""
+        return not (self.is_held or self.after_left or self.after_failed)
+
+    @property
+    def at_most(self) -> int:
+        """How many of its units may hold something at once, 0 for any number."""
+        array = self.submission.spec.array
+        return array.at_most if array is not None else 0
 
     @property
     def deadline_at_ns(self) -> int:

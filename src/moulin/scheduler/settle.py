@@ -4,13 +4,14 @@ Everything here is a reaction to the state (an end, a request, a limit reached, 
 deciding twice from one state gives the same answer, and once it is folded, no answer.
 """
 
+from collections import Counter
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from moulin.domain.factory import ZoneState
 from moulin.domain.ids import AttemptId, WorkloadId
 from moulin.domain.observation import TaskPhase
-from moulin.domain.plan import Finish, Requeue, Stop, StopCause
+from moulin.domain.plan import Finish, FinishUnit, Requeue, Stop, StopCause
 from moulin.domain.reasons import Reason, ReasonCode
 from moulin.domain.units import format_euros
 from moulin.domain.workload import AttemptState, WorkloadKind, WorkloadState
@@ -23,7 +24,14 @@ NS_PER_S: Final = 10**9
 _DOUBLINGS_MAX: Final = 30
 _FINAL_CAUSES: Final = frozenset({StopCause.CANCELLED, StopCause.TIME_LIMIT, StopCause.BUDGET})
 
-Reaction = Stop | Requeue | Finish
+Reaction = Stop | Requeue | FinishUnit | Finish
+
+
+class Outcome(NamedTuple):
+    """How something ends, and why."""
+
+    state: WorkloadState
+    reason: Reason | None = None
 
 
 def react(state: State, now_ns: int, policy: SchedulerPolicy) -> Iterator[Reaction]:
@@ -66,6 +74,12 @@ def _settle(
     state: State, row: WorkloadRow, now_ns: int, policy: SchedulerPolicy
 ) -> Iterator[Reaction]:
     """Yield what follows for one workload from the ends of its attempts and from requests."""
+    if row.after_failed:
+        yield _finish(state, row, WorkloadState.CANCELLED, dependency_failed(state, row))
+        return
+    if row.is_array:
+        yield from _settle_array(state, row, now_ns, policy)
+        return
     finish = _conclusion(state, row, policy)
     if finish is not None and row.attempts_live == 0:
         yield finish
@@ -76,9 +90,7 @@ def _settle(
             continue
         if not attempt.is_live:
             if finish is None:
-                delay_s = _back_off_s(row, unit, attempt, policy)
-                not_before_ns = now_ns + delay_s * NS_PER_S if delay_s else 0
-                yield _requeue(state, row, unit, attempt, not_before_ns)
+                yield _requeue(state, row, unit, now_ns, policy)
         elif attempt.stop_cause is None:
             cause = _stop_cause(row, attempt, finish)
             if cause is not None:
@@ -100,52 +112,125 @@ def _conclusion(state: State, row: WorkloadRow, policy: SchedulerPolicy) -> Fini
         attempt = state.latest_attempt(unit)
         if attempt is None or attempt.is_live or unit.is_waiting or unit.is_retired:
             continue
-        finish = _verdict(state, row, unit, attempt, policy)
-        if finish is not None:
-            return finish
+        outcome = _outcome(state, row, unit, attempt, policy)
+        if outcome is not None:
+            return _finish(state, row, *outcome)
     if row.stop_requested_by:
         return _finish(state, row, WorkloadState.CANCELLED, _cancelled(row))
     return None
 
 
-def _verdict(
+# -- arrays ---------------------------------------------------------------------------------------
+
+
+def _settle_array(
+    state: State, row: WorkloadRow, now_ns: int, policy: SchedulerPolicy
+) -> Iterator[Reaction]:
+    """Yield the ends of elements, each on its own, and the array's with the last of them."""
+    ends: Counter[WorkloadState] = Counter()
+    for number in sorted(row.due_units):
+        unit = row.units[number]
+        reaction = _element_reaction(state, row, unit, now_ns, policy)
+        if isinstance(reaction, FinishUnit):
+            ends[reaction.state] += 1
+        if reaction is not None:
+            yield reaction
+    if ends.total() == row.open_units:
+        ends.update(unit.final for unit in row.units if unit.final is not None)
+        yield _finish(state, row, *_array_outcome(row, ends))
+    elif row.stop_requested_by and row.attempts_live == 0:
+        yield _finish(state, row, WorkloadState.CANCELLED, _cancelled(row))
+
+
+def _element_reaction(
+    state: State, row: WorkloadRow, unit: UnitRow, now_ns: int, policy: SchedulerPolicy
+) -> Reaction | None:
+    attempt = state.latest_attempt(unit)
+    if unit.is_waiting or attempt is None:
+        return _finish_unit(row, unit, Outcome(WorkloadState.CANCELLED, _cancelled(row)))
+    if attempt.is_live:
+        cause = StopCause.CANCELLED if unit.is_stopping else _stop_cause(row, attempt, None)
+        return _stop(row, attempt, cause) if cause is not None else None
+    outcome = _outcome(state, row, unit, attempt, policy)
+    if outcome is None:
+        return _requeue(state, row, unit, now_ns, policy)
+    ended_at_ns = max(task.ended_at_ns for task in attempt.tasks)
+    return _finish_unit(row, unit, outcome, ended_at_ns)
+
+
+def _finish_unit(
+    row: WorkloadRow, unit: UnitRow, outcome: Outcome, ended_at_ns: int = 0
+) -> FinishUnit:
+    return FinishUnit(
+        workload=row.submission.id,
+        unit=unit.unit,
+        state=outcome.state,
+        reason=outcome.reason,
+        ended_at_ns=ended_at_ns,
+    )
+
+
+def _array_outcome(row: WorkloadRow, ends: Counter[WorkloadState]) -> Outcome:
+    """Return what an array is when all its elements have ended: one that failed is enough."""
+    failed, cancelled = ends[WorkloadState.FAILED], ends[WorkloadState.CANCELLED]
+    if row.stop_requested_by and cancelled:
+        return Outcome(WorkloadState.CANCELLED, _cancelled(row))
+    if not failed and not cancelled:
+        return Outcome(WorkloadState.SUCCEEDED)
+    parameters = {
+        "size": str(len(row.units)),
+        "succeeded": str(ends[WorkloadState.SUCCEEDED]),
+        "failed": str(failed),
+        "cancelled": str(cancelled),
+    }
+    reason = Reason(code=ReasonCode.ARRAY_PART, parameters=parameters)
+    return Outcome(WorkloadState.FAILED if failed else WorkloadState.CANCELLED, reason)
+
+
+# -- how attempts end -----------------------------------------------------------------------------
+
+
+def _outcome(
     state: State, row: WorkloadRow, unit: UnitRow, attempt: AttemptRow, policy: SchedulerPolicy
-) -> Finish | None:
-    """Return the end that one ended attempt means for its workload, None to try again."""
+) -> Outcome | None:
+    """Return the end that one ended attempt means for what it was a try of, None to try again."""
     if attempt.state is AttemptState.CANCELLED and attempt.stop_cause in _FINAL_CAUSES:
-        return _stopped_verdict(state, row, attempt)
+        return _stopped_outcome(state, row, attempt)
     if row.submission.spec.kind is WorkloadKind.ENDPOINT:
         return None
     if attempt.state is AttemptState.SUCCEEDED:
-        return _finish(state, row, WorkloadState.SUCCEEDED)
-    if row.stop_requested_by:
-        return _finish(state, row, WorkloadState.CANCELLED, _cancelled(row))
+        return Outcome(WorkloadState.SUCCEEDED)
+    if row.stop_requested_by or unit.is_stopping:
+        return Outcome(WorkloadState.CANCELLED, _cancelled(row))
     is_given_up = unit.failures >= row.submission.spec.retry.attempts_max or _is_declined(attempt)
     if attempt.state is AttemptState.FAILED and is_given_up:
-        return _finish(state, row, WorkloadState.FAILED, reason_of_end(attempt))
+        return Outcome(WorkloadState.FAILED, reason_of_end(attempt))
     if attempt.state is AttemptState.LOST and unit.losses > policy.losses_max:
-        return _finish(state, row, WorkloadState.FAILED, reason_of_end(attempt))
+        return Outcome(WorkloadState.FAILED, reason_of_end(attempt))
     return None
 
 
-def _stopped_verdict(state: State, row: WorkloadRow, attempt: AttemptRow) -> Finish:
+def _stopped_outcome(state: State, row: WorkloadRow, attempt: AttemptRow) -> Outcome:
     if attempt.stop_cause is StopCause.TIME_LIMIT:
         parameters = {"limit_s": str(row.time_limit_s)}
         reason = Reason(code=ReasonCode.TIME_LIMIT_REACHED, parameters=parameters)
-        return _finish(state, row, WorkloadState.FAILED, reason)
+        return Outcome(WorkloadState.FAILED, reason)
     if attempt.stop_cause is StopCause.BUDGET:
-        return _finish(state, row, WorkloadState.FAILED, budget_reason(state, row))
-    return _finish(state, row, WorkloadState.CANCELLED, _cancelled(row))
+        return Outcome(WorkloadState.FAILED, budget_reason(state, row))
+    return Outcome(WorkloadState.CANCELLED, _cancelled(row))
 
 
 def _requeue(
-    state: State, row: WorkloadRow, unit: UnitRow, attempt: AttemptRow, not_before_ns: int
+    state: State, row: WorkloadRow, unit: UnitRow, now_ns: int, policy: SchedulerPolicy
 ) -> Requeue:
+    attempt = state.latest_attempt(unit)
+    assert attempt is not None  # what never began has nothing to begin again
+    delay_s = _back_off_s(row, unit, attempt, policy)
     return Requeue(
         workload=row.submission.id,
         unit=unit.unit,
         generation=unit.generation + 1,
-        not_before_ns=not_before_ns,
+        not_before_ns=now_ns + delay_s * NS_PER_S if delay_s else 0,
         reason=_requeue_reason(state, unit, attempt),
     )
 
@@ -207,6 +292,16 @@ def budget_reason(state: State, row: WorkloadRow) -> Reason:
             "wanted_eur": format_euros(row.reserved_neur),
         },
     )
+
+
+def dependency_failed(state: State, row: WorkloadRow) -> Reason:
+    """Return that what a workload was to wait for did not end as it had to."""
+    other = state.workloads.get(WorkloadId(row.after_failed or ""))
+    parameters = {
+        "workload": str(row.after_failed),
+        "state": other.state.value if other is not None else "otherwise",
+    }
+    return Reason(code=ReasonCode.DEPENDENCY_FAILED, parameters=parameters)
 
 
 def _is_declined(attempt: AttemptRow) -> bool:

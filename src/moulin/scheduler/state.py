@@ -42,7 +42,8 @@ class State:
     zones, hardware and power since these last changed: no part of the digest either. `gateways` are
     the open gateway epochs, `loads` their last words about load, `drains` replicas that get no new
     request and are not stopped yet. `attended` are endpoints whose replicas may have to change: they
-    follow their load, or have one too many.
+    follow their load, or have one too many. `dependents` are those that wait for the end of another
+    workload, by that.
     """
 
     sequence: int = 0
@@ -66,6 +67,7 @@ class State:
     loads: dict[GatewayEpoch, LoadRow] = field(default_factory=dict)
     drains: dict[AttemptId, DrainRow] = field(default_factory=dict)
     attended: dict[WorkloadId, None] = field(default_factory=dict)
+    dependents: dict[WorkloadId, dict[WorkloadId, None]] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Return the SHA-256 of everything folded; equal logs give equal digests in any process.
@@ -90,6 +92,7 @@ class State:
                 "loads": self.loads,
                 "drains": self.drains,
                 "attended": list(self.attended),
+                "dependents": self.dependents,
             }
         )
 

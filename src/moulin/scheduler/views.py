@@ -3,16 +3,22 @@
 Derives, never decides; the reasons why something waits are the work of `explain`.
 """
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
 from moulin.domain.errors import NotFound
 from moulin.domain.ids import AttemptId, WorkloadId
 from moulin.domain.plan import StartStep
 from moulin.domain.views import NodeView, TaskView, UnitView, WorkloadView
-from moulin.domain.workload import Resources, TaskTemplate
+from moulin.domain.workload import AttemptState, Resources, TaskTemplate, WorkloadSpec
 from moulin.scheduler.nodes import Column
 from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import State
 
 WAITING = "waiting"
+# An array of thousands is one row: it shows so many of its elements, the rest are asked for.
+UNITS_SHOWN_MAX: Final = 50
 
 
 def workload_view(
@@ -40,14 +46,69 @@ def workload_view(
         started_at_ns=row.started_at_ns,
         ended_at_ns=row.ended_at_ns,
         reasons=row.reasons,
-        units=tuple(_unit_view(state, row, unit) for unit in row.units if not unit.is_retired),
+        units=tuple(_unit_view(state, row, unit) for unit in _shown(state, row)),
         reserved_neur=row.reserved_neur if reserved_neur is None else reserved_neur,
         spent_neur=row.spent_neur,
         sequence=row.sequence,
         units_wanted=row.units_wanted,
         revision=row.serving.revision if row.serving is not None else 1,
         scaling=row.serving.scaling if row.serving is not None else None,
+        is_held=row.is_held,
+        eligible_at_ns=row.eligible_at_ns,
+        counts=_counts(state, row) if row.is_array else {},
     )
+
+
+def unit_views(
+    state: State, workload: WorkloadId, units: Sequence[int] = (), states: Sequence[str] = ()
+) -> tuple[UnitView, ...]:
+    """Return units of a workload by number: all, or those named, in one of the states if any is.
+
+    Raises `NotFound` as `workload_view` does.
+    """
+    row = state.workloads.get(workload)
+    if row is None:
+        raise NotFound(f"read units of {workload}", hint="list workloads to see their ids")
+    wanted = [row.units[unit] for unit in units if unit < len(row.units)] if units else row.units
+    return tuple(
+        _unit_view(state, row, unit)
+        for unit in wanted
+        if not unit.is_retired and (not states or _state_of(state, row, unit) in states)
+    )
+
+
+def _shown(state: State, row: WorkloadRow) -> list[UnitRow]:
+    """Return the units of a row: of a large array those that run, those that failed, then others."""
+    units = [unit for unit in row.units if not unit.is_retired]
+    if len(units) <= UNITS_SHOWN_MAX or not row.is_array:
+        return units
+    found: dict[int, UnitRow] = {}
+    for place in (_LIVE, _FAILED, ()):
+        for unit in units:
+            if len(found) == UNITS_SHOWN_MAX:
+                break
+            if not place or _state_of(state, row, unit) in place:
+                found[unit.unit] = unit
+    return [found[number] for number in sorted(found)]
+
+
+_LIVE: Final = (AttemptState.PLACED.value, AttemptState.RUNNING.value)
+_FAILED: Final = (AttemptState.FAILED.value, AttemptState.LOST.value)
+
+
+def _counts(state: State, row: WorkloadRow) -> Mapping[str, int]:
+    counts = Counter(_state_of(state, row, unit) for unit in row.units)
+    return dict(sorted(counts.items()))
+
+
+def _state_of(state: State, row: WorkloadRow, unit: UnitRow) -> str:
+    """Return where a unit stands in one word."""
+    if unit.final is not None:
+        return unit.final.value
+    attempt = state.latest_attempt(unit)
+    if attempt is None:
+        return row.state.value if row.is_final else WAITING
+    return WAITING if unit.is_waiting else attempt.state.value
 
 
 def node_views(state: State) -> tuple[NodeView, ...]:
@@ -58,8 +119,8 @@ def node_views(state: State) -> tuple[NodeView, ...]:
 def start_step(state: State, attempt: AttemptId, rank: int) -> StartStep:
     """Return all an engine needs to start one task of a live attempt.
 
-    A gang gets the address and port of its rendezvous in `env`, except where the task sets its
-    own. An endpoint without a task of its own gets an empty command; its runtime is filled in by
+    A gang gets the address and port of its rendezvous in `env`, an element of an array its index,
+    except where the task sets its own. An endpoint without a task of its own gets an empty command; its runtime is filled in by
     whoever knows runtimes. Raises `NotFound` when the attempt is not live or has no such rank.
     """
     found = state.attempts.get(attempt)
@@ -80,15 +141,17 @@ def start_step(state: State, attempt: AttemptId, rank: int) -> StartStep:
         rank=rank,
         nodes=tuple(each.node for each in found.tasks),
         devices=task.devices,
-        resources=_resources(spec.resources, task),
+        resources=_resources(row.resources_of(found), task),
         task=template,
         endpoint=spec.endpoint,
         env={
             name: value
-            for name, value in _rendezvous(state, found).items()
+            for name, value in {**_rendezvous(state, found), **_element(spec, found)}.items()
             if name not in template.env
         },
+        time_limit_s=row.time_limit_s,
         stop_grace_s=spec.stop_grace_s,
+        stop_signal=spec.stop_signal,
     )
 
 
@@ -101,6 +164,25 @@ def _resources(asked: Resources, task: TaskRow) -> Resources:
     )
 
 
+def _element(spec: WorkloadSpec, attempt: AttemptRow) -> dict[str, str]:
+    """Return which try this is, and of an array which element, in Slurm's words too."""
+    found = {"MOULIN_RESTART_COUNT": str(attempt.generation - 1)}
+    if spec.array is None:
+        return found
+    index = str(spec.array.index_of(attempt.unit))
+    return {
+        **found,
+        "MOULIN_ARRAY_INDEX": index,
+        "MOULIN_ARRAY_SIZE": str(spec.array.size),
+        "SLURM_ARRAY_TASK_ID": index,
+        "SLURM_ARRAY_JOB_ID": attempt.workload,
+        "SLURM_ARRAY_TASK_COUNT": str(spec.array.size),
+        "SLURM_ARRAY_TASK_MIN": str(spec.array.index_of(0)),
+        "SLURM_ARRAY_TASK_MAX": str(spec.array.index_of(spec.array.size - 1)),
+        "SLURM_ARRAY_TASK_STEP": str(spec.array.step),
+    }
+
+
 def _rendezvous(state: State, attempt: AttemptRow) -> dict[str, str]:
     master = state.nodes.row(attempt.tasks[0].node)
     if not attempt.port or master is None:
@@ -110,23 +192,19 @@ def _rendezvous(state: State, attempt: AttemptRow) -> dict[str, str]:
 
 def _unit_view(state: State, row: WorkloadRow, unit: UnitRow) -> UnitView:
     attempt = state.latest_attempt(unit)
-    if attempt is None:
-        shown = row.state.value if row.is_final else WAITING
-        return UnitView(
-            unit=unit.unit,
-            generation=unit.generation,
-            state=shown,
-            replica=replica_state(state, row, unit),
-            revision=unit.revision,
-        )
+    array = row.submission.spec.array
     return UnitView(
         unit=unit.unit,
         generation=unit.generation,
-        state=WAITING if unit.is_waiting else attempt.state.value,
-        attempt=attempt.id,
-        tasks=tuple(_task_view(state, task) for task in attempt.tasks),
+        state=_state_of(state, row, unit),
+        attempt=attempt.id if attempt is not None else "",
+        tasks=tuple(_task_view(state, task) for task in attempt.tasks) if attempt else (),
         replica=replica_state(state, row, unit),
         revision=unit.revision,
+        restarts=attempt.generation - 1 if attempt is not None else 0,
+        choice=attempt.choice if attempt is not None else 0,
+        index=array.index_of(unit.unit) if array is not None else None,
+        reason=unit.reason,
     )
 
 
@@ -156,6 +234,11 @@ def _task_view(state: State, task: TaskRow) -> TaskView:
         phase=task.phase.value if task.phase is not None else "",
         exit_code=task.exit_code,
         is_ready=task.is_ready,
+        cpu_milli=task.cpu_milli,
+        cpu_ns=task.cpu_ns,
+        memory_bytes_max=task.memory_bytes_max,
+        started_at_ns=task.started_at_ns,
+        ended_at_ns=task.ended_at_ns,
     )
 
 

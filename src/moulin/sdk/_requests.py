@@ -6,11 +6,14 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from moulin.domain.control import (
+    AdjustWanted,
     AllowancePage,
     Applied,
     ApplyWanted,
     CheckpointInfo,
     DeclaredWanted,
+    ElementPage,
+    ElementsWanted,
     Explanation,
     FactoryPage,
     FactoryStatus,
@@ -31,6 +34,8 @@ from moulin.domain.control import (
     RolloutWanted,
     ScaleWanted,
     SpendReport,
+    Stopped,
+    StopWanted,
     Trial,
     UsageReport,
     WebhookInfo,
@@ -100,6 +105,32 @@ def workload(id: str) -> Call[WorkloadView]:
 def stop(id: str) -> Call[WorkloadView]:
     """Ask for the end of a workload; once is as good as twice."""
     return _post(f"/workloads/{_segment(id)}/stop", WorkloadView, None)
+
+
+def stop_many(project: str, wanted: StopWanted) -> Call[Stopped]:
+    """Ask for the end of all that fits; once is as good as twice."""
+    return _post(f"/projects/{_project(project)}/workloads/stop", Stopped, wanted)
+
+
+def stop_elements(id: str, indices: Sequence[int]) -> Call[WorkloadView]:
+    """Ask for the end of some elements of an array; once is as good as twice."""
+    wanted = ElementsWanted(indices=tuple(indices))
+    return _post(f"/workloads/{_segment(id)}/elements/stop", WorkloadView, wanted)
+
+
+def elements(id: str, indices: Sequence[int], states: Sequence[str]) -> Call[ElementPage]:
+    """Ask for elements of an array."""
+    return _get(
+        f"/workloads/{_segment(id)}/elements",
+        ElementPage,
+        index=tuple(map(str, indices)),
+        state=tuple(states),
+    )
+
+
+def adjust(id: str, wanted: AdjustWanted) -> Call[WorkloadView]:
+    """Hold, release or reprioritise a workload; once is as good as twice."""
+    return _post(f"/workloads/{_segment(id)}/adjust", WorkloadView, wanted)
 
 
 def scale(id: str, replicas: int, scaling: Scaling | None) -> Call[WorkloadView]:

@@ -9,9 +9,11 @@ from typing import Any, Self, TypeVar, cast
 import httpx
 
 from moulin.domain.control import (
+    AdjustWanted,
     AllowancePage,
     Applied,
     CheckpointInfo,
+    ElementPage,
     Explanation,
     FactoryPage,
     FactoryStatus,
@@ -29,6 +31,8 @@ from moulin.domain.control import (
     ReceiptPage,
     RolloutWanted,
     SpendReport,
+    Stopped,
+    StopWanted,
     Trial,
     UsageReport,
     WebhookInfo,
@@ -57,11 +61,17 @@ from moulin.sdk._core import (
     Call,
     error_of,
     finish,
-    unreachable,
     wait_before_repeat,
 )
 from moulin.sdk._stream import EventReader
-from moulin.sdk._transport import STREAM_TIMEOUT, arguments, headers_of, query
+from moulin.sdk._transport import (
+    STREAM_TIMEOUT,
+    arguments,
+    failure_of,
+    headers_of,
+    query,
+    wait_after,
+)
 from moulin.sdk.credentials import Credentials, find_credentials
 
 T = TypeVar("T")
@@ -70,7 +80,8 @@ T = TypeVar("T")
 class AsyncMoulin:
     """A connection to a control plane; for one event loop; close it or use `async with`.
 
-    Without arguments the environment and the credentials file say where and who.
+    Without arguments the environment and the credentials file say where and who. `ca` is a PEM file
+    of the certificates to trust, for a control plane whose certificate the system does not know.
     Every method raises the errors of `moulin.domain.errors`.
     """
 
@@ -80,6 +91,7 @@ class AsyncMoulin:
         control_url: str = "",
         api_key: str = "",
         project: str = "",
+        ca: str | Path = "",
         credentials: Credentials | str | Path = "",
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -87,7 +99,11 @@ class AsyncMoulin:
             credentials
             if isinstance(credentials, Credentials)
             else find_credentials(
-                control_url=control_url, api_key=api_key, project=project, file=credentials
+                control_url=control_url,
+                api_key=api_key,
+                project=project,
+                ca=ca,
+                file=credentials,
             )
         )
         self._client = httpx.AsyncClient(transport=transport, **arguments(self.credentials))
@@ -126,7 +142,7 @@ class AsyncMoulin:
                     yield found
             except httpx.TransportError as error:
                 attempt = 1 if reader.after > seen else attempt + 1
-                wait_s = wait_before_repeat(requests.status(), attempt, None)
+                wait_s = wait_after(requests.status(), attempt, error)
                 if wait_s is None:
                     raise self._unreachable(error) from error
                 await asyncio.sleep(wait_s)
@@ -142,7 +158,7 @@ class AsyncMoulin:
             try:
                 answer = await self._send_once(call)
             except httpx.TransportError as error:
-                wait_s = wait_before_repeat(call, attempt, None)
+                wait_s = wait_after(call, attempt, error)
                 if wait_s is None:
                     raise self._unreachable(error) from error
             else:
@@ -218,7 +234,7 @@ class AsyncMoulin:
                     yield event
 
     def _unreachable(self, error: httpx.TransportError) -> MoulinError:
-        return unreachable(self.credentials.control_url, type(error).__name__)
+        return failure_of(error, self.credentials.control_url)
 
 
 class _Resource:
@@ -275,6 +291,32 @@ class Workloads(_Resource):
     async def stop(self, id: str) -> WorkloadView:
         """Ask for the end of a workload."""
         return await self._client.send(requests.stop(id))
+
+    async def stop_many(self, wanted: StopWanted, *, project: str = "") -> Stopped:
+        """Ask for the end of all that fits, or with `is_dry_run` return what would."""
+        return await self._client.send(requests.stop_many(self._project(project), wanted))
+
+    async def stop_elements(self, id: str, indices: Sequence[int]) -> WorkloadView:
+        """Ask for the end of some elements of an array."""
+        return await self._client.send(requests.stop_elements(id, indices))
+
+    async def elements(
+        self, id: str, *, indices: Sequence[int] = (), states: Sequence[str] = ()
+    ) -> ElementPage:
+        """Return elements of an array: all, or those of some indices or states."""
+        return await self._client.send(requests.elements(id, indices, states))
+
+    async def hold(self, id: str) -> WorkloadView:
+        """Let nothing more of it start until it is released; what runs goes on."""
+        return await self._client.send(requests.adjust(id, AdjustWanted(is_held=True)))
+
+    async def release(self, id: str) -> WorkloadView:
+        """Let it go on."""
+        return await self._client.send(requests.adjust(id, AdjustWanted(is_held=False)))
+
+    async def set_priority(self, id: str, priority: int) -> WorkloadView:
+        """Give it another priority, 0 to 100, higher first."""
+        return await self._client.send(requests.adjust(id, AdjustWanted(priority=priority)))
 
     async def why(self, id: str) -> Explanation:
         """Return why it does not run, or not more of it."""

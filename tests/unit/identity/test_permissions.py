@@ -49,6 +49,7 @@ def test_a_viewer_changes_nothing():
         Action.WORKLOAD_SUBMIT,
         Action.WORKLOAD_STOP,
         Action.WORKLOAD_SCALE,
+        Action.WORKLOAD_ADJUST,
         Action.FACTORY_APPLY,
         Action.KEY_CREATE,
         Action.KEY_REVOKE,

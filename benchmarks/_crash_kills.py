@@ -12,8 +12,8 @@ from benchmarks._moulin import wait_for
 from moulin.app.datadir import read_run
 from moulin.app.processes import ProcessMark, is_alive, mark_of
 from moulin.domain.errors import LocalError
-from moulin.engines.local.shim import read_spec
-from moulin.engines.local.spool import read_record
+from moulin.engines.task.shim import read_spec
+from moulin.engines.task.spool import read_record
 
 CONTROL, GATEWAY, SHIM, REPLICA, REPLICA_SHIM = kinds = (
     "control", "gateway", "shim", "replica", "replica_shim",

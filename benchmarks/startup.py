@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks._moulin import Running, memory_kb, rss_mb, up
 from moulin.domain.workload import Resources, TaskTemplate, WorkloadKind, WorkloadSpec
-from moulin.engines.local.spool import read_record
+from moulin.engines.task.spool import read_record
 from moulin.sdk import Moulin, read_credentials
 
 ROOT = Path(__file__).parent.parent

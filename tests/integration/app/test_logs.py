@@ -16,7 +16,7 @@ from moulin.domain.factory import Organisation, Pool, Project, Site, Zone
 from moulin.domain.ids import ProjectId, WorkloadId
 from moulin.domain.views import TaskView, WorkloadView
 from moulin.domain.workload import TaskTemplate, WorkloadKind, WorkloadSpec
-from moulin.engines.local.dropped import NAME
+from moulin.engines.task.dropped import NAME
 from tests.conformance.engine_bench import wait_until
 
 OBJECTS = (

@@ -11,8 +11,8 @@ from moulin.domain.errors import InUse
 from moulin.domain.ids import StepId
 from moulin.domain.observation import TaskPhase
 from moulin.domain.workload import TaskTemplate
-from moulin.engines.local.dropped import NAME, Dropped, remove_tree
-from moulin.engines.local.spool import step_files
+from moulin.engines.task.dropped import NAME, Dropped, remove_tree
+from moulin.engines.task.spool import step_files
 from tests.conformance.engine_bench import LocalBench, make_step, phase, wait_for, wait_until
 
 DEPTH = 1200

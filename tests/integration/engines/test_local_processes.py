@@ -14,9 +14,9 @@ from moulin.domain.observation import TaskPhase
 from moulin.domain.words import moment
 from moulin.domain.workload import TaskTemplate
 from moulin.engines.local.engine import LocalEngine
-from moulin.engines.local.shim import descendants as children
-from moulin.engines.local.shim import stat_fields
-from moulin.engines.local.spool import step_files
+from moulin.engines.task.shim import descendants as children
+from moulin.engines.task.shim import stat_fields
+from moulin.engines.task.spool import step_files
 from tests.conformance.engine_bench import (
     LocalBench,
     RealClock,

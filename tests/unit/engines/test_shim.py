@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from moulin.engines.local import shim
-from moulin.engines.local.shim import read_spec
+from moulin.engines.task import shim
+from moulin.engines.task.shim import read_spec
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from moulin.domain.ids import (
 )
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import Resources, TaskTemplate
-from moulin.engines.local.spool import step_files
-from moulin.engines.local.task_env import clean_environment, task_environment
+from moulin.engines.task.spool import step_files
+from moulin.engines.task.task_env import clean_environment, task_environment
 
 SPOOL = Path("/spool")
 

@@ -19,16 +19,17 @@ from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation
 from moulin.domain.plan import StartStep
 from moulin.domain.words import moment
 from moulin.engines.local.cgroup import CgroupBase
-from moulin.engines.local.dropped import Dropped
 from moulin.engines.local.launch import (
     launch,
     refuse_what_cannot_run,
     rendezvous_port,
-    specification,
 )
 from moulin.engines.local.nodes import machine_devices
-from moulin.engines.local.shim import read_spec, stat_fields
-from moulin.engines.local.spool import (
+from moulin.engines.local.survivors import end_survivors
+from moulin.engines.task.dropped import Dropped
+from moulin.engines.task.shim import read_spec, stat_fields
+from moulin.engines.task.specification import specification
+from moulin.engines.task.spool import (
     StepFiles,
     format_record,
     last_written_ns,
@@ -45,8 +46,7 @@ from moulin.engines.local.spool import (
     write_once,
     write_whole,
 )
-from moulin.engines.local.survivors import end_survivors
-from moulin.engines.local.task_env import clean_environment, task_environment
+from moulin.engines.task.task_env import clean_environment, task_environment
 from moulin.ports.clock import Clock
 
 

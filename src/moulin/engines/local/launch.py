@@ -1,4 +1,4 @@
-"""Turns a step into a shim's specification and starts the shim; judges only what can never run."""
+"""Starts the shim of a step on this machine; judges only what can never run here."""
 
 import os
 import socket
@@ -6,85 +6,41 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
-from moulin.domain.errors import EngineRefused, EngineUnavailable
+from moulin.domain.errors import EngineUnavailable
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
-from moulin.engines.local.spool import StepFiles, read_small, write_once
-from moulin.engines.local.survivors import STEP_DIRECTORY_VARIABLE
+from moulin.engines.task.specification import SHIM, refusal, refuse_bad_words
+from moulin.engines.task.spool import StepFiles, read_small, write_once
+from moulin.engines.task.task_env import STEP_DIRECTORY_VARIABLE
 
-SHIM: Final = str(Path(__file__).with_name("shim.py"))
 _LAUNCH_S: Final = 30.0
 # Below the kernel's ephemeral range, so that no outgoing connection takes an agreed port.
 _PORT_FIRST: Final = 20_000
 _PORT_COUNT: Final = 10_000
-_WITH_SETUP: Final = 'eval "$1" || exit; shift; exec "$@"'
 
 
 def refuse_what_cannot_run(step: StartStep, nodes: Sequence[NodeCapacity]) -> None:
     """Raise `EngineRefused` when no number of attempts would start this step here."""
     node = next((n for n in nodes if n.node in step.nodes[step.rank : step.rank + 1]), None)
     if node is None:
-        raise _refusal(step, "its node is not one of this engine", "the plan is out of date")
+        raise refusal(step, "its node is not one of this engine", "the plan is out of date")
     if step.task.image:
-        raise _refusal(
+        raise refusal(
             step,
             f"image {step.task.image!r} needs a container tool, which this engine does not drive",
             "remove `image`, or use a pool whose engine runs containers",
         )
     if step.task.workdir and not os.path.isdir(step.task.workdir):
-        raise _refusal(
+        raise refusal(
             step,
             f"workdir {step.task.workdir!r} is not a directory on this machine",
             "make the directory or correct `workdir`",
         )
     if any(not 0 <= device < node.accelerators for device in step.devices):
-        raise _refusal(step, "it was given devices the node does not have", "check the inventory")
+        raise refusal(step, "it was given devices the node does not have", "check the inventory")
     refuse_bad_words(step)
-
-
-def refuse_bad_words(step: StartStep) -> None:
-    """Raise `EngineRefused` for a command or variables that no system could run."""
-    if not step.task.command:
-        raise _refusal(step, "it has no command", "give `run` or a command after --")
-    texts = (*step.task.command, step.task.setup, *step.task.env, *step.task.env.values())
-    if any("\0" in text for text in texts):
-        raise _refusal(step, "a command or variable holds a NUL byte", "remove it")
-    if any(not name or "=" in name for name in step.task.env):
-        raise _refusal(step, "the name of a variable is empty or holds '='", "rename it")
-
-
-def specification(
-    step: StartStep,
-    files: StepFiles,
-    *,
-    env: dict[str, str],
-    node: NodeCapacity,
-    memory_method: str,
-    cgroup: str,
-) -> bytes:
-    """Return what the shim reads: NUL-ended names and values, repeated names in order."""
-    argv = step.task.command
-    if step.task.setup:
-        argv = ("sh", "-c", _WITH_SETUP, "sh", step.task.setup, *argv)
-    pairs = [
-        *(("argv", word) for word in argv),
-        *(("env", f"{name}={value}") for name, value in sorted(env.items())),
-        ("cpus", ",".join(str(cpu) for cpu in node.cpu_ids)),
-        ("workdir", step.task.workdir or files.shared),
-        ("memory_limit_bytes", str(step.resources.memory_bytes)),
-        ("memory_method", memory_method),
-        ("cgroup", cgroup),
-        ("grace_ns", str(step.stop_grace_s * 1_000_000_000)),
-        ("boot_id", node.boot_id),
-        ("endpoint", "1" if step.endpoint is not None else ""),
-    ]
-    return b"".join(
-        name.encode() + b"\0" + value.encode(errors="surrogateescape") + b"\0"
-        for name, value in pairs
-    )
 
 
 def launch(files: StepFiles, starting_fd: int) -> None:
@@ -161,7 +117,3 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _refusal(step: StartStep, why: str, hint: str) -> EngineRefused:
-    return EngineRefused(f"start {step.step}: {why}", hint=hint, details={"step": step.step})

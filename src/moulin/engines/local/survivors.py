@@ -11,9 +11,9 @@ import signal
 import time
 from typing import Final, NamedTuple
 
-from moulin.engines.local.spool import read_small
+from moulin.engines.task.spool import read_small
+from moulin.engines.task.task_env import STEP_DIRECTORY_VARIABLE
 
-STEP_DIRECTORY_VARIABLE: Final = "MOULIN_STEP_DIR"
 _WAIT_S: Final = 2.0
 _PAUSE_S: Final = 0.01
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from moulin.domain.plan import StartStep
-from moulin.engines.local.spool import StepFiles
-from moulin.engines.local.survivors import STEP_DIRECTORY_VARIABLE
+from moulin.engines.task.spool import StepFiles
 
+STEP_DIRECTORY_VARIABLE: Final = "MOULIN_STEP_DIR"
 PASSED_ON: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "LOGNAME", "SHELL")
 _DEFAULTS: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
 

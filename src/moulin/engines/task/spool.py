@@ -76,6 +76,17 @@ def listed_steps(spool: Path) -> tuple[StepId, ...]:
     return tuple(sorted(found))
 
 
+def is_there(path: str) -> bool:
+    """Say whether there is such a file."""
+    return os.path.exists(path)
+
+
+def look_again(directory: str) -> None:
+    """Let a network file system notice what another machine wrote there since."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.listdir(directory)
+
+
 def read_small(path: str) -> bytes | None:
     """Return a small file, None when there is none; other failures are raised as `OSError`."""
     try:

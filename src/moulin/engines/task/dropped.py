@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from moulin.engines.local.spool import make_directory
+from moulin.engines.task.spool import make_directory
 
 log = logging.getLogger(__name__)
 NAME: Final = ".dropped"  # no attempt's name begins with a dot

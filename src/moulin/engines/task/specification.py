@@ -1,0 +1,59 @@
+"""Writes what a shim is to do with a step; judges only words that no system could run."""
+
+from pathlib import Path
+from typing import Final
+
+from moulin.domain.errors import EngineRefused
+from moulin.domain.observation import NodeCapacity
+from moulin.domain.plan import StartStep
+from moulin.engines.task.spool import StepFiles
+
+SHIM: Final = str(Path(__file__).with_name("shim.py"))
+_WITH_SETUP: Final = 'eval "$1" || exit; shift; exec "$@"'
+
+
+def refuse_bad_words(step: StartStep) -> None:
+    """Raise `EngineRefused` for a command or variables that no system could run."""
+    if not step.task.command:
+        raise refusal(step, "it has no command", "give `run` or a command after --")
+    texts = (*step.task.command, step.task.setup, *step.task.env, *step.task.env.values())
+    if any("\0" in text for text in texts):
+        raise refusal(step, "a command or variable holds a NUL byte", "remove it")
+    if any(not name or "=" in name for name in step.task.env):
+        raise refusal(step, "the name of a variable is empty or holds '='", "rename it")
+
+
+def specification(
+    step: StartStep,
+    files: StepFiles,
+    *,
+    env: dict[str, str],
+    node: NodeCapacity,
+    memory_method: str,
+    cgroup: str,
+) -> bytes:
+    """Return what the shim reads: NUL-ended names and values, repeated names in order."""
+    argv = step.task.command
+    if step.task.setup:
+        argv = ("sh", "-c", _WITH_SETUP, "sh", step.task.setup, *argv)
+    pairs = [
+        *(("argv", word) for word in argv),
+        *(("env", f"{name}={value}") for name, value in sorted(env.items())),
+        ("cpus", ",".join(str(cpu) for cpu in node.cpu_ids)),
+        ("workdir", step.task.workdir or files.shared),
+        ("memory_limit_bytes", str(step.resources.memory_bytes)),
+        ("memory_method", memory_method),
+        ("cgroup", cgroup),
+        ("grace_ns", str(step.stop_grace_s * 1_000_000_000)),
+        ("boot_id", node.boot_id),
+        ("endpoint", "1" if step.endpoint is not None else ""),
+    ]
+    return b"".join(
+        name.encode() + b"\0" + value.encode(errors="surrogateescape") + b"\0"
+        for name, value in pairs
+    )
+
+
+def refusal(step: StartStep, why: str, hint: str) -> EngineRefused:
+    """Make the error for a step that can never start here."""
+    return EngineRefused(f"start {step.step}: {why}", hint=hint, details={"step": step.step})

@@ -69,5 +69,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "rss_growth_mb": round(end_mb - base_mb, 1),
             "minutes": round((time.monotonic() - begin_s) / 60, 1),
             "rss_mb": {"first": base_mb, "most": max([base_mb, *samples]), "last": end_mb},
+            "rss_mb_by_slice": samples,
             "errors": errors,
         }

@@ -5,6 +5,7 @@ result says so.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,13 @@ RESULTS = ROOT / "benchmarks" / "results"
 START: Final = "<!-- benchmarks: written by `make docs` from benchmarks/results; do not edit -->"
 END: Final = "<!-- end of benchmarks -->"
 Result = Mapping[str, Any]
+
+GATEWAY_PEERS: Final = (
+    ("nginx", "nginx"),
+    ("envoy", "Envoy"),
+    ("vllm_router", "vllm-router"),
+    ("litellm", "LiteLLM"),
+)
 
 # benchmark, what was measured, the figure in words, the goal
 ROWS: Final[tuple[tuple[str, str, Callable[[Result], str], str], ...]] = (
@@ -30,10 +38,33 @@ ROWS: Final[tuple[tuple[str, str, Callable[[Result], str], str], ...]] = (
         "gateway",
         "gateway CPU for one request with keys, budgets and metering, beside nginx and Envoy",
         lambda r: (
-            f"{_number(r['cpu_us']['moulin'])} µs; nginx {_number(r['cpu_us']['nginx'])}, "
-            f"Envoy {_number(r['cpu_us']['envoy'])}"
+            f"{_number(r['cpu_us']['moulin'])} µs; "
+            + ", ".join(
+                f"{words} {_number(r['cpu_us'][name])}"
+                for name, words in GATEWAY_PEERS
+                if name in r["cpu_us"]
+            )
         ),
         "below Envoy",
+    ),
+    (
+        "streams",
+        (
+            "gateway: CPU of a stream of 100 events beside nginx; tokens/s at 1, 4, 16 real streams "
+            "beside the replica asked directly; memory of 1,000 idle streams"
+        ),
+        lambda r: (
+            f"{_number(r['cpu_ratio_nginx_sse'])} x nginx; "
+            + ", ".join(_number(at["ratio"]) for at in r["tokens_ratio_engine"].values())
+            + f"; {_number(r['idle_1000_streams_rss_mb'])} MB"
+        ),
+        "2 x nginx, no loss, 60 MB",
+    ),
+    (
+        "soak",
+        "gateway: growth of memory over JSON requests and streams without a pause",
+        lambda r: f"{_number(r['rss_growth_mb'])} MB over {_number(r['requests'])} requests",
+        "5 MB over 1,000,000",
     ),
     (
         "decide",
@@ -102,6 +133,21 @@ ROWS: Final[tuple[tuple[str, str, Callable[[Result], str], str], ...]] = (
         lambda r: f"{_number(r['requests'])} requests, found {r['found']} times",
         "0 times",
     ),
+    (
+        "smuggling",
+        "request heads and framings made to divide two servers, read by the gateway and by nginx",
+        lambda r: f"{_number(r['cases'])} cases, {r['divergences']} divergences",
+        "0",
+    ),
+    (
+        "clients",
+        (
+            "features of the stock `openai`, `mistralai`, `huggingface_hub`, `litellm` and "
+            "`langchain-openai` packages, each called for real"
+        ),
+        lambda r: ", ".join(f"{name} {_tally(found)}" for name, found in sorted(r.items())),
+        "none fails",
+    ),
 )
 
 
@@ -139,6 +185,17 @@ def _record(name: str) -> dict[str, Any] | None:
 def _machine(record: Mapping[str, Any]) -> str:
     machine = record["machine"]
     return f"{machine['cpus']} CPUs ({machine['cpu']}), {machine['memory_gb']} GB"
+
+
+def _tally(found: Mapping[str, str]) -> str:
+    """Return how many features passed, of how many; and those that failed or are not there.
+
+    >>> _tally({"chat": "pass", "images": "unsupported"})
+    '1 of 2 (1 unsupported)'
+    """
+    counts = Counter(found.values())
+    rest = ", ".join(f"{counts[word]} {word}" for word in sorted(counts) if word != "pass")
+    return f"{counts['pass']} of {len(found)}" + (f" ({rest})" if rest else "")
 
 
 def _number(value: float) -> str:

@@ -16,6 +16,7 @@ import orjson
 
 from moulin.domain.errors import MoulinError
 from moulin.domain.snapshot import SyncReply, Want
+from moulin.domain.units import NS_PER_S
 from moulin.domain.wire import decode, encode
 from moulin.gateway.http_client import HttpClient, NotSent, Unreachable
 from moulin.gateway.journal import JournalReader, Shipment
@@ -27,6 +28,8 @@ SYNC_PATH: Final = "/api/v1/gateway/sync"
 SHIP_EVERY_S: Final = 0.25
 TELL_EVERY_S: Final = 2.0
 """Without anything to ship, the leader hears this often that there was nothing: intervals close."""
+KEEP_EVERY_NS: Final = NS_PER_S
+"""How old the time on disk may be, of a snapshot that each reply confirms; older is always safe."""
 _CALL_TIMEOUT_S: Final = 10.0
 _LOG: Final = logging.getLogger(__name__)
 # Asking costs next to nothing, and nobody is served before the answer: never long.
@@ -75,6 +78,7 @@ class ControlLink:
         self._wake = asyncio.Event()
         self._returns: dict[str, int] = {}
         self._told_at_s = 0.0
+        self._kept_at_ns = 0
         self._load_tale = LoadTale()
         self._was_away = False
         # A reply that never came may have granted something, or a return may not have arrived.
@@ -112,7 +116,7 @@ class ControlLink:
             fresh_s = 0 if snapshot is None else max(1, snapshot.staleness_max_s // 3)
             wait_s = min(self._limits.sync_wait_s, fresh_s)
             # Naming our own epoch while a predecessor's journal waits would declare that one lost.
-            body = self._request(self._readers[0].epoch, (), {"wait_s": wait_s})
+            body = self._request(self._readers[0].epoch, b"", {"wait_s": wait_s})
             try:
                 await self._call(self._poll_client, body, wait_s + _CALL_TIMEOUT_S)
             except (Unreachable, MoulinError) as cause:
@@ -155,13 +159,13 @@ class ControlLink:
             # Never before the END that freed it: a journal lost then is charged from what is left.
             returns, self._returns = self._returns, {}
         load, now_s = present_load(self._service), self._service.loop.time()
-        has_something = bool(shipment.lines or is_complete or wants or returns)
+        has_something = bool(shipment.data or is_complete or wants or returns)
         is_due = self._is_tale_due(until_ns) or self._load_tale.is_due(load, now_s)
         if not (has_something or is_due):
             return False
         body = self._request(
             reader.epoch,
-            shipment.lines,
+            shipment.records,
             {
                 "is_epoch_complete": is_complete,
                 "journal_until_ns": str(until_ns),
@@ -187,7 +191,7 @@ class ControlLink:
             reader.path.unlink(missing_ok=True)
             self._readers.pop(0)
             return bool(self._readers)
-        return bool(shipment.lines) and not shipment.is_end
+        return bool(shipment.data) and not shipment.is_end
 
     def _journal_until_ns(self, reader: JournalReader, shipment: Shipment) -> int:
         """Return until when this shipment tells all that requests of this process did, 0 if not all.
@@ -245,7 +249,9 @@ class ControlLink:
             service.account(grant.project).take(grant)
         if reply.snapshot is None:
             service.confirm(sent_at_ns)
-            self._sink.confirm(sent_at_ns)
+            if sent_at_ns - self._kept_at_ns >= KEEP_EVERY_NS:
+                self._kept_at_ns = sent_at_ns
+                self._sink.confirm(sent_at_ns)
         elif current is None or reply.snapshot.issued_at_ns >= current.issued_at_ns:
             if current is None or reply.snapshot.version != current.version:
                 service.apply(reply.snapshot, sent_at_ns)
@@ -253,9 +259,7 @@ class ControlLink:
             else:
                 service.confirm(sent_at_ns)
 
-    def _request(
-        self, records_epoch: int, lines: tuple[bytes, ...], more: Mapping[str, Any]
-    ) -> bytes:
+    def _request(self, records_epoch: int, records: bytes, more: Mapping[str, Any]) -> bytes:
         """Return a `SyncRequest`; records go in as the bytes the journal holds."""
         snapshot = self._service.snapshot
         head = orjson.dumps(
@@ -269,7 +273,7 @@ class ControlLink:
                 **more,
             }
         )
-        return b'%b,"records":[%b]}' % (head[:-1], b",".join(lines))
+        return b'%b,"records":[%b]}' % (head[:-1], records)
 
     def _wants(self) -> list[Want]:
         now_ns = self._service.now_ns()

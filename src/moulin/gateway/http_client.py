@@ -75,7 +75,7 @@ class HttpClient:
         )
         try:
             async with asyncio.timeout(timeout_s):
-                writer.write(head.encode() + body)
+                writer.writelines((head.encode(), body))
                 return await self._read_answer(reader)
         except (OSError, TimeoutError, httptools.HttpParserError, EOFError) as cause:
             self.close()

@@ -13,27 +13,29 @@ _ENTROPY_CHARACTERS: Final = 16
 _CROCKFORD: Final = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 # Each random byte gives one character of 5 bits, evenly: 256 is a multiple of 32.
 _CHARACTER_BY_BYTE: Final = bytes(_CROCKFORD[byte & 31] for byte in range(256))
+# The last two characters of a millisecond; those before them change once in 1024 ms.
+_PAIRS: Final = tuple(bytes((high, low)) for high in _CROCKFORD for low in _CROCKFORD)
 
 
 class RequestIds:
     """Draws the 26 characters of request ids."""
 
-    __slots__ = ("_millisecond", "_pool", "_time")
+    __slots__ = ("_pool", "_span", "_time")
 
     def __init__(self) -> None:
         self._pool: list[bytes] = []
-        self._millisecond = -1
+        self._span = -1
         self._time = b""
 
     def draw(self, at_ns: int) -> bytes:
         """Return 26 characters: 48 bits of milliseconds, 80 bits of entropy."""
-        millisecond = at_ns // 1_000_000
-        if millisecond != self._millisecond:
-            self._millisecond = millisecond
-            self._time = make_id("", at_ns, 0)[1:-_ENTROPY_CHARACTERS].encode()
+        span, rest = divmod(at_ns // 1_000_000, len(_PAIRS))
+        if span != self._span:
+            self._span = span
+            self._time = make_id("", at_ns, 0)[1 : -_ENTROPY_CHARACTERS - 2].encode()
         if not self._pool:
             self._pool = _entropy_texts()
-        return self._time + self._pool.pop()
+        return self._time + _PAIRS[rest] + self._pool.pop()
 
 
 def call_id(request: bytes, number: int, *, is_mistral: bool) -> str:

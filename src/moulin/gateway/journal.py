@@ -142,10 +142,20 @@ class Shipment(NamedTuple):
     `is_end` when nothing whole follows them now.
     """
 
-    lines: tuple[bytes, ...]
+    data: bytes
     last: int
     offset: int
     is_end: bool
+
+    @property
+    def lines(self) -> tuple[bytes, ...]:
+        """The lines one by one, which only what goes wrong needs."""
+        return tuple(self.data.split(b"\n")[:-1])
+
+    @property
+    def records(self) -> bytes:
+        """The lines as the elements of one JSON array."""
+        return self.data[:-1].replace(b"\n", b",")
 
 
 class JournalReader:
@@ -169,13 +179,16 @@ class JournalReader:
             file.seek(self.offset)
             data = file.read(SHIPMENT_BYTES)
         is_end = len(data) < SHIPMENT_BYTES
-        lines = tuple(data[: data.rfind(b"\n") + 1].split(b"\n")[:-1])
+        data = data[: data.rfind(b"\n") + 1]
         if self.is_finished:
-            found = len(lines)
-            lines = tuple(itertools.takewhile(_is_whole, lines))
-            is_end = is_end or len(lines) < found
-        last = _sequence(lines[-1]) if lines else self._acknowledged
-        return Shipment(lines, last, self.offset + sum(map(len, lines)) + len(lines), is_end)
+            lines = data.split(b"\n")[:-1]
+            whole = list(itertools.takewhile(_is_whole, lines))
+            if len(whole) < len(lines):
+                data, is_end = b"".join(line + b"\n" for line in whole), True
+        last = self._acknowledged
+        if data:
+            last = _sequence(data[data.rfind(b"\n", 0, -1) + 1 :])
+        return Shipment(data, last, self.offset + len(data), is_end)
 
     def acknowledge(self, shipment: Shipment, sequence: int) -> None:
         """Move behind what the leader has; what it has not is sent again.

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from moulin.domain.ids import make_id
 from moulin.domain.snapshot import JournalKind, JournalRecord
 from moulin.domain.wire import decode
 from moulin.gateway.identifiers import RequestIds
@@ -48,3 +49,4 @@ def test_ids_sort_by_time_and_do_not_repeat() -> None:
     assert all(re.fullmatch(rb"[0-9A-HJKMNP-TV-Z]{26}", each) for each in drawn)
     assert drawn == sorted(drawn)
     assert len({each[10:] for each in drawn}) == len(drawn)
+    assert drawn[-1][:10].decode() == make_id("req", 1_700_000_001_999 * 1_000_000, 0)[4:14]

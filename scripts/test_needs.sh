@@ -7,6 +7,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 needs=(
     "nginx|nginx|the gateway benchmark's nginx peer"
     "wrk|wrk|the gateway benchmark's load"
+    "munged|munge|everything on a real Slurm"
+    "slurmctld|slurmctld|everything on a real Slurm"
+    "slurmd|slurmd|everything on a real Slurm"
+    "sbatch|slurm-client|everything on a real Slurm"
 )
 
 for need in "${needs[@]}"; do

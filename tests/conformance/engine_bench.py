@@ -24,7 +24,11 @@ from moulin.engines.local.engine import LocalEngine
 from moulin.engines.local.nodes import divide_machine
 from moulin.engines.simulated.engine import SimulatedEngine
 from moulin.engines.simulated.world import World
+from moulin.engines.slurm.engine import SlurmEngine
+from moulin.engines.slurm.settings import SlurmSettings
+from moulin.engines.slurm.transport import LocalTransport
 from moulin.ports.engine import Engine
+from tests.slurm_cluster import SlurmCluster
 
 WAIT_S = 60.0
 ENDED = (TaskPhase.EXITED, TaskPhase.GONE, TaskPhase.ABSENT)
@@ -192,3 +196,49 @@ class SimulatedBench:
 
     def close(self) -> None:
         return
+
+
+@dataclass
+class SlurmBench:
+    """A real Slurm on this machine; effects are counted in files, as on the local engine."""
+
+    directory: Path
+    cluster: SlurmCluster
+    is_delegated: bool = False
+    engine: SlurmEngine = field(init=False)
+
+    def __post_init__(self) -> None:
+        (self.directory / "effects").mkdir()
+        self.renew()
+
+    def renew(self) -> None:
+        settings = SlurmSettings(
+            directory=self.directory,
+            machine_class="here",
+            accelerator_class="H100",
+            is_delegated=self.is_delegated,
+            prefix="node-" if self.is_delegated else "",
+            poll_s=0.2,
+        )
+        transport = LocalTransport(self.cluster.environment)
+        self.engine = SlurmEngine(settings, transport, clock=RealClock())
+
+    def program(
+        self, *, seconds: float = 0.0, exit_code: int = 0, ignores_term: bool = False
+    ) -> TaskTemplate:
+        trap = "trap '' TERM; " if ignores_term else ""
+        effects = self.directory / "effects"
+        script = f'{trap}echo ran >> {effects}/"$MOULIN_STEP_ID"; sleep {seconds}; exit {exit_code}'
+        return TaskTemplate(command=("sh", "-c", script))
+
+    def runs(self, step: StepId) -> int:
+        file = self.directory / "effects" / step
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    def pause(self) -> None:
+        time.sleep(0.05)
+
+    def close(self) -> None:
+        """Cancel what is left; nobody waits for it."""
+        for step in self.engine.steps():
+            self.engine.stop(step, 0)

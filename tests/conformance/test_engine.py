@@ -11,22 +11,31 @@ from moulin.domain.observation import TaskPhase
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.ports.engine import Engine, Forgets, ListsSteps
 from tests.conformance.engine_bench import (
+    ENDED,
     Bench,
     LocalBench,
     SimulatedBench,
+    SlurmBench,
     make_step,
     phase,
     wait_for,
     wait_until,
 )
 
-ENGINES = ("local", "local-without-cgroup", "simulated")
+ENGINES = (
+    "local",
+    "local-without-cgroup",
+    "simulated",
+    pytest.param("slurm", marks=pytest.mark.slurm),
+)
 
 
 @pytest.fixture(params=ENGINES)
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     if request.param == "simulated":
-        made: LocalBench | SimulatedBench = SimulatedBench()
+        made: LocalBench | SimulatedBench | SlurmBench = SimulatedBench()
+    elif request.param == "slurm":
+        made = SlurmBench(tmp_path, request.getfixturevalue("slurm_cluster"))
     else:
         cgroup = find_cgroup_base() if request.param == "local" else None
         made = LocalBench(tmp_path, cgroup)
@@ -107,6 +116,7 @@ def test_a_start_after_a_stop_is_refused_and_runs_nothing(bench):
 def test_a_step_nobody_started_is_absent_beside_one_that_runs(bench):
     running = make_step("a", bench.program(seconds=1000))
     bench.engine.start(running)
+    wait_for(bench, running.step, TaskPhase.RUNNING)
     unknown = make_step("b", bench.program()).step
     seen = bench.engine.observe([unknown, running.step, StepId("no/step"), running.step])
     assert [found.phase for found in seen] == [
@@ -142,7 +152,7 @@ def test_steps_lists_what_is_owned_until_it_ends(bench):
     assert owner.steps() == (steps[1].step, steps[0].step)
     for step in steps:
         bench.engine.stop(step.step, 0)
-        wait_for(bench, step.step, TaskPhase.EXITED)
+        wait_for(bench, step.step, *ENDED)  # ABSENT where it was still queued
     assert owner.steps() == ()
 
 
@@ -157,7 +167,7 @@ def test_forgetting_waits_for_the_end(bench):
     bench.engine.start(step)
     with pytest.raises(InUse):
         forgetful(bench).forget(step.step)
-    assert phase(bench, step.step) is TaskPhase.RUNNING
+    wait_for(bench, step.step, TaskPhase.RUNNING)
     bench.engine.stop(step.step, 0)
     wait_for(bench, step.step, TaskPhase.EXITED)
     forgetful(bench).forget(step.step)

@@ -72,6 +72,8 @@ class NodeCapacity:
     `cpu_ids` are the machine's CPU numbers that belong to this node (empty: not divided).
     `idle_mw` and `peak_mw` are milliwatts of the whole node; `power_source` says where they
     come from, `power_quality` and `power_uncertainty_ppm` how far to trust energy made from them.
+    `taken_*` is what work that Moulin did not start holds there. Nothing new is put on a node that has
+    a `closed_because`: its engine's words for why, such as that somebody drained it.
     """
 
     node: NodeId
@@ -89,6 +91,10 @@ class NodeCapacity:
     power_quality: EnergyClass = EnergyClass.CONSTANT
     power_uncertainty_ppm: int = 500_000
     is_reachable: bool = True
+    taken_cpu_milli: int = 0
+    taken_memory_bytes: int = 0
+    taken_accelerators: int = 0
+    closed_because: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

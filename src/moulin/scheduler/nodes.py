@@ -25,8 +25,9 @@ class Column(IntEnum):
     """Rows of the array. CPU in milli-CPUs, memory in bytes, power in milliwatts.
 
     ZONE, SITE and DOMAIN are indices into the names of `Declared`, -1 while undeclared;
-    ACCELERATOR_CLASS is an index into `NodeTable.classes`, 0 for none. The LASTING columns are what
-    tasks without a time limit hold: nobody can wait for it.
+    ACCELERATOR_CLASS is an index into `NodeTable.classes`, 0 for none. What work that is not
+    Moulin's takes is not free and counts as one of TASKS; it is expected to end some time. The
+    LASTING columns are what tasks without a time limit hold: nobody can wait for it.
     """
 
     CPU_FREE = 0
@@ -131,7 +132,8 @@ class NodeTable:
                 column[Column.SITE] = declared.site_names.index(zone.site)
         is_open = zone is not None and zone.state is ZoneState.OPEN
         column[Column.IS_PRESENT] = row.is_present
-        column[Column.IS_PLACEABLE] = row.is_present and row.is_reachable and is_open
+        is_offered = row.is_present and row.is_reachable and not row.capacity.closed_because
+        column[Column.IS_PLACEABLE] = is_offered and is_open
 
     def relabel(self, declared: Declared) -> None:
         """Label every node again after declared objects changed. Cost: O(nodes)."""
@@ -156,7 +158,8 @@ class NodeTable:
         position = self.index[task.node]
         row = self.rows[position]
         del row.tasks[task.step]
-        if len(task.devices) and max(task.devices) >= row.capacity.accelerators:
+        is_gone = len(task.devices) and max(task.devices) >= row.capacity.accelerators
+        if is_gone or row.capacity.taken_accelerators:
             self._recount(row)
         else:
             row.devices_free |= _mask(task.devices)
@@ -175,21 +178,27 @@ class NodeTable:
             column[Column.TASKS_LASTING] -= sign
 
     def _recount(self, row: NodeRow) -> None:
-        """Set totals from the capacity and free amounts from the tasks.
+        """Set totals from the capacity and free amounts from the tasks and from what others took.
 
-        Free amounts go below zero when a node came back smaller than what is held on it.
+        Free amounts go below zero when a node came back smaller than what is held on it. Which
+        devices others took is their engine's knowledge; here they are the last ones that are free.
         """
         capacity, tasks = row.capacity, row.tasks.values()
         held = _mask(tuple(device for task in tasks for device in task.devices))
-        row.devices_free = ((1 << capacity.accelerators) - 1) & ~held
+        free = ((1 << capacity.accelerators) - 1) & ~held
+        for _ in range(min(capacity.taken_accelerators, free.bit_count())):
+            free ^= 1 << free.bit_length() - 1
+        row.devices_free = free
         column = self._room[:, self.index[capacity.node]]
         column[Column.CPU_TOTAL] = capacity.cpu_milli
         column[Column.MEMORY_TOTAL] = capacity.memory_bytes
         column[Column.DEVICES_TOTAL] = capacity.accelerators
-        column[Column.CPU_FREE] = capacity.cpu_milli - sum(task.cpu_milli for task in tasks)
-        column[Column.MEMORY_FREE] = capacity.memory_bytes - sum(t.memory_bytes for t in tasks)
+        cpu_held = sum(task.cpu_milli for task in tasks) + capacity.taken_cpu_milli
+        memory_held = sum(task.memory_bytes for task in tasks) + capacity.taken_memory_bytes
+        column[Column.CPU_FREE] = capacity.cpu_milli - cpu_held
+        column[Column.MEMORY_FREE] = capacity.memory_bytes - memory_held
         column[Column.DEVICES_FREE] = row.devices_free.bit_count()
-        column[Column.TASKS] = len(row.tasks)
+        column[Column.TASKS] = len(row.tasks) + bool(capacity.taken_cpu_milli)
         lasting = [task for task in tasks if task.is_lasting]
         column[Column.CPU_LASTING] = sum(task.cpu_milli for task in lasting)
         column[Column.MEMORY_LASTING] = sum(task.memory_bytes for task in lasting)

@@ -1,0 +1,1 @@
+"""Engine that runs tasks as jobs of a Slurm cluster, which stays as it is."""

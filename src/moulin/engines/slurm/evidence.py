@@ -1,0 +1,191 @@
+"""Concludes what became of one task, from its own records first and from Slurm's words second.
+
+An end is concluded only from a record, from a job that Slurm says has ended, or from a controller
+that answers and has dropped the job. Whatever is concluded is put on record beside the task, so that
+Slurm may forget.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from moulin.domain.errors import EngineError
+from moulin.domain.ids import StepId
+from moulin.domain.observation import Observation, TaskPhase
+from moulin.engines.slurm.attempt import Attempt
+from moulin.engines.slurm.cluster import Cluster, Jobs
+from moulin.engines.slurm.formats import LOST, PENDING, STARTING, SlurmJob
+from moulin.engines.slurm.watched import Reading
+from moulin.engines.task.spool import (
+    StepFiles,
+    format_record,
+    is_there,
+    last_written_ns,
+    look_again,
+    read_address,
+    read_end,
+    read_record,
+    read_usage,
+    write_once,
+)
+
+# How long a record that a node has written may take to show here, on a slow shared file system.
+RECORD_S: Final = 3.0
+_MISSING_MIN: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One step to conclude about, at one time."""
+
+    step: StepId
+    attempt: Attempt
+    files: StepFiles
+    now_ns: int
+
+    def recorded(self) -> Observation | None:
+        """Return the end that is on record, looked for where another machine may have written it."""
+        look_again(self.files.directory)
+        return read_end(self.step, self.files, self.attempt.claim, self.now_ns)
+
+    def absent(self, words: str) -> Observation:
+        """Say that the engine never started it."""
+        return self._bare(TaskPhase.ABSENT, words)
+
+    def unreachable(self, words: str) -> Observation:
+        """Say that nothing is known."""
+        return self._bare(TaskPhase.UNREACHABLE, words)
+
+    def live(self, words: str) -> Observation:
+        """Say that it is there: running from when its shim has taken it."""
+        cpu_ns, memory_bytes_max = read_usage(self.files)
+        address = read_address(self.files) if self.attempt.is_endpoint else ""
+        started_ns = self.started_ns()
+        return Observation(
+            step=self.step,
+            phase=TaskPhase.RUNNING if started_ns else TaskPhase.STARTING,
+            at_ns=self.now_ns,
+            claim=self.attempt.claim,
+            started_at_ns=started_ns,
+            address=address,
+            is_ready=bool(address),
+            cpu_ns=cpu_ns,
+            memory_bytes_max=memory_bytes_max,
+            evidence=words,
+        )
+
+    def bury(self, phase: TaskPhase, code: int, words: str, ended_ns: int = 0) -> Observation:
+        """Put on record how it ended, when it could not say so itself."""
+        cpu_ns, memory_bytes_max = read_usage(self.files)
+        written_ns = last_written_ns(self.files.usage, self.files.log) or self.now_ns
+        started_ns = self.started_ns()
+        record = {
+            "phase": phase.value,
+            "exit_code": code,
+            "started_at_ns": started_ns,
+            "ended_at_ns": max(started_ns, ended_ns or min(self.now_ns, written_ns)),
+            "cpu_ns": cpu_ns,
+            "memory_bytes_max": memory_bytes_max,
+            "evidence": words,
+        }
+        write_once(self.files.exit, format_record(record))
+        return self.recorded() or self.unreachable("its records vanished")
+
+    def started_ns(self) -> int:
+        """Return when the shim took it, 0 before."""
+        started = read_record(self.files.started) or {}
+        return int(started.get("at_ns", "0"))
+
+    def _bare(self, phase: TaskPhase, words: str) -> Observation:
+        return Observation(step=self.step, phase=phase, at_ns=self.now_ns, evidence=words)
+
+
+class Evidence:
+    """What is known of steps on one cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def observe(self, case: Case, jobs: Reading[Jobs]) -> Observation:
+        """Return the step's phase; raises `OSError`, `KeyError`, `ValueError` for a broken spool."""
+        attempt = case.attempt
+        end = read_end(case.step, case.files, attempt.claim, case.now_ns)
+        if end is not None:
+            return end
+        words = _why_absent(case)
+        if words:
+            return case.absent(words)
+        owner = attempt.owner()
+        if owner.isdigit():
+            attempt.job = int(
+                owner
+            )  # of two jobs for it, if that ever happens, the one that runs it
+        if not attempt.job:
+            return case.unreachable("it is not known whether Slurm took the job")
+        if jobs.value is None:
+            failure = jobs.failure
+            return case.unreachable(failure.message if failure else "Slurm was not asked yet")
+        job = jobs.value.get(attempt.job)
+        if job is None:
+            return self._missing(case, jobs)
+        attempt.missing = 0
+        return _ended(case, job) if job.has_ended else _live(case, job)
+
+    def _missing(self, case: Case, jobs: Reading[Jobs]) -> Observation:
+        """Conclude from a job that an answering controller does not list, not once but twice."""
+        attempt = case.attempt
+        if jobs.asked_s > attempt.submitted_s and jobs.number != attempt.missing_number:
+            attempt.missing += 1
+            attempt.missing_number = jobs.number
+        if not attempt.missing:
+            return case.live(f"Slurm took it as job {attempt.job}")
+        words = f"Slurm does not list job {attempt.job}"
+        if attempt.missing < _MISSING_MIN:
+            return case.unreachable(words)
+        try:
+            recalled = self._cluster.recall(attempt.job)
+        except EngineError:
+            return case.unreachable(words)
+        if recalled is None:
+            words = f"Slurm has no job {attempt.job} any more, and it left no record"
+            return case.recorded() or case.bury(TaskPhase.GONE, 0, words)
+        if not recalled.has_ended:
+            return case.unreachable(f"accounting has job {attempt.job} as {recalled.state}")
+        return _ended(case, recalled)
+
+
+def _why_absent(case: Case) -> str:
+    """Return why no job ever had the step, empty when one may have."""
+    if not is_there(case.files.spec):
+        has_fence = read_record(case.files.started) is not None
+        return "stopped before it started" if has_fence else "never started"
+    if case.attempt.is_fenced():
+        return f"never started: {case.attempt.owner().decode()}"
+    return "" if case.attempt.is_submitted else "not submitted yet"
+
+
+def _live(case: Case, job: SlurmJob) -> Observation:
+    if job.state in PENDING or job.state in STARTING:
+        return case.live(f"Slurm job {job.id} waits: {job.reason or job.state.lower()}")
+    words = f"Slurm job {job.id} on {job.nodes}; memory limit by rss-watch"
+    return case.recorded() or case.live(words)
+
+
+def _ended(case: Case, job: SlurmJob) -> Observation:
+    """Return how a task of an ended job ended: by its own record, or by Slurm's word for the job."""
+    end = case.recorded()
+    if end is not None:
+        return end
+    now_s, attempt = time.monotonic(), case.attempt
+    attempt.unrecorded_s = attempt.unrecorded_s or now_s
+    if now_s < attempt.unrecorded_s + RECORD_S:
+        return case.unreachable(f"Slurm job {job.id} has ended; its record is awaited")
+    words = f"Slurm job {job.id}: {job.state}"
+    if job.reason:
+        words += f" ({job.reason})"
+    has_begun = case.started_ns() > 0
+    if not has_begun and attempt.last_words():
+        words += f"; {attempt.last_words()}"
+    is_gone = job.state in LOST or not has_begun
+    code = 128 + job.signal if job.signal else job.exit_code
+    return case.bury(TaskPhase.GONE if is_gone else TaskPhase.EXITED, code, words, job.ended_at_ns)

@@ -1,0 +1,320 @@
+"""Reads what Slurm's commands print, in the forms of its versions; decides nothing from it.
+
+`squeue --json` of 22.05 (v0.0.38) has plain numbers and one state; from 23.02 on numbers are objects
+`{"set", "infinite", "number"}` and states are lists. `scontrol` prints `Name=value` lines, one
+record a line with `-o`, the same in all versions. What a form lacks is empty or zero, never guessed.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from moulin.domain.errors import EngineUnavailable
+from moulin.domain.slurmwords import expand_hosts, parse_slurm_time_s
+
+MIB: Final = 1 << 20
+NS_PER_S: Final = 1_000_000_000
+
+# A job's base state; what else newer versions list beside it are flags.
+PENDING: Final = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
+STARTING: Final = frozenset({"CONFIGURING"})
+RUNNING: Final = frozenset(
+    {"RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+)
+LOST: Final = frozenset({"NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "REVOKED", "LAUNCH_FAILED"})
+ENDED: Final = frozenset(
+    {"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", *LOST}
+)
+_STATES: Final = PENDING | STARTING | RUNNING | ENDED
+COMPLETING: Final = "COMPLETING"
+
+# Field of a job -> the names that versions gave it.
+_JOB_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "id": ("job_id",),
+    "name": ("name",),
+    "comment": ("comment",),
+    "user": ("user_name",),
+    "partition": ("partition",),
+    "nodes": ("nodes",),
+    "reason": ("state_reason",),
+    "description": ("state_description",),
+    "cpus": ("cpus",),
+    "node_count": ("node_count",),
+    "start": ("start_time",),
+    "end": ("end_time",),
+    "time_limit": ("time_limit",),
+    "memory_per_node": ("memory_per_node",),
+    "memory_per_cpu": ("memory_per_cpu",),
+}
+# Where the accelerators of each node are written, the most exact first.
+_GRES_FIELDS: Final = ("tres_per_node", "gres_detail")
+_GRES: Final = re.compile(r"(?:gres[:/])?gpu(?::([A-Za-z][\w.-]*))?(?:[:=]([0-9]+))?")
+_PAIR: Final = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_/:]*)=")
+_STATE_MARKS: Final = "*~#!%$@^-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlurmJob:
+    """One job as squeue shows it.
+
+    `state` is the base state, `is_completing` says that its processes are still being ended;
+    amounts are per node. `exit_code` and `signal` are those of its batch script.
+    """
+
+    id: int
+    name: str
+    state: str
+    comment: str = ""
+    user: str = ""
+    partition: str = ""
+    reason: str = ""
+    nodes: str = ""
+    is_completing: bool = False
+    exit_code: int = 0
+    signal: int = 0
+    cpus: int = 0
+    memory_bytes: int = 0
+    accelerators: int = 0
+    started_at_ns: int = 0
+    ended_at_ns: int = 0
+    time_limit_s: int = 0
+
+    @property
+    def holds_nodes(self) -> bool:
+        """Whether what it was given is not yet given back."""
+        return self.state in RUNNING or self.state in STARTING or self.is_completing
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no process of it is left."""
+        return self.state in ENDED and not self.is_completing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlurmNode:
+    """One node; `used_*` is what all jobs hold there, `flags` its state's words in lower case."""
+
+    name: str
+    address: str = ""
+    flags: frozenset[str] = frozenset()
+    reason: str = ""
+    cpus: int = 0
+    memory_bytes: int = 0
+    accelerators: int = 0
+    accelerator_type: str = ""
+    used_cpus: int = 0
+    used_memory_bytes: int = 0
+    used_accelerators: int = 0
+    partitions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlurmPartition:
+    """One partition; `time_limit_s` 0 is none."""
+
+    name: str
+    is_default: bool = False
+    is_up: bool = True
+    nodes: str = ""
+    node_count: int = 0
+    time_limit_s: int = 0
+    account: str = ""
+
+
+def read_jobs(data: bytes) -> tuple[SlurmJob, ...]:
+    """Return the jobs of a `squeue --json`, in its order.
+
+    Raises `EngineUnavailable` when it is no such thing. Cost: O(bytes).
+    """
+    try:
+        listed = json.loads(data)["jobs"]
+        return tuple(_job(body) for body in listed)
+    except (ValueError, KeyError, TypeError, AttributeError) as cause:
+        raise EngineUnavailable(
+            f"read the output of squeue --json: {cause!r}",
+            hint="Slurm 21.08 or later with its JSON serializer plugin is needed",
+        ) from cause
+
+
+def read_nodes(text: str) -> tuple[SlurmNode, ...]:
+    """Return the nodes of a `scontrol show node -d -o`, in its order."""
+    return tuple(_node(fields) for fields in records(text) if "NodeName" in fields)
+
+
+def read_partitions(text: str) -> tuple[SlurmPartition, ...]:
+    """Return the partitions of a `scontrol show partition -o`, in its order."""
+    return tuple(_partition(fields) for fields in records(text) if "PartitionName" in fields)
+
+
+def read_accounting(text: str) -> SlurmJob | None:
+    r"""Return the job of a `sacct -n -P -o JobIDRaw,JobName,State,ExitCode,Start,End`, None if none.
+
+    >>> read_accounting("7|a|CANCELLED by 0|0:15|2026-01-01T00:00:00|Unknown\n").signal
+    15
+    """
+    for line in text.splitlines():
+        fields = line.split("|")
+        if len(fields) == 6 and fields[0].isdigit():
+            code, _, signal = fields[3].partition(":")
+            return SlurmJob(
+                id=int(fields[0]),
+                name=fields[1],
+                state=fields[2].partition(" ")[0],
+                exit_code=_integer(code),
+                signal=_integer(signal),
+            )
+    return None
+
+
+def records(text: str) -> Iterator[dict[str, str]]:
+    r"""Yield the fields of each record; several lines of one record are joined first.
+
+    >>> list(records("NodeName=n1 OS=Linux 6 #1 SMP State=IDLE\n   Reason=a b\n"))
+    [{'NodeName': 'n1', 'OS': 'Linux 6 #1 SMP', 'State': 'IDLE', 'Reason': 'a b'}]
+    """
+    joined: list[str] = []
+    for line in text.splitlines():
+        if line[:1].isspace() and joined:
+            joined[-1] += f" {line.strip()}"
+        elif line.strip():
+            joined.append(line.strip())
+    for line in joined:
+        starts = list(_PAIR.finditer(line))
+        ends = [found.start() for found in starts[1:]] + [len(line)]
+        yield {
+            found[1]: line[found.end() : end].strip()
+            for found, end in zip(starts, ends, strict=True)
+        }
+
+
+def number(value: Any) -> int:
+    """Return a number in either form; unset and infinite are 0.
+
+    >>> number(7), number(None), number({"set": True, "infinite": False, "number": 7})
+    (7, 0, 7)
+    """
+    if isinstance(value, Mapping):
+        if not value.get("set", True) or value.get("infinite"):
+            return 0
+        value = value.get("number", 0)
+    return int(value) if isinstance(value, int | float | str) and str(value).strip() else 0
+
+
+def gres_count(written: str) -> tuple[int, str]:
+    """Return the number and type of GPUs in a text of generic resources.
+
+    >>> gres_count("gpu:h100:8(S:0-1),gpu:a100:2,nvme:1"), gres_count("gres:gpu:2")
+    ((10, 'h100'), (2, ''))
+    """
+    total, kind = 0, ""
+    for part in re.sub(r"\([^)]*\)", "", written).split(","):
+        found = _GRES.fullmatch(part.strip())
+        if found is not None:
+            total += int(found[2] or 1)
+            kind = kind or found[1] or ""
+    return total, kind
+
+
+def _job(body: Mapping[str, Any]) -> SlurmJob:
+    fields = {
+        name: next((body[key] for key in keys if key in body), "")
+        for name, keys in _JOB_FIELDS.items()
+    }
+    state, is_completing = _state(body.get("job_state"))
+    exit_code, signal = _exit(body.get("exit_code"))
+    nodes = max(1, number(fields["node_count"]))
+    cpus = -(-number(fields["cpus"]) // nodes)
+    per_node = number(fields["memory_per_node"]) or number(fields["memory_per_cpu"]) * cpus
+    return SlurmJob(
+        id=number(fields["id"]),
+        name=str(fields["name"] or ""),
+        state=state,
+        comment=_comment(fields["comment"]),
+        user=str(fields["user"] or ""),
+        partition=str(fields["partition"] or ""),
+        reason=str(fields["description"] or fields["reason"] or "").replace("None", ""),
+        nodes=str(fields["nodes"] or ""),
+        is_completing=is_completing,
+        exit_code=exit_code,
+        signal=signal,
+        cpus=cpus,
+        memory_bytes=per_node * MIB,
+        accelerators=_job_accelerators(body),
+        started_at_ns=number(fields["start"]) * NS_PER_S,
+        ended_at_ns=number(fields["end"]) * NS_PER_S,
+        time_limit_s=number(fields["time_limit"]) * 60,
+    )
+
+
+def _comment(value: Any) -> str:
+    # 23.11 and later tell apart who commented.
+    return str(value.get("job", "")) if isinstance(value, Mapping) else str(value or "")
+
+
+def _state(value: Any) -> tuple[str, bool]:
+    words = [value] if isinstance(value, str) else [str(word) for word in value or ()]
+    base = next((word for word in words if word in _STATES), "")
+    is_completing = COMPLETING in words
+    return base or ("COMPLETED" if is_completing else "RUNNING"), is_completing
+
+
+def _exit(value: Any) -> tuple[int, int]:
+    """Return exit code and signal; 22.05 gives the raw wait status, later an object."""
+    if isinstance(value, Mapping):
+        signal = value.get("signal") or {}
+        found = signal.get("id", signal.get("signal_id")) if isinstance(signal, Mapping) else signal
+        return number(value.get("return_code")), number(found)
+    status = number(value)
+    return status >> 8 & 0xFF, status & 0x7F
+
+
+def _job_accelerators(body: Mapping[str, Any]) -> int:
+    for name in _GRES_FIELDS:
+        value = body.get(name)
+        written = value[0] if isinstance(value, list) and value else value
+        if isinstance(written, str) and written:
+            return gres_count(written)[0]
+    return 0
+
+
+def _node(fields: Mapping[str, str]) -> SlurmNode:
+    state = fields.get("State", "").lower().split("+")
+    accelerators, kind = gres_count(fields.get("Gres", ""))
+    used, _ = gres_count(fields.get("GresUsed", ""))
+    marks = {"not_responding"} if "*" in fields.get("State", "") else set()
+    return SlurmNode(
+        name=fields["NodeName"],
+        address=fields.get("NodeAddr") or fields["NodeName"],
+        flags=frozenset({word.strip(_STATE_MARKS) for word in state} | marks),
+        reason=fields.get("Reason", ""),
+        cpus=_integer(fields.get("CPUEfctv") or fields.get("CPUTot")),
+        memory_bytes=max(
+            0, _integer(fields.get("RealMemory")) - _integer(fields.get("MemSpecLimit"))
+        )
+        * MIB,
+        accelerators=accelerators,
+        accelerator_type=kind,
+        used_cpus=_integer(fields.get("CPUAlloc")),
+        used_memory_bytes=_integer(fields.get("AllocMem")) * MIB,
+        used_accelerators=used,
+        partitions=tuple(fields["Partitions"].split(",")) if fields.get("Partitions") else (),
+    )
+
+
+def _partition(fields: Mapping[str, str]) -> SlurmPartition:
+    nodes = fields.get("Nodes", "")
+    return SlurmPartition(
+        name=fields["PartitionName"],
+        is_default=fields.get("Default") == "YES",
+        is_up=fields.get("State", "UP") == "UP",
+        nodes="" if nodes == "(null)" else nodes,
+        node_count=_integer(fields.get("TotalNodes")) or len(expand_hosts(nodes)),
+        time_limit_s=parse_slurm_time_s(fields.get("MaxTime", "UNLIMITED")),
+    )
+
+
+def _integer(written: str | None) -> int:
+    found = re.match(r"[0-9]+", written or "")
+    return int(found[0]) if found else 0

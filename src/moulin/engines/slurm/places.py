@@ -1,0 +1,121 @@
+"""What a partition offers: its machines, or so many places on any of them; decides no placement.
+
+An owned pool's nodes are Slurm's. A delegated pool offers one place for each machine, without saying
+which: Slurm chooses, and what others hold is taken off the last places, so that sums are right.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from moulin.domain.ids import NodeId
+from moulin.domain.observation import NodeCapacity
+from moulin.engines.slurm.formats import SlurmJob, SlurmNode
+from moulin.engines.slurm.settings import SlurmSettings
+
+# Words of a node's state that mean that nothing new may be put there, and that it does not answer.
+CLOSING: Final = frozenset(
+    {
+        *("down", "drain", "drained", "draining", "fail", "failing", "error", "unknown", "future"),
+        *("maint", "reserved", "planned", "reboot", "reboot_issued", "reboot_requested"),
+        *("not_responding", "no_respond", "invalid", "invalid_reg", "blocked", "perfctrs"),
+        *("powered_down", "powering_down", "power_down", "powering_up", "inval"),
+    }
+)
+ABSENT: Final = frozenset({"down", "not_responding", "no_respond", "unknown", "powered_down"})
+_HARMLESS: Final = frozenset({"planned", "reserved"})
+_CPU: Final = 1000
+
+
+def places(
+    nodes: Sequence[SlurmNode],
+    jobs: Sequence[SlurmJob],
+    ours: frozenset[int],
+    settings: SlurmSettings,
+) -> tuple[NodeCapacity, ...]:
+    """Return what the pool offers, in the order of Slurm's node names.
+
+    `ours` are the numbers of jobs that this pool started; all else that is held is taken by others.
+    """
+    own = _held_by_node([job for job in jobs if job.id in ours and job.holds_nodes])
+    found = tuple(_capacity(node, own.get(node.name, _NOTHING), settings) for node in nodes)
+    return _anonymous(found, settings.prefix) if settings.is_delegated else found
+
+
+_Held = tuple[int, int, int]
+_NOTHING: Final[_Held] = (0, 0, 0)
+
+
+def _held_by_node(jobs: Sequence[SlurmJob]) -> dict[str, _Held]:
+    from moulin.domain.slurmwords import expand_hosts
+
+    held: dict[str, _Held] = {}
+    for job in jobs:
+        for name in expand_hosts(job.nodes):
+            cpus, memory, devices = held.get(name, _NOTHING)
+            held[name] = (
+                cpus + job.cpus,
+                memory + job.memory_bytes,
+                devices + job.accelerators,
+            )
+    return held
+
+
+def _capacity(node: SlurmNode, own: _Held, settings: SlurmSettings) -> NodeCapacity:
+    closing = sorted((node.flags & CLOSING) - _HARMLESS)
+    words = " ".join(closing)
+    accelerator_class = settings.accelerator_class or node.accelerator_type
+    return NodeCapacity(
+        node=NodeId(f"{settings.prefix}{node.name}"),
+        cpu_milli=node.cpus * _CPU,
+        memory_bytes=node.memory_bytes,
+        machine_class=settings.machine_class,
+        accelerators=node.accelerators,
+        accelerator_class=accelerator_class if node.accelerators else "",
+        address=node.address,
+        is_reachable=not node.flags & ABSENT,
+        closed_because=f"{words}: {node.reason}" if node.reason and words else words,
+        taken_cpu_milli=max(0, node.used_cpus - own[0]) * _CPU,
+        taken_memory_bytes=max(0, node.used_memory_bytes - own[1]),
+        taken_accelerators=max(0, node.used_accelerators - own[2]),
+    )
+
+
+def calmed(now: Sequence[NodeCapacity], before: Sequence[NodeCapacity]) -> tuple[NodeCapacity, ...]:
+    """Return `now` with only that taken which was taken before too.
+
+    Jobs and nodes are two questions: a job of ours that starts or ends between them looks like
+    somebody else's for one reading.
+    """
+    earlier = {node.node: node for node in before}
+    return tuple(
+        replace(
+            node,
+            taken_cpu_milli=min(node.taken_cpu_milli, past.taken_cpu_milli),
+            taken_memory_bytes=min(node.taken_memory_bytes, past.taken_memory_bytes),
+            taken_accelerators=min(node.taken_accelerators, past.taken_accelerators),
+        )
+        if (past := earlier.get(node.node)) is not None
+        else node
+        for node in now
+    )
+
+
+def _anonymous(nodes: Sequence[NodeCapacity], prefix: str) -> tuple[NodeCapacity, ...]:
+    """Return as many places, the largest first, what is closed or taken at the end."""
+    ordered = sorted(
+        nodes,
+        key=lambda node: (
+            bool(node.closed_because),
+            not node.is_reachable,
+            -node.accelerators,
+            -node.cpu_milli,
+            -node.memory_bytes,
+            node.taken_cpu_milli,
+            node.node,
+        ),
+    )
+    return tuple(
+        replace(node, node=NodeId(f"{prefix}{index:05d}"), address="")
+        for index, node in enumerate(ordered)
+    )

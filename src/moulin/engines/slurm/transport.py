@@ -1,0 +1,126 @@
+"""Runs one Slurm command and returns what it said: here, or over one SSH connection.
+
+It decides nothing about answers. A command that could not be run, or gave no answer in time, raises
+`EngineUnavailable`: whether it took effect is then not known.
+"""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from moulin.domain.errors import EngineUnavailable
+
+COMMAND_S: Final = 20.0
+WORDS_MAX: Final = 400
+# What SSH itself answers when it never reached the other side's shell.
+SSH_FAILED: Final = 255
+PERSIST_S: Final = 600
+_PASSED_ON: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "SHELL")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command left: its status, its output whole, and its complaints in one line."""
+
+    status: int
+    output: bytes
+    words: str
+
+
+class Transport(Protocol):
+    """A way to run Slurm's commands."""
+
+    def run(self, command: Sequence[str], *, stdin: bytes = b"") -> Answer:
+        """Return a command's answer; raises `EngineUnavailable` when it gave none."""
+        ...
+
+
+class LocalTransport:
+    """Slurm's commands on this machine, a login node or the control plane's own."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None, *, folder: str = "") -> None:
+        """Take PATH, HOME and the like from this process; `environment` adds SLURM_CONF and so on.
+
+        `folder` is where Slurm's commands are, when they are not in PATH.
+        """
+        passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        self._environment = {**passed, **(environment or {})}
+        if folder:
+            self._environment["PATH"] = f"{folder}:{self._environment.get('PATH', os.defpath)}"
+
+    def run(self, command: Sequence[str], *, stdin: bytes = b"") -> Answer:
+        """Return a command's answer; raises `EngineUnavailable` when it gave none."""
+        return _answer(command, stdin, self._environment)
+
+
+class SshTransport:
+    """Slurm's commands on another machine, over one connection that is kept open.
+
+    The first command opens it and the `ssh` client keeps it for ten minutes after the last one;
+    keys, known hosts and names are the user's own SSH configuration.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        socket_folder: Path,
+        environment: Mapping[str, str] | None = None,
+        folder: str = "",
+        options: Sequence[str] = (),
+    ) -> None:
+        """Reach `host`, as SSH knows it; the connection's socket is kept in `socket_folder`."""
+        self._ssh = (
+            *("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"),
+            *("-o", "ControlMaster=auto", "-o", f"ControlPersist={PERSIST_S}"),
+            *("-o", f"ControlPath={socket_folder}/%C", "-o", "ServerAliveInterval=5"),
+            *options,
+            host,
+        )
+        variables = [f"{name}={value}" for name, value in sorted((environment or {}).items())]
+        self._before = (
+            ("env", *variables, f"PATH={folder}:$PATH") if folder else ("env", *variables)
+        )
+
+    def run(self, command: Sequence[str], *, stdin: bytes = b"") -> Answer:
+        """Return a command's answer; raises `EngineUnavailable` when it gave none."""
+        words = " ".join(
+            f'"{word}"' if word.endswith(":$PATH") else shlex.quote(word)
+            for word in (*self._before, *command)
+        )
+        answer = _answer((*self._ssh, words), stdin, None)
+        if answer.status == SSH_FAILED:
+            raise EngineUnavailable(
+                f"run {command[0]} over SSH: {answer.words or 'no connection'}",
+                hint="try the same `ssh` command by hand; it must need no password",
+            )
+        return answer
+
+
+def _answer(command: Sequence[str], stdin: bytes, environment: Mapping[str, str] | None) -> Answer:
+    try:
+        done = subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            env=environment,
+            check=False,
+            timeout=COMMAND_S,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired as cause:
+        raise EngineUnavailable(
+            f"run {command[0]}: no answer in {COMMAND_S:.0f} s",
+            hint="`scontrol ping` says whether the controller is up",
+        ) from cause
+    except OSError as cause:
+        raise EngineUnavailable(
+            f"run {command[0]}: {cause.strerror}",
+            hint="Slurm's commands must be here; the pool's setting `bin` names their folder",
+        ) from cause
+    words = " ".join(done.stderr.decode(errors="replace").split())
+    return Answer(done.returncode, done.stdout, words[:WORDS_MAX])

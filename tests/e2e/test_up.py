@@ -20,8 +20,9 @@ def test_a_first_start_and_its_end(shell):
     process, facts = shell.up()
     assert set(facts) == {
         *("control_url", "gateway_url", "console_url", "credentials_file", "data_dir"),
-        *("pid", "control_pid", "gateway_pid"),
+        *("pid", "control_pid", "gateway_pid", "listen", "ca_file"),
     }
+    assert (facts["listen"], facts["ca_file"]) == ("127.0.0.1", None)
     assert facts["pid"] == process.pid
     assert facts["console_url"] is None
     assert Path(facts["data_dir"]) == shell.data
@@ -217,14 +218,16 @@ def test_a_factory_of_ones_own(shell):
     assert b"the country stays as it was" in err
 
 
-def test_models_are_served_with_tls(shell):
+def test_both_planes_are_served_with_a_certificate_of_the_operators(shell):
     certificate, key = write_pair(shell.folder, "models")
     _, facts = shell.up("--tls-cert", certificate.name, "--tls-key", key.name)
-    assert facts["gateway_url"].startswith("https://127.0.0.1:")
-    assert facts["control_url"].startswith("http://127.0.0.1:")
     trusted = ssl.create_default_context(cafile=str(certificate))
-    with urllib.request.urlopen(f"{facts['gateway_url']}/healthz", context=trusted) as answer:
-        assert json.load(answer)["status"] == "ok"
+    for url in (facts["gateway_url"], facts["control_url"]):
+        assert url.startswith("https://127.0.0.1:")
+        with urllib.request.urlopen(f"{url}/healthz", context=trusted) as answer:
+            assert json.load(answer)["status"] == "ok"
+    assert facts["ca_file"] is None
+    assert shell.json("status")["version"]
 
 
 def test_a_certificate_needs_its_key(shell):

@@ -7,8 +7,9 @@ the server library leaves open. It installs no signal handlers: the supervisor s
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
-from typing import Any, Final, cast
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,6 +23,7 @@ CONNECTIONS_MAX: Final = 2_000
 BACKLOG: Final = 2_048
 KEEP_ALIVE_S: Final = 60
 STOP_WAIT_S: Final = 5
+TICKS_PER_S: Final = 10
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -84,12 +86,20 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-class ApiServer:
-    """One running API on a bound socket; `run` blocks the calling thread until `stop`."""
+class Tls(NamedTuple):
+    """What connections are secured with, and what looks for a renewed certificate."""
 
-    def __init__(self, app: FastAPI, bound: socket.socket) -> None:
-        self._app = app
-        self._socket = bound
+    context: ssl.SSLContext
+    refresh: Callable[[], object]
+
+
+class ApiServer:
+    """One running API on bound sockets; `run` blocks the calling thread until `stop`."""
+
+    def __init__(
+        self, app: FastAPI, bound: Sequence[socket.socket], tls: Tls | None = None
+    ) -> None:
+        self._sockets = list(bound)
         self._server = _Server(
             uvicorn.Config(
                 app,
@@ -105,7 +115,8 @@ class ApiServer:
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=STOP_WAIT_S,
-            )
+            ),
+            tls,
         )
 
     @property
@@ -115,7 +126,7 @@ class ApiServer:
 
     def run(self) -> None:
         """Serve until `stop` is called; streams and long waits are ended first."""
-        self._server.run(sockets=[self._socket])
+        self._server.run(sockets=self._sockets)
 
     def stop(self) -> None:
         """Ask the server to end; callable from any thread and from a signal handler."""
@@ -123,6 +134,37 @@ class ApiServer:
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, tls: Tls | None) -> None:
+        super().__init__(config)
+        self._tls = tls
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen with our own context where there is one: the library makes its own, for ever."""
+        if self._tls is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        for each in sockets or ():
+            server = await asyncio.get_running_loop().create_server(
+                self._connection,
+                sock=each,
+                backlog=BACKLOG,
+                ssl=self._tls.context,
+                ssl_handshake_timeout=HEADER_WAIT_S,
+            )
+            self.servers.append(server)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look for a renewed certificate about once a second."""
+        if self._tls is not None and counter % TICKS_PER_S == 0:
+            self._tls.refresh()
+        return await super().on_tick(counter)
+
+    def _connection(self) -> asyncio.Protocol:
+        return GuardedProtocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield

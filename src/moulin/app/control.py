@@ -18,20 +18,22 @@ from typing import Any, Final
 
 from moulin import __version__
 from moulin.api.app import create_app
-from moulin.api.server import ApiServer
+from moulin.api.server import ApiServer, Tls
+from moulin.app.listening import open_socket
 from moulin.app.processes import forbid_core_dumps
 from moulin.app.wiring import Factory, FactorySettings, boot_id, open_factory
 from moulin.controlplane.commands import ApplyFactory, Command, CreateKey
 from moulin.controlplane.cycle import cycle
 from moulin.controlplane.plane import PlaneSettings
 from moulin.controlplane.run import run
-from moulin.domain.errors import MoulinError, PortInUse
+from moulin.domain.addresses import LOOPBACK, addresses_of, check_reach
+from moulin.domain.errors import MoulinError
 from moulin.domain.factory import TYPE_BY_KIND, DeclaredObject, ObjectKind
 from moulin.domain.ids import KeyId, OrganisationId, ProjectId
 from moulin.domain.principal import ApiKey, Principal, Role
 from moulin.domain.wire import decode
+from moulin.gateway.tls import Certificate
 
-HOST: Final = "127.0.0.1"
 # A long interval lets a busy cycle starve the event loop's thread, and the other way round.
 THREAD_SWITCH_S: Final = 0.002
 # Allocations before a young collection, young before a middle one, middle before a full one.
@@ -71,10 +73,12 @@ def serve(data_dir: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     wanted = read_settings(data_dir)
-    bound = bind(int(wanted.get("control_port", 0)))
+    bound = bind(wanted)
+    certificate = _certificate(wanted)
     factory = open_factory(factory_settings(data_dir, wanted))
     bootstrap(factory, data_dir)
-    server = ApiServer(create_app(factory.services), bound)
+    tls = Tls(certificate.context, certificate.renew_if_changed) if certificate else None
+    server = ApiServer(create_app(factory.services), bound, tls)
     failures: list[Exception] = []
     cycle_thread = threading.Thread(
         target=_cycle, args=(factory, stopping, server, failures), name="cycle"
@@ -130,22 +134,31 @@ def factory_settings(data_dir: Path, wanted: dict[str, Any]) -> FactorySettings:
     )
 
 
-def bind(port: int) -> socket.socket:
-    """Return a socket bound to the loopback address.
+def bind(wanted: dict[str, Any]) -> list[socket.socket]:
+    """Return sockets bound to every address that the supervisor's words name.
 
-    Raises `PortInUse` when another program has the port.
+    Raises `PortInUse` when another program has the port, `InvalidRequest` for an address that this
+    machine has not, or one that other machines reach, without TLS.
     """
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind((HOST, port))
-    except OSError as cause:
-        bound.close()
-        raise PortInUse(
-            f"listen on {HOST}:{port}: {cause.strerror}",
-            hint="stop the other program, or choose another port with --control-port",
-        ) from cause
-    return bound
+    listen = str(wanted.get("control_listen") or LOOPBACK)
+    port = int(wanted.get("control_port", 0))
+    check_reach(
+        listen,
+        is_tls=bool(wanted.get("tls_cert")),
+        is_plain_allowed=bool(wanted.get("insecure_plain_http")),
+    )
+    return [
+        open_socket(address, port, name="control API", flag="--control-port")
+        for address in addresses_of(listen)
+    ]
+
+
+def _certificate(wanted: dict[str, Any]) -> Certificate | None:
+    """Return the pair of files to serve with; raises `InvalidRequest` when it cannot be used."""
+    pair = str(wanted.get("tls_cert") or ""), str(wanted.get("tls_key") or "")
+    if not all(pair):
+        return None
+    return Certificate(Path(pair[0]), Path(pair[1]))
 
 
 def bootstrap(factory: Factory, data_dir: Path) -> None:

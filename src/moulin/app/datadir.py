@@ -7,6 +7,7 @@ library only: the supervisor uses it.
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,9 @@ GATEWAY_KEY: Final = "gateway.key"
 STORE: Final = "moulin.sqlite"
 LOGS: Final = "logs"
 OBJECTS: Final = "objects"
+OWN_CA: Final = "tls/ca.pem"
+OWN_CERTIFICATE: Final = "tls/server.pem"
+OWN_KEY: Final = "tls/server.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,14 @@ def make_directory(data: Path) -> None:
             f"make the data directory {data}: {cause.strerror}",
             hint="choose another directory with --data",
         ) from cause
+
+
+def make_private(path: Path) -> None:
+    """Make the folder of a file for this user alone; raises `LocalError` when it cannot."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as cause:
+        raise LocalError(f"make {path.parent}: {cause.strerror}", hint="check its owner") from cause
 
 
 def models_directory(data: Path) -> Path:
@@ -137,6 +149,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise LocalError(f"read {path}: it holds no JSON object", hint="restore it from a backup")
     return found
+
+
+def trusted_file(data: Path, known: Mapping[str, Any]) -> Path | None:
+    """Return the file of certificates that credentials name, None where nothing is served with TLS."""
+    named = str(known.get("ca") or "")
+    return data / named if named else None
 
 
 def read_run(data: Path) -> RunRecord:

@@ -58,6 +58,7 @@ def examine(settings: Settings, *, is_offline: bool = False) -> Iterator[Check]:
     yield from _extras()
     yield _disk(Path(settings.data))
     yield from _ports(settings)
+    yield from _outside(settings)
     yield _limits()
     yield _accelerators()
     yield _clock()
@@ -113,6 +114,22 @@ def _ports(settings: Settings) -> Iterator[Check]:
             message, state = f"{port} is taken by another program", State.FAIL
         hint = f"choose another with --{name}-port" if state is State.FAIL else ""
         yield Check(name=f"{name} port", state=state, message=message, hint=hint)
+
+
+def _outside(settings: Settings) -> Iterator[Check]:
+    """Say how other machines are served, and until when and for which names with TLS."""
+    from moulin.app.outside import judge_outside, used_settings
+
+    found = judge_outside(used_settings(settings), datetime.now(UTC))
+    if found is None:
+        return
+    state = State.WARN if found.hint else State.OK
+    yield Check(
+        name="other machines",
+        state=state if found.is_usable else State.FAIL,
+        message=found.message,
+        hint=found.hint,
+    )
 
 
 def _limits() -> Check:

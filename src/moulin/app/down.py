@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from moulin.app.datadir import CREDENTIALS, RUN, RunRecord, lock, read_json, read_run
+from moulin.app.datadir import (
+    CREDENTIALS,
+    RUN,
+    RunRecord,
+    lock,
+    read_json,
+    read_run,
+    trusted_file,
+)
 from moulin.app.processes import end, is_alive, send, wait_until_gone
 from moulin.domain.errors import DeadlineExceeded, LocalError, NotFound
 from moulin.domain.views import WorkloadView
@@ -73,6 +81,7 @@ def operator_credentials(data: Path, control_url: str = "") -> Credentials:
         gateway_url=str(known.get("gateway_url", "")),
         api_key=str(known.get("operator_key") or known.get("api_key", "")),
         project=str(known.get("project", "")),
+        ca=str(trusted_file(data, known) or ""),
     )
 
 

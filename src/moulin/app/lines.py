@@ -1,14 +1,22 @@
 """Asks the gateway to carry out lines of batches, each with a pass for the key of its batch."""
 
-import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, NamedTuple
 
+from moulin.app.datadir import CREDENTIALS, read_json, trusted_file
 from moulin.gateway.http_client import HttpClient, Unreachable
+from moulin.gateway.trust import Trust
 from moulin.identity import make_pass
 
 LINE_TIMEOUT_S: Final = 900.0
 PREFIX: Final = "/v1/batch-lines/"
+
+
+def own_gateway(data: Path) -> tuple[str, Trust]:
+    """Return where the gateway of a data directory answers, and how it is known."""
+    known = read_json(data / CREDENTIALS)
+    return str(known.get("gateway_url", "")), Trust(trusted_file(data, known))
 
 
 class Answer(NamedTuple):
@@ -22,8 +30,8 @@ class Answer(NamedTuple):
 class Lines:
     """Connections to one gateway, one line at a time each."""
 
-    def __init__(self, url: Callable[[], str], pepper: bytes) -> None:
-        self._url = url
+    def __init__(self, gateway: Callable[[], tuple[str, Trust]], pepper: bytes) -> None:
+        self._gateway = gateway
         self._pepper = pepper
         self._idle: dict[str, list[HttpClient]] = {}
 
@@ -46,15 +54,5 @@ class Lines:
         self._idle.clear()
 
     def _client(self, key: str) -> HttpClient:
-        url = self._url()
-        return HttpClient(url, make_pass(self._pepper, key), tls=_own_tls(url))
-
-
-def _own_tls(url: str) -> ssl.SSLContext | None:
-    """Return how to speak to our own gateway over loopback, whose certificate has another name."""
-    if not url.startswith("https://127.0.0.1:"):
-        return None
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
+        url, trust = self._gateway()
+        return HttpClient(url, make_pass(self._pepper, key), trust=trust)

@@ -1,35 +1,82 @@
-"""Loopback ports: whether one is free, and whether what listens there says that it is well.
+"""Ports of this machine: which may be listened on, and whether what listens says that it is well.
 
-Never opens a port for others than this machine. Standard library only: the supervisor uses it.
+It decides nothing about who may listen where (`moulin.domain.addresses`) and asks no other machine.
+Standard library only: the supervisor uses it.
 """
 
+import errno
 import socket
+from collections.abc import Sequence
 from typing import Final
 
-from moulin.domain.errors import PortInUse
+from moulin.domain.addresses import LOOPBACK
+from moulin.domain.errors import InvalidRequest, PortInUse
 
-HOST: Final = "127.0.0.1"
+HOST: Final = LOOPBACK
 _ANSWER_S: Final = 2.0
+_DRAWS_MAX: Final = 20
 
 
-def choose_port(wanted: int, *, name: str, flag: str) -> int:
-    """Return the wanted port, or a free one for 0.
+def choose_port(
+    wanted: int, *, name: str, flag: str, addresses: Sequence[str] = (LOOPBACK,)
+) -> int:
+    """Return the wanted port, or for 0 one that is free on every address.
 
     Another program can still take it before it is used; the process that binds it says so then.
-    Raises `PortInUse` naming the flag that chooses another.
+    Raises `PortInUse` naming the flag that chooses another, `InvalidRequest` for an address that
+    this machine has not.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for _ in range(_DRAWS_MAX - 1):
         try:
-            probe.bind((HOST, wanted))
-            probe.listen(1)
-        except OSError as cause:
-            raise PortInUse(
-                f"start the {name} on {HOST}:{wanted}: {cause.strerror or cause}",
-                hint=f"stop the other program, or choose a port with {flag} (0 picks a free one)",
-                details={"port": wanted, "flag": flag},
-            ) from cause
-        return int(probe.getsockname()[1])
+            return _probe(wanted, name, flag, addresses)
+        except PortInUse:
+            if wanted:
+                raise
+    return _probe(wanted, name, flag, addresses)
+
+
+def open_socket(address: str, port: int, *, name: str, flag: str) -> socket.socket:
+    """Return a socket that is bound to an address; raises as `choose_port` does."""
+    is_v6 = ":" in address
+    bound = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_v6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((address, port))
+    except OSError as cause:
+        bound.close()
+        place = f"[{address}]:{port}" if is_v6 else f"{address}:{port}"
+        raise _refusal(cause, f"start the {name} on {place}", flag) from cause
+    return bound
+
+
+def _probe(wanted: int, name: str, flag: str, addresses: Sequence[str]) -> int:
+    port = wanted
+    probes: list[socket.socket] = []
+    try:
+        for address in addresses:
+            probes.append(open_socket(address, port, name=name, flag=flag))
+            port = int(probes[-1].getsockname()[1])
+            probes[-1].listen(1)  # says what binding does not: another may listen here already
+    except OSError as cause:
+        raise _refusal(cause, f"start the {name} on port {port}", flag) from cause
+    finally:
+        for probe in probes:
+            probe.close()
+    return port
+
+
+def _refusal(cause: OSError, what: str, flag: str) -> PortInUse | InvalidRequest:
+    words = f"{what}: {cause.strerror or cause}"
+    if cause.errno == errno.EADDRNOTAVAIL:
+        hint = "give --listen an address that this machine has, or 0.0.0.0 for all of them"
+        return InvalidRequest(words, hint=hint)
+    return PortInUse(
+        words,
+        hint=f"stop the other program, or choose a port with {flag} (0 picks a free one)",
+        details={"flag": flag},
+    )
 
 
 def is_free(port: int) -> bool:

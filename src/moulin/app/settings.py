@@ -19,6 +19,8 @@ PREFIX: Final = "MOULIN_"
 FILE_VARIABLE: Final = "MOULIN_CONFIG"
 FILE_NAME: Final = "moulin.toml"
 PORT_MAX: Final = 65_535
+_KINDS: Final = {int: "a whole number", float: "a number", bool: "true or false"}
+_WORDS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 def _setting(default: Any, help_text: str, *, unit: str = "", maximum: int = 0) -> Any:
@@ -51,10 +53,27 @@ class Settings:
     database: str = _setting(
         "", "postgresql:// address of the store; empty keeps SQLite in the data directory"
     )
+    listen: str = _setting(
+        "127.0.0.1",
+        "address on which the control API and the gateway listen, beside loopback; 0.0.0.0 is all",
+    )
+    control_listen: str = _setting(
+        "", "address of the control API where it is another; empty is `listen`"
+    )
+    tls: str = _setting(
+        "", "`self` makes a certificate, and a CA of this factory's own that signs it"
+    )
+    tls_names: str = _setting(
+        "", "names and addresses for that certificate besides this machine's, with commas between"
+    )
     tls_cert: str = _setting(
-        "", "PEM file with the certificate chain of the gateway; empty serves plain HTTP"
+        "", "PEM file with the certificate chain to serve with; empty serves plain HTTP"
     )
     tls_key: str = _setting("", "PEM file with the key of that certificate, not encrypted")
+    insecure_plain_http: bool = _setting(
+        False,  # noqa: FBT003 - the default
+        "serve other machines without TLS: everybody on the way can read keys, prompts and answers",
+    )
     start_wait_s: float = _setting(
         60.0, "how long `up` waits for its processes to answer", unit="s", maximum=3600
     )
@@ -145,7 +164,7 @@ def _checked(name: str, value: object, origin: str) -> object:
     try:
         return _converted(wanted, value)
     except ValueError:
-        kind = {int: "a whole number", float: "a number"}.get(type(wanted.default), "a text")
+        kind = _KINDS.get(type(wanted.default), "a text")
         maximum = wanted.metadata["maximum"]
         limit = f" from 0 to {maximum}" if maximum else ""
         raise InvalidRequest(
@@ -157,6 +176,8 @@ def _checked(name: str, value: object, origin: str) -> object:
 def _converted(wanted: Any, value: object) -> object:
     """Return the value in the setting's own type; raise ValueError when it is none."""
     kind = type(wanted.default)
+    if kind is bool:
+        return _truth(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     converted: Any = (
         kind(value) if isinstance(value, str) or (is_number and kind is float) else value
@@ -166,3 +187,10 @@ def _converted(wanted: Any, value: object) -> object:
     if is_right and (kind is str or 0 <= converted <= wanted.metadata["maximum"]):
         return converted
     raise ValueError
+
+
+def _truth(value: object) -> bool:
+    found = _WORDS.get(str(value).lower())
+    if found is None:
+        raise ValueError
+    return found

@@ -21,11 +21,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from moulin.app.announcing import Reach, announce
 from moulin.app.children import Child, revive, split_words
 from moulin.app.datadir import (
     CREDENTIALS,
     GATEWAY_KEY,
     LOGS,
+    OWN_CA,
+    OWN_CERTIFICATE,
+    OWN_KEY,
     RUN,
     SETTINGS,
     lock,
@@ -35,13 +39,16 @@ from moulin.app.datadir import (
     read_run,
     write_json,
 )
-from moulin.app.listening import HOST, choose_port, is_well
+from moulin.app.listening import choose_port, is_well
 from moulin.app.processes import end, mark_of
+from moulin.domain.addresses import LOOPBACK, addresses_of
 from moulin.domain.errors import DeadlineExceeded, LocalError, MoulinError
 
 GRACE_S: Final = 10.0
 POLL_S: Final = 0.02
 WATCH_S: Final = 1.0
+RENEWAL_S: Final = 86_400.0
+OWN_TLS: Final = "self"
 # What served this long was no crash loop: when it is killed, it comes back at once.
 
 
@@ -66,10 +73,34 @@ class Wanted:
     metering_interval_s: float = 15.0
     database: str = ""
     models: Path | None = None
+    listen: str = LOOPBACK
+    control_listen: str = ""
+    tls: str = ""
+    tls_names: str = ""
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    insecure_plain_http: bool = False
     start_wait_s: float = 60.0
     is_json: bool = False
+
+    @property
+    def control_address(self) -> str:
+        """Where the control API listens."""
+        return self.control_listen or self.listen
+
+    @property
+    def pair(self) -> tuple[Path, Path] | None:
+        """Files of the certificate and its key, None for plain HTTP."""
+        if self.tls == OWN_TLS:
+            return self.data / OWN_CERTIFICATE, self.data / OWN_KEY
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        return self.tls_cert, self.tls_key
+
+    @property
+    def ca(self) -> str:
+        """What clients trust instead of their system's certificates, as credentials name it."""
+        return OWN_CA if self.tls == OWN_TLS else str(self.tls_cert or "")
 
 
 @dataclass(slots=True)
@@ -142,10 +173,8 @@ def start(wanted: Wanted, children: list[Child], signals: Signals) -> None:
     for leftover in read_run(wanted.data).children:
         end(leftover, GRACE_S)  # its supervisor was killed; what it serves is taken over
     record(wanted.data, children)
-    ports = {
-        "control": choose_port(wanted.control_port, name="control API", flag="--control-port"),
-        "gateway": choose_port(wanted.gateway_port, name="gateway", flag="--gateway-port"),
-    }
+    ports = choose_ports(wanted)
+    make_certificate(wanted)
     signals.check()
     prepare(wanted, ports)
     signals.check()
@@ -156,6 +185,39 @@ def start(wanted: Wanted, children: list[Child], signals: Signals) -> None:
     _wait_until_ready(wanted, children, signals)
     _state_country(wanted)
     _announce(wanted, children)
+
+
+def choose_ports(wanted: Wanted) -> dict[str, int]:
+    """Return the ports to use, by process; raises as `choose_port` does."""
+    return {
+        "control": choose_port(
+            wanted.control_port,
+            name="control API",
+            flag="--control-port",
+            addresses=addresses_of(wanted.control_address),
+        ),
+        "gateway": choose_port(
+            wanted.gateway_port,
+            name="gateway",
+            flag="--gateway-port",
+            addresses=addresses_of(wanted.listen),
+        ),
+    }
+
+
+def make_certificate(wanted: Wanted) -> None:
+    """Have the factory's own certificate made, or renewed where it lacks a name or time.
+
+    Raises `LocalError` with what the program said that makes it.
+    """
+    if wanted.tls != OWN_TLS:
+        return
+    words = ["--data", str(wanted.data)]
+    for address in dict.fromkeys((wanted.listen, wanted.control_address)):
+        words += ["--listen", address]
+    for name in wanted.tls_names.split(","):
+        words += ["--name", name.strip()] if name.strip() else []
+    _run_program("moulin.app.own_certificate", words, "make a certificate")
 
 
 def prepare(wanted: Wanted, ports: dict[str, int]) -> None:
@@ -181,18 +243,28 @@ def prepare(wanted: Wanted, ports: dict[str, int]) -> None:
             "gateway_port": ports["gateway"],
             "metering_interval_s": wanted.metering_interval_s,
             "database": wanted.database,
+            "control_listen": wanted.control_address,
+            "listen": wanted.listen,
+            "tls_cert": str(wanted.pair[0]) if wanted.pair else "",
+            "tls_key": str(wanted.pair[1]) if wanted.pair else "",
+            "insecure_plain_http": wanted.insecure_plain_http,
             "models": str((wanted.models or models_directory(wanted.data)).absolute()),
         },
     )
     credentials = read_json(wanted.data / CREDENTIALS)
-    urls = {f"{child.name}_url": child.url for child in _children(wanted, ports)}
-    if any(credentials.get(name) != url for name, url in urls.items()):
-        write_json(wanted.data / CREDENTIALS, {**credentials, **urls})
+    places = {f"{child.name}_url": child.url for child in _children(wanted, ports)}
+    places["ca"] = wanted.ca
+    if any(credentials.get(name, "") != place for name, place in places.items()):
+        write_json(wanted.data / CREDENTIALS, {**credentials, **places})
 
 
 def watch(wanted: Wanted, children: Sequence[Child], signals: Signals) -> None:
     """Start again what ends on its own, later and later while it keeps ending, until a signal."""
+    renewal_s = time.monotonic() + RENEWAL_S
     while not signals.received:
+        if time.monotonic() >= renewal_s:
+            renewal_s = time.monotonic() + RENEWAL_S
+            _renew(wanted)
         is_restarting = any(child.restart_at_s for child in children)
         signals.wait(POLL_S if is_restarting else WATCH_S)
         for child in children:
@@ -202,6 +274,14 @@ def watch(wanted: Wanted, children: Sequence[Child], signals: Signals) -> None:
             except (MoulinError, OSError) as problem:
                 # A full disk or table of processes passes; what runs must not end for it.
                 _say(f"the {child.name} process could not be started again yet: {problem}")
+
+
+def _renew(wanted: Wanted) -> None:
+    """Renew the factory's own certificate before its end; whoever serves with it takes it up."""
+    try:
+        make_certificate(wanted)
+    except (MoulinError, OSError) as problem:
+        _say(f"the certificate could not be renewed yet: {problem}")
 
 
 def stop(data: Path, children: Sequence[Child], signals: Signals) -> None:
@@ -265,16 +345,22 @@ def _state_country(wanted: Wanted) -> None:
 
 
 def _run_first_start(data: Path, *words: str) -> None:
-    """Run the program that knows the factory; raise `LocalError` with what it said."""
+    _run_program(
+        "moulin.app.first_start", ("--data", str(data), *words), "prepare the data directory"
+    )
+
+
+def _run_program(name: str, words: Sequence[str], purpose: str) -> None:
+    """Run a program that imports what is too large for here; raise `LocalError` with what it said."""
     done = subprocess.run(
-        [sys.executable, "-m", "moulin.app.first_start", "--data", str(data), *words],
+        [sys.executable, "-m", name, *words],
         capture_output=True,
         text=True,
         check=False,
         start_new_session=True,
     )
     if done.returncode != 0:
-        message, hint = split_words(done.stderr, "prepare the data directory")
+        message, hint = split_words(done.stderr, purpose)
         raise LocalError(message, hint=hint)
 
 
@@ -288,16 +374,21 @@ def _children(wanted: Wanted, ports: dict[str, int]) -> list[Child]:
     control = [sys.executable, "-m", "moulin.app.control", "--data", data]
     gateway = [
         *(sys.executable, "-m", "moulin.gateway", "--data", data, "--name", "local"),
-        *("--control-url", f"http://{HOST}:{ports['control']}", "--port", str(ports["gateway"])),
+        *("--host", wanted.listen, "--port", str(ports["gateway"])),
         *("--key-file", str(wanted.data / GATEWAY_KEY)),
     ]
-    is_tls = wanted.tls_cert is not None and wanted.tls_key is not None
-    if is_tls:
-        gateway += ["--tls-cert", str(wanted.tls_cert), "--tls-key", str(wanted.tls_key)]
-    return [
-        Child("control", control, ports["control"], logs / "control.log"),
-        Child("gateway", gateway, ports["gateway"], logs / "gateway.log", is_tls=is_tls),
+    pair = wanted.pair
+    found = [
+        Child(name, command, ports[name], logs / f"{name}.log", is_tls=pair is not None)
+        for name, command in (("control", control), ("gateway", gateway))
     ]
+    gateway += ["--control-url", found[0].url]
+    if pair is not None:
+        gateway += ["--tls-cert", str(pair[0]), "--tls-key", str(pair[1])]
+        gateway += ["--control-ca", str(wanted.data / wanted.ca)]
+    if wanted.insecure_plain_http:
+        gateway.append("--insecure-plain-http")
+    return found
 
 
 def _wait_until_ready(wanted: Wanted, children: Sequence[Child], signals: Signals) -> None:
@@ -332,38 +423,22 @@ def _failed_to_start(child: Child, status: int) -> LocalError:
 
 
 def _announce(wanted: Wanted, children: Sequence[Child]) -> None:
-    urls = {f"{child.name}_url": child.url for child in children}
-    pids = {f"{child.name}_pid": child.process.pid for child in children if child.process}
     facts = {
-        **urls,
+        **{f"{child.name}_url": child.url for child in children},
         "console_url": None,
         "credentials_file": str(wanted.data / CREDENTIALS),
         "data_dir": str(wanted.data),
         "pid": os.getpid(),
-        **pids,
+        **{f"{child.name}_pid": child.process.pid for child in children if child.process},
     }
-    if wanted.is_json:
-        print(json.dumps(facts), flush=True)  # noqa: T201 - the one thing asked for
-        return
-    lines = [
-        "Moulin is ready.",
-        "",
-        f"  control API   {facts['control_url']}",
-        f"  gateway       {facts['gateway_url']}/v1   (OpenAI and Mistral clients)",
-        f"  credentials   {facts['credentials_file']}   (for you alone)",
-        f"  data          {facts['data_dir']}",
-        "",
-        "In another shell:",
-        "  moulin run -- echo hello        run a command",
-        "  moulin deploy smollm2-135m-instruct && moulin chat",
-        "  moulin status                   what there is and what it costs",
-        "",
-        "Ctrl-C stops Moulin and leaves workloads running; `moulin down` stops both.",
-    ]
-    width = max(len(line) for line in lines)
-    rows = [f"│ {line.ljust(width)} │" for line in lines]
-    bar = "─" * (width + 2)
-    print("\n".join([f"╭{bar}╮", *rows, f"╰{bar}╯"]), flush=True)  # noqa: T201 - what people read
+    reach = Reach(
+        control_listen=wanted.control_address,
+        gateway_listen=wanted.listen,
+        ports={child.name: child.port for child in children},
+        is_tls=wanted.pair is not None,
+        ca_file=str(wanted.data / OWN_CA) if wanted.tls == OWN_TLS else "",
+    )
+    announce(facts, reach, is_json=wanted.is_json)
 
 
 def _say(text: str) -> None:
@@ -398,8 +473,13 @@ def _arguments(arguments: Sequence[str] | None) -> Wanted:
     parser.add_argument("--metering-interval-s", type=float, default=15.0)
     parser.add_argument("--database", default="")
     parser.add_argument("--models", type=Path, default=None)
+    parser.add_argument("--listen", default=LOOPBACK)
+    parser.add_argument("--control-listen", default="")
+    parser.add_argument("--tls", default="")
+    parser.add_argument("--tls-names", default="")
     parser.add_argument("--tls-cert", type=Path, default=None)
     parser.add_argument("--tls-key", type=Path, default=None)
+    parser.add_argument("--insecure-plain-http", action="store_true")
     parser.add_argument("--start-wait-s", type=float, default=60.0)
     parser.add_argument("--json", action="store_true", dest="is_json")
     given = vars(parser.parse_args(arguments))

@@ -13,9 +13,9 @@ from moulin import __version__
 from moulin.api.services import ApiServices, LogReader
 from moulin.app.batches import BatchDesk
 from moulin.app.clock import SystemClock, SystemDice
-from moulin.app.datadir import CREDENTIALS, OBJECTS, read_json
+from moulin.app.datadir import OBJECTS
 from moulin.app.evidence import StoredEvidence
-from moulin.app.lines import Lines
+from moulin.app.lines import Lines, own_gateway
 from moulin.app.meters import SIMULATED_CLASS, MachineMeter
 from moulin.app.models import ModelLibrary
 from moulin.app.own_machine import OwnMachine
@@ -227,7 +227,7 @@ def open_factory(settings: FactorySettings) -> Factory:
         call=inbox.call,
         clock=clock,
         ids=SystemDice(),
-        lines=Lines(lambda: str(read_json(data / CREDENTIALS).get("gateway_url", "")), pepper),
+        lines=Lines(lambda: own_gateway(data), pepper),
     )
     services = ApiServices(
         call=inbox.call,

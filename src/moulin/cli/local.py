@@ -47,9 +47,44 @@ FactoryFile = Annotated[
 MeteringInterval = Annotated[
     float | None, typer.Option("--metering-interval", metavar="S", help="Seconds per interval.")
 ]
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        "--listen",
+        metavar="ADDRESS",
+        help="Serve other machines too, on this address (127.0.0.1); 0.0.0.0 is all. Needs TLS.",
+    ),
+]
+ControlListen = Annotated[
+    str | None,
+    typer.Option(
+        "--control-listen", metavar="ADDRESS", help="Another address for the control API alone."
+    ),
+]
+Tls = Annotated[
+    str | None,
+    typer.Option(
+        "--tls", metavar="self", help="self: make a certificate, and a CA that clients can trust."
+    ),
+]
+TlsNames = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-names",
+        metavar="NAME,…",
+        help="Names and addresses for --tls self, besides this machine's own.",
+    ),
+]
+PlainHttp = Annotated[
+    bool | None,
+    typer.Option(
+        "--insecure-plain-http",
+        help="Serve other machines without TLS: keys, prompts and answers can be read on the way.",
+    ),
+]
 TlsCert = Annotated[
     Path | None,
-    typer.Option("--tls-cert", help="Serve models with TLS: PEM file with the certificate."),
+    typer.Option("--tls-cert", help="Serve with TLS: PEM file with the certificate and its chain."),
 ]
 TlsKey = Annotated[
     Path | None, typer.Option("--tls-key", help="PEM file with the key of --tls-cert.")
@@ -66,23 +101,31 @@ def up(
     country: Country = None,
     factory: FactoryFile = None,
     metering_interval: MeteringInterval = None,
+    listen: Listen = None,
+    control_listen: ControlListen = None,
+    tls: Tls = None,
+    tls_names: TlsNames = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    insecure_plain_http: PlainHttp = None,
     is_json: IsJson = False,
 ) -> None:
     """Start Moulin on this machine and stay in the foreground.
 
     It is ready when the control API and the gateway answer; models load after that. Ctrl-C stops
     Moulin and leaves running workloads alone: the next `moulin up` takes them over again, and
-    `moulin down` stops everything. A renewed certificate is taken up without a restart.
+    `moulin down` stops everything. Other machines are served where --listen says so, with TLS; a
+    renewed certificate is taken up without a restart.
 
     \b
     Examples:
       moulin up
-      moulin up --tls-cert models.pem --tls-key models.key
+      moulin up --listen 0.0.0.0 --tls self
+      moulin up --listen 0.0.0.0 --tls-cert mill.pem --tls-key mill.key
       moulin up --country FR --nodes 2
       moulin up --factory examples/07_factory.yaml --data /var/lib/moulin
     """
+    from moulin.app.outside import check_listening
     from moulin.app.settings import resolve
 
     settings = resolve(
@@ -93,12 +136,17 @@ def up(
             "nodes": nodes,
             "country": country,
             "metering_interval_s": metering_interval,
+            "listen": listen,
+            "control_listen": control_listen,
+            "tls": tls,
+            "tls_names": tls_names,
+            "insecure_plain_http": insecure_plain_http,
             "tls_cert": str(tls_cert) if tls_cert is not None else None,
             "tls_key": str(tls_key) if tls_key is not None else None,
         }
     ).settings
     _check_factory(factory)
-    _check_tls(settings.tls_cert, settings.tls_key)
+    check_listening(settings)
     command = _supervisor_command(settings, factory)
     # The supervisor takes this process over, so that what stays for hours stays small.
     os.execv(sys.executable, [*command, "--json"] if is_json else command)  # noqa: S606
@@ -114,6 +162,10 @@ def _supervisor_command(settings: "Settings", factory: Path | None) -> list[str]
         "--metering-interval-s": settings.metering_interval_s,
         "--database": settings.database,
         "--models": settings.models,
+        "--listen": settings.listen,
+        "--control-listen": settings.control_listen,
+        "--tls": settings.tls,
+        "--tls-names": settings.tls_names,
         "--tls-cert": settings.tls_cert and str(Path(settings.tls_cert).resolve()),
         "--tls-key": settings.tls_key and str(Path(settings.tls_key).resolve()),
         "--start-wait-s": settings.start_wait_s,
@@ -122,7 +174,7 @@ def _supervisor_command(settings: "Settings", factory: Path | None) -> list[str]
     for flag, value in flags.items():
         if value != "":
             command += [flag, str(value)]
-    return command
+    return [*command, "--insecure-plain-http"] if settings.insecure_plain_http else command
 
 
 @app.command()
@@ -222,13 +274,4 @@ def _check_factory(factory: Path | None) -> None:
         raise InvalidRequest(
             f"start with {factory}: it declares no project",
             hint="add one under `projects:`, so that somebody can be given a key",
-        )
-
-
-def _check_tls(certificate: str, key: str) -> None:
-    """Refuse one file without the other before anything is started; the gateway judges what is in them."""
-    if bool(certificate) != bool(key):
-        raise InvalidRequest(
-            "serve with TLS: a certificate and its key belong together",
-            hint="give both --tls-cert and --tls-key",
         )

@@ -4,8 +4,11 @@ It decides exit statuses: 0 when what was asked for happened, 1 when not, 2 for 
 command, 130 after Ctrl-C. Heavy libraries are imported by the command that needs them.
 """
 
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
 from typer.exceptions import TyperException
@@ -28,17 +31,38 @@ from moulin.cli import (
 from moulin.cli.screen import say, say_error
 from moulin.domain.errors import MoulinError
 
+# As in `moulin.sdk.credentials`, which is imported by the commands that connect.
+CA_VARIABLE: Final = "MOULIN_CA"
+
 app = typer.Typer(
     name="moulin",
-    help="""Turn machines, sites and open models into metered services.
-
-    Start with `moulin up`; then, in another shell, `moulin run -- echo hello`.
-    """,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def common(
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca",
+            envvar=CA_VARIABLE,
+            metavar="FILE",
+            help="PEM file of the certificates to trust, for a Moulin that made its own.",
+        ),
+    ] = None,
+) -> None:
+    """Turn machines, sites and open models into metered services.
+
+    Start with `moulin up`; then, in another shell, `moulin run -- echo hello`.
+    """
+    if ca is not None:
+        os.environ[CA_VARIABLE] = str(ca)
+
+
 for part in (demo, local, operate, submit, work, batch, serve, scale, accounts):
     app.add_typer(part.app)
 app.add_typer(models.app, name="models")

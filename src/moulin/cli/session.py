@@ -43,16 +43,19 @@ def connect(data: Path | None, project: str = "", *, is_operator: bool = False) 
 
     Raises `NotFound` where no credentials are, `InvalidRequest` for ones that cannot be used.
     """
+    import os
     import sys
     from dataclasses import replace
 
     # httpx brings a command line of its own, with click, rich and pygments: a third of a second.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type] # None forbids the import
     from moulin.sdk import Moulin, find_credentials, read_credentials
+    from moulin.sdk.credentials import CA_VARIABLE
 
     file = _credentials_file(data)
     found = read_credentials(file) if data is not None else find_credentials(project=project)
-    found = replace(found, project=project or found.project)
+    ca = os.environ.get(CA_VARIABLE, "") or found.ca
+    found = replace(found, project=project or found.project, ca=ca)
     if is_operator and file.is_file():
         key = _operator_key(file)
         found = replace(found, api_key=key or found.api_key)
@@ -118,18 +121,20 @@ def _await_control(data: Path, control_url: str) -> None:
     from moulin.app.processes import is_alive
 
     host, _, port = control_url.rpartition(":")
-    if host != f"http://{_LOOPBACK}" or not port.isdigit() or not data.is_dir():
+    schemes = {f"http://{_LOOPBACK}": False, f"https://{_LOOPBACK}": True}
+    if host not in schemes or not port.isdigit() or not data.is_dir():
         return
+    is_tls = schemes[host]
     run = read_run(data)
     if run.supervisor is None or not is_alive(run.supervisor):
-        if is_well(int(port)):
+        if is_well(int(port), is_tls=is_tls):
             return
         raise Unavailable(
             f"reach the control plane at {control_url}: Moulin does not run on {data}",
             hint="start it with `moulin up`, or name another directory with --data",
         )
     deadline_s = time.monotonic() + _RESTART_S
-    while not is_well(int(port)) and time.monotonic() < deadline_s:
+    while not is_well(int(port), is_tls=is_tls) and time.monotonic() < deadline_s:
         time.sleep(0.1)
 
 

@@ -22,6 +22,7 @@ from moulin.domain.errors import (
     error_by_code,
 )
 from moulin.sdk import Credentials
+from moulin.sdk.credentials import trust_of
 
 TIMEOUT: Final = httpx.Timeout(300.0, connect=5.0)
 _FIGURES: Final = re.compile(
@@ -79,6 +80,7 @@ class Talk:
             headers={"authorization": f"Bearer {credentials.api_key}"},
             timeout=TIMEOUT,
             trust_env=False,
+            verify=trust_of(credentials, credentials.gateway_url),
             transport=transport,
         )
         self._url = credentials.gateway_url

@@ -23,6 +23,7 @@ from moulin.gateway.journal import JournalReader, Shipment
 from moulin.gateway.limits import Limits
 from moulin.gateway.load import LoadTale, present_load
 from moulin.gateway.service import Service
+from moulin.gateway.trust import Trust
 
 SYNC_PATH: Final = "/api/v1/gateway/sync"
 SHIP_EVERY_S: Final = 0.25
@@ -66,6 +67,7 @@ class ControlLink:
         readers: list[JournalReader],
         sink: SnapshotSink,
         limits: Limits,
+        trust: Trust | None = None,
     ) -> None:
         self._service = service
         self._name = name
@@ -73,8 +75,8 @@ class ControlLink:
         self._readers = readers
         self._sink = sink
         self._limits = limits
-        self._poll_client = HttpClient(url, key)
-        self._client = HttpClient(url, key)
+        self._poll_client = HttpClient(url, key, trust=trust)
+        self._client = HttpClient(url, key, trust=trust)
         self._wake = asyncio.Event()
         self._returns: dict[str, int] = {}
         self._told_at_s = 0.0

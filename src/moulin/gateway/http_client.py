@@ -6,11 +6,13 @@ It tells a call that certainly was not received (`NotSent`) from one that may ha
 
 import asyncio
 import contextlib
-import ssl
 from typing import Final
 from urllib.parse import urlsplit
 
 import httptools
+
+from moulin.domain.errors import InvalidRequest
+from moulin.gateway.trust import Trust, why
 
 _ANSWER_BYTES_MAX: Final = 256 * 1024 * 1024
 _CONNECT_TIMEOUT_S: Final = 2.0
@@ -50,12 +52,13 @@ class HttpClient:
     `request_id` is what the last answer was called.
     """
 
-    def __init__(self, url: str, key: str, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, url: str, key: str, *, trust: Trust | None = None) -> None:
         parts = urlsplit(url)
+        self._url = url
         self._host = parts.hostname or "127.0.0.1"
-        self._tls = (tls or ssl.create_default_context()) if parts.scheme == "https" else None
+        self._trust = trust or Trust()
         self.request_id = ""
-        self._port = parts.port or (443 if self._tls else 80)
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._prefix = parts.path.rstrip("/")
         self._head = (
             f"host: {parts.netloc}\r\nauthorization: Bearer {key}\r\n"
@@ -100,9 +103,13 @@ class HttpClient:
         self.close()
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                self._streams = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
+                self._streams = await asyncio.open_connection(
+                    self._host, self._port, ssl=self._trust.context(self._url)
+                )
         except (OSError, TimeoutError) as cause:
-            raise NotSent(f"no connection to the control plane: {type(cause).__name__}") from cause
+            raise NotSent(f"no connection to the control plane: {why(cause)}") from cause
+        except InvalidRequest as cause:
+            raise NotSent(cause.message) from cause
         return self._streams
 
     async def _read_answer(self, reader: asyncio.StreamReader) -> tuple[int, bytes]:

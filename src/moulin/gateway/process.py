@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import uvloop
 
+from moulin.domain.addresses import LOOPBACK, addresses_of, check_reach
 from moulin.domain.errors import DataDirectoryBusy, InvalidRequest, MoulinError, PortInUse
 from moulin.gateway.cache import SnapshotCache
 from moulin.gateway.control import ControlLink, Superseded
@@ -32,6 +33,7 @@ from moulin.gateway.journal import Journal, JournalReader, predecessors
 from moulin.gateway.limits import Limits
 from moulin.gateway.service import Service
 from moulin.gateway.tls import HANDSHAKE_S, Certificate
+from moulin.gateway.trust import Trust
 
 FOLDER: Final = "gateway"
 PEPPER: Final = "pepper"
@@ -53,15 +55,17 @@ class Settings:
     limits: Limits
     tls: tuple[Path, Path] | None = None
     """Files of the certificate and of its key; plain HTTP without."""
+    control_ca: Path | None = None
+    """File of the certificates that the control API is judged by; the system's without."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM; return 0 after a clean stop and 1 with a message otherwise."""
-    settings = _read_arguments(arguments)
     _forbid_core_dumps()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s gateway: %(message)s")
     _allow_descriptors()
     try:
+        settings = _read_arguments(arguments)
         return uvloop.run(_serve(settings))
     except MoulinError as error:
         sys.stderr.write(f"error: {error.message}\n")
@@ -99,6 +103,7 @@ async def _serve(settings: Settings) -> int:
             limits=settings.limits, pepper=_read_pepper(settings.data), journal=journal, loop=loop
         )
         service.control_url = settings.control_url
+        service.control_trust = Trust(settings.control_ca)
         kept = cache.load()
         if kept is not None:
             service.apply(*kept)
@@ -112,6 +117,7 @@ async def _serve(settings: Settings) -> int:
             readers=[*earlier, JournalReader(journal.path, is_finished=False)],
             sink=cache,
             limits=settings.limits,
+            trust=service.control_trust,
         )
         gc.freeze()
         # Requests leave no cycles behind; the default threshold would walk the heap for nothing.
@@ -179,7 +185,7 @@ async def _listen(
     try:
         return await service.loop.create_server(
             lambda: ClientConnection(service),
-            settings.host,
+            addresses_of(settings.host),
             settings.port,
             backlog=_BACKLOG,
             **tls,
@@ -250,7 +256,7 @@ def _read_arguments(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument("--control-url", required=True, help="address of the control API")
     parser.add_argument("--key-file", required=True, type=Path, help="file with the service key")
     parser.add_argument("--data", required=True, type=Path, help="data directory of Moulin")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--host", default=LOOPBACK, help="address to listen on, beside loopback")
     parser.add_argument("--port", type=int, default=8701, help="port to listen on")
     parser.add_argument("--name", default="gateway", help="name of this gateway, one per process")
     parser.add_argument(
@@ -258,9 +264,15 @@ def _read_arguments(arguments: Sequence[str] | None) -> Settings:
     )
     parser.add_argument("--tls-cert", type=Path, help="PEM file with the certificate chain")
     parser.add_argument("--tls-key", type=Path, help="PEM file with its key")
+    parser.add_argument("--control-ca", type=Path, help="PEM file to judge the control API by")
+    parser.add_argument(
+        "--insecure-plain-http", action="store_true", help="serve other machines without TLS"
+    )
     given = parser.parse_args(arguments)
     if (given.tls_cert is None) != (given.tls_key is None):
         parser.error("--tls-cert and --tls-key belong together")
+    is_tls = given.tls_cert is not None
+    check_reach(given.host, is_tls=is_tls, is_plain_allowed=given.insecure_plain_http)
     return Settings(
         control_url=given.control_url,
         key_file=given.key_file,
@@ -269,5 +281,6 @@ def _read_arguments(arguments: Sequence[str] | None) -> Settings:
         port=given.port,
         name=given.name,
         limits=Limits(grace_s=given.grace_s),
-        tls=(given.tls_cert, given.tls_key) if given.tls_cert is not None else None,
+        tls=(given.tls_cert, given.tls_key) if is_tls else None,
+        control_ca=given.control_ca,
     )

@@ -21,6 +21,7 @@ from moulin.domain.errors import (
     error_by_code,
 )
 from moulin.gateway import answers
+from moulin.gateway.trust import why
 from moulin.routing.objects import FILES, Asked, Call, find_call
 
 if TYPE_CHECKING:
@@ -244,11 +245,14 @@ class Relay(asyncio.Protocol):
                     lambda: self,
                     parts.hostname or "127.0.0.1",
                     port,
-                    ssl=parts.scheme == "https" or None,
+                    ssl=self._service.control_trust.context(self._service.control_url),
                 )
         except (OSError, TimeoutError) as cause:
-            why = f"{_AWAY}: {type(cause).__name__}"
-            self._fail(Unavailable(why, details={"retry_after_s": 2}))
+            words = f"{_AWAY}: {why(cause)}"
+            self._fail(Unavailable(words, details={"retry_after_s": 2}))
+        except InvalidRequest:
+            words = f"{_AWAY}: the certificates to trust cannot be read"
+            self._fail(Unavailable(words, details={"retry_after_s": 2}))
 
     def _head(self) -> bytes:
         relayed = self._relayed

@@ -37,6 +37,7 @@ from moulin.gateway.quotas import Quotas
 from moulin.gateway.relay import Relay, open_relay
 from moulin.gateway.responses import RESPONSES, open_response
 from moulin.gateway.several import Part, Several
+from moulin.gateway.trust import Trust
 from moulin.gateway.upstream import Replica
 from moulin.gateway.usage import Bounds
 from moulin.routing.affinity import NO_PREFIX, prefix_of
@@ -81,6 +82,7 @@ class Service:
         self.relays: set[Relay] = set()
         self.connecting: set[asyncio.Task[None]] = set()
         self.control_url = ""
+        self.control_trust = Trust()
         self.accounts: dict[str, Account] = {}
         self.quotas = Quotas(self.account, loop)
         self.buffered_bytes = 0

@@ -5,13 +5,14 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from moulin.sdk._core import Call
-from moulin.sdk.credentials import Credentials
+from moulin.domain.addresses import is_loopback
+from moulin.domain.errors import MoulinError, Unavailable
+from moulin.sdk._core import Call, unreachable, wait_before_repeat
+from moulin.sdk.credentials import Credentials, trust_of
 
 TIMEOUT: Final = httpx.Timeout(40.0, connect=5.0)
 # Longer than two heartbeats of the server: silence beyond that is a dead connection.
 STREAM_TIMEOUT: Final = httpx.Timeout(40.0, connect=5.0)
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def arguments(credentials: Credentials) -> dict[str, Any]:
@@ -25,8 +26,30 @@ def arguments(credentials: Credentials) -> dict[str, Any]:
         "timeout": TIMEOUT,
         "follow_redirects": False,
         # A proxy of the environment cannot reach this machine's own loopback.
-        "trust_env": urlsplit(credentials.control_url).hostname not in _LOOPBACK,
+        "trust_env": not is_loopback(urlsplit(credentials.control_url).hostname or ""),
+        "verify": trust_of(credentials, credentials.control_url),
     }
+
+
+def wait_after(call: Call[Any], attempt: int, error: httpx.TransportError) -> float | None:
+    """Return how many seconds to wait before sending again after no answer came, None for never."""
+    return None if _is_distrusted(error) else wait_before_repeat(call, attempt, None)
+
+
+def failure_of(error: httpx.TransportError, url: str) -> MoulinError:
+    """Return the error of a connection that failed for good."""
+    if not _is_distrusted(error):
+        return unreachable(url, type(error).__name__)
+    words = str(error).partition("failed: ")[2].partition(" (_ssl")[0]
+    return Unavailable(
+        f"reach the control plane at {url}: its certificate is not trusted ({words})",
+        hint="MOULIN_CA or --ca names a file of certificates to trust; a Moulin that made its own "
+        "has it in tls/ca.pem of its data directory",
+    )
+
+
+def _is_distrusted(error: httpx.TransportError) -> bool:
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def headers_of(call: Call[Any]) -> dict[str, str]:

@@ -5,31 +5,39 @@ It never writes a key anywhere and never shows one.
 
 import json
 import os
+import ssl
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from moulin.domain.errors import InvalidRequest, NotFound
+from moulin.domain.trust import trusting
 
 URL_VARIABLE: Final = "MOULIN_URL"
 KEY_VARIABLE: Final = "MOULIN_API_KEY"
 PROJECT_VARIABLE: Final = "MOULIN_PROJECT"
 GATEWAY_VARIABLE: Final = "MOULIN_GATEWAY_URL"
 FILE_VARIABLE: Final = "MOULIN_CREDENTIALS"
+CA_VARIABLE: Final = "MOULIN_CA"
 DEFAULT_URL: Final = "http://127.0.0.1:8700"
 DEFAULT_FILES: Final = (".moulin/credentials.json",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """A control plane's address with a key; `project` is where things go unless said otherwise."""
+    """A control plane's address with a key; `project` is where things go unless said otherwise.
+
+    `ca` is a PEM file of the certificates to trust for both addresses; empty trusts as the system.
+    """
 
     control_url: str = DEFAULT_URL
     gateway_url: str = ""
     api_key: str = field(default="", repr=False)
     project: str = ""
+    ca: str = ""
 
 
 def read_credentials(path: str | Path) -> Credentials:
@@ -58,10 +66,13 @@ def read_credentials(path: str | Path) -> Credentials:
         )
     if not isinstance(data, dict):
         raise InvalidRequest(f"read credentials from {file}: it holds no JSON object")
-    words = {name: data.get(name, "") for name in ("gateway_url", "api_key", "project")}
+    words = {name: data.get(name, "") for name in ("gateway_url", "api_key", "project", "ca")}
     url = data.get("control_url", DEFAULT_URL)
     if not all(isinstance(word, str) for word in (url, *words.values())):
         raise InvalidRequest(f"read credentials from {file}: every value must be text")
+    if words["ca"]:
+        # Beside the file that names it, so that a copied directory stays whole.
+        words["ca"] = str(file.parent / words["ca"])
     return Credentials(control_url=url, **words)
 
 
@@ -70,6 +81,7 @@ def find_credentials(
     control_url: str = "",
     api_key: str = "",
     project: str = "",
+    ca: str | Path = "",
     file: str | Path = "",
     environment: Mapping[str, str] | None = None,
 ) -> Credentials:
@@ -95,4 +107,23 @@ def find_credentials(
         gateway_url=env.get(GATEWAY_VARIABLE, "") or found.gateway_url,
         api_key=key or found.api_key,
         project=project or env.get(PROJECT_VARIABLE, "") or found.project,
+        ca=str(ca) or env.get(CA_VARIABLE, "") or found.ca,
     )
+
+
+def trust_of(credentials: Credentials, url: str) -> ssl.SSLContext | bool:
+    """Return what an HTTP client verifies a URL's server with: a context, or True for the system's.
+
+    Raises `InvalidRequest` when the file of `credentials.ca` has no certificates.
+    """
+    parts = urlsplit(url)
+    if not credentials.ca or parts.scheme != "https":
+        return True
+    try:
+        pem = Path(credentials.ca).read_text("ascii", errors="replace")
+    except OSError as error:
+        raise InvalidRequest(
+            f"trust the certificates in {credentials.ca}: {error.strerror}",
+            hint=f"correct {CA_VARIABLE}, --ca, or `ca` in the credentials file",
+        ) from error
+    return trusting(pem, parts.hostname or "", credentials.ca)

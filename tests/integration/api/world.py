@@ -536,7 +536,7 @@ def running_world(
     )
     app = create_app(services)
     bound = socket.create_server(("127.0.0.1", 0))
-    server = ApiServer(app, bound)
+    server = ApiServer(app, [bound])
     threads = [threading.Thread(target=work) for work in (standin.run, server.run)]
     for thread in threads:
         thread.start()

@@ -54,17 +54,24 @@ def test_without_anything_the_defaults_apply(tmp_path):
         ({}, {"MOULIN_CONTROL_PORT": "x"}, "settings from MOULIN_CONTROL_PORT", ""),
         ({}, {"MOULIN_METERING_INTERVAL_S": "nan"}, "must be a number", ""),
         ({"country": 7}, {}, "country must be a text", ""),
+        ({}, {"MOULIN_INSECURE_PLAIN_HTTP": "perhaps"}, "must be true or false", "without TLS"),
         ({"contry": "FR"}, {}, "there is no 'contry'", "did you mean country?"),
         ({"frobnicate": 1}, {}, "there is no 'frobnicate'", "known: data"),
         ({}, {"MOULIN_CONFIG": "absent.toml"}, "settings from absent.toml", "MOULIN_CONFIG"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_wrong_settings(tmp_path, flags, environment, message, hint):
     with pytest.raises(InvalidRequest) as caught:
         resolve(flags, environment=environment, folder=tmp_path)
     assert message in caught.value.message
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(("word", "found"), [("true", True), ("YES", True), ("0", False)])
+def test_a_yes_and_a_no(tmp_path, word, found):
+    environment = {"MOULIN_INSECURE_PLAIN_HTTP": word}
+    assert resolve(environment=environment, folder=tmp_path).settings.insecure_plain_http is found
 
 
 def test_a_broken_file(tmp_path):

@@ -50,6 +50,7 @@ def test_a_command_and_its_output(mill):
     assert plain(mill.moulin("why", "three").stdout) == [
         "ID three is failed",
         "the program ended with exit code 3 on attempt 1",
+        "submit TIME -> eligible TIME -> start TIME -> end TIME",
     ]
     assert mill.moulin("logs", "three").stdout == "a\n"
     assert mill.json("logs", "three")["text"] == "a\n"

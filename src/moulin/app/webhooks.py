@@ -1,7 +1,7 @@
-"""Tells webhooks of alerts: one thread, a queue, signed requests, patience; nobody waits for it.
+"""Tells webhooks of alerts and ends: one thread, a queue, signed requests, patience; nobody waits for it.
 
 It decides when to try again and when to give up. It calls only addresses that the operator declared,
-follows no redirect, sends nothing but the alert, and reads no more of an answer than its status: a
+follows no redirect, sends nothing but that, and reads no more of an answer than its status: a
 tenant can neither choose an address nor learn what is behind one. Delivery is at least once; `id` is
 the same each time.
 
@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from moulin.controlplane.commands import SettleAlert
-from moulin.domain.limits import AllowanceNotice
+from moulin.domain.notices import Notice, WorkloadNotice
 from moulin.domain.units import NS_PER_S
 from moulin.domain.wire import encode_public
 from moulin.identity import webhook_secret
@@ -41,7 +41,7 @@ _LOG: Final = logging.getLogger(__name__)
 class _Waiting:
     due_s: float
     id: int
-    notice: AllowanceNotice = field(compare=False)
+    notice: Notice = field(compare=False)
     attempts: int = field(compare=False, default=0)
 
 
@@ -68,7 +68,7 @@ class Webhooks:
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
-    def offer(self, notice: AllowanceNotice) -> None:
+    def offer(self, notice: Notice) -> None:
         """Queue an alert, once; beyond the bound it waits in the log for the next start."""
         with self._changed:
             if notice.id in self._known or len(self._known) >= WAITING_MAX or self._is_closed:
@@ -124,13 +124,13 @@ class Webhooks:
         with self._changed:
             self._known.discard(waiting.id)
 
-    def _is_taken(self, notice: AllowanceNotice) -> bool:
+    def _is_taken(self, notice: Notice) -> bool:
         """Send an alert; True when the webhook answered with 2xx in time."""
         body = body_of(notice)
         headers = {
             "content-type": "application/json",
             "user-agent": "moulin-webhook/1",
-            "x-moulin-event": "allowance.alerted",
+            "x-moulin-event": event_of(notice),
             "x-moulin-delivery": str(notice.id),
             "x-moulin-signature": signature(
                 webhook_secret(self._pepper, notice.url), self._now_ns() // NS_PER_S, body
@@ -145,7 +145,12 @@ class Webhooks:
         return self._now_ns() / NS_PER_S
 
 
-def body_of(notice: AllowanceNotice) -> bytes:
+def event_of(notice: Notice) -> str:
+    """Return the kind of event that a webhook is told."""
+    return "workload.finished" if isinstance(notice, WorkloadNotice) else "allowance.alerted"
+
+
+def body_of(notice: Notice) -> bytes:
     """Return what a webhook is sent; the address is not part of it."""
     data = encode_public(notice)
     data.pop("url")

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from moulin import __version__
-from moulin.api.services import ApiServices, LogReader
+from moulin.api.services import ApiServices
 from moulin.app.batches import BatchDesk
 from moulin.app.clock import SystemClock, SystemDice
 from moulin.app.datadir import OBJECTS
 from moulin.app.evidence import StoredEvidence
 from moulin.app.lines import Lines, own_gateway
+from moulin.app.logs import log_reader
 from moulin.app.meters import SIMULATED_CLASS, MachineMeter
 from moulin.app.models import ModelLibrary
 from moulin.app.own_machine import OwnMachine
@@ -24,11 +25,11 @@ from moulin.controlplane.allowances import tell_again
 from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.plane import Plane, PlaneSettings, Ports
 from moulin.controlplane.recover import take_lead
-from moulin.domain.errors import EngineRefused, InvalidSpec, LocalError, LogsDropped, NotFound
+from moulin.controlplane.telling import tell_ends_again
+from moulin.domain.errors import EngineRefused, InvalidSpec, LocalError
 from moulin.domain.factory import Pool
 from moulin.domain.ids import NodeId, StepId
-from moulin.domain.observation import ENDED_PHASES, LogChunk, NodeCapacity, TaskPhase
-from moulin.domain.views import TaskView, WorkloadView
+from moulin.domain.observation import ENDED_PHASES, NodeCapacity
 from moulin.energy import cpu_power
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.local.engine import LocalEngine
@@ -220,6 +221,7 @@ def open_factory(settings: FactorySettings) -> Factory:
         inbox,
     )
     tell_again(plane)
+    tell_ends_again(plane)
     folder = ObjectFolder(data / OBJECTS)
     desk = BatchDesk(
         shelf=lambda: plane.books.objects,
@@ -238,7 +240,7 @@ def open_factory(settings: FactorySettings) -> Factory:
         desk=desk,
         licences=lambda: plane.books.licences,
         machine=OwnMachine(),
-        logs=_log_reader(plane),
+        logs=log_reader(plane),
         shelf=library,
         evidence=StoredEvidence(
             store=store,
@@ -292,46 +294,6 @@ def memory_limit_method() -> str:
     """Return how tasks' memory would be limited here: `cgroup-v2` or `rss-watch`."""
     base = find_cgroup_base()
     return "cgroup-v2" if base is not None and base.limits_memory else "rss-watch"
-
-
-def _log_reader(plane: Plane) -> LogReader:
-    def read(workload: str, unit: int, rank: int, cursor: int, limit: int) -> LogChunk:
-        """Return output of a unit's latest attempt; raises `NotFound` before there is any."""
-        view = plane.ports.store.workload(workload)
-        found = [
-            task
-            for shown in (view.units if view else ())
-            if shown.unit == unit
-            for task in shown.tasks
-            if task.rank == rank
-        ]
-        if view is None or not found:
-            raise NotFound(
-                f"read the log of {workload} unit {unit} rank {rank}: it has not started",
-                hint=f"`moulin why {workload}` says what it waits for",
-            )
-        engines = dict(plane.engines)  # the cycle's thread may change the original
-        for pool in sorted(engines):
-            try:
-                return engines[pool].logs(StepId(found[0].step), cursor, limit)
-            except NotFound:
-                continue
-        raise no_log(view, found[0], plane.now_ns())
-
-    return read
-
-
-def no_log(view: WorkloadView, task: TaskView, now_ns: int) -> NotFound:
-    """Return why no engine has a task's output: it was kept long enough, or nobody knows."""
-    kept_s = view.spec.retention_s
-    has_run = task.phase not in ("", TaskPhase.ABSENT)
-    if has_run and view.ended_at_ns and now_ns >= view.ended_at_ns + kept_s * NS_PER_S:
-        return LogsDropped(
-            f"read the log of {task.step}: it was dropped {kept_s} s after the end of {view.id}",
-            hint="`retention` in a job file, or --retention, says how long output is kept",
-            details={"retention_s": kept_s},
-        )
-    return NotFound(f"read the log of {task.step}: no engine has it any more")
 
 
 def boot_id() -> str:

@@ -137,7 +137,7 @@ def why(word: Word, data: Data = None, project: Project = "", is_json: IsJson = 
         "id": view.id,
         "name": view.name,
         "state": view.state,
-        "timeline": {name: moment(at_ns) or None for name, at_ns in times(view)},
+        "timeline": {name: moment(at_ns) if at_ns else None for name, at_ns in times(view)},
         "reasons": [
             {"code": r.code.value, "parameters": dict(r.parameters), "sentence": sentence(r)}
             for r in reasons

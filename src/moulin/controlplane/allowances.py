@@ -186,8 +186,9 @@ def notice_of(
 
 
 def settle_alert(plane: Plane, draft: Draft, command: SettleAlert) -> Callable[[], Answer]:
-    """Record that a webhook took an alert, or that it was given up."""
-    if command.alert in draft.books.allowances.untold:
+    """Record that a webhook took an alert or an end, or that it was given up."""
+    books = draft.books
+    if command.alert in books.allowances.untold or command.alert in books.notices.untold:
         draft.append(
             AlertSettled(
                 alert=command.alert,

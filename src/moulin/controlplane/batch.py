@@ -159,6 +159,8 @@ def resolved(
         elif state in FINAL_WORKLOAD_STATES:
             met.append(known)
         after.append(replace(each, workload=known))
+    if spec.is_notified and not draft.books.webhook(project):
+        reasons.append(Reason(code=ReasonCode.NOBODY_TO_TELL, parameters={"project": project}))
     return replace(spec, after=tuple(after)), tuple(met), tuple(reasons)
 
 

@@ -11,10 +11,12 @@ from typing import Final
 from moulin.controlplane.cursors import fold_cursors
 from moulin.controlplane.gateways import Gateways, fold_gateways
 from moulin.controlplane.metered import Cursors
+from moulin.controlplane.notices import Notices, fold_notices
 from moulin.controlplane.retention import Retention, fold_retention
 from moulin.controlplane.shelf import Shelf, fold_shelf
 from moulin.domain.errors import check
 from moulin.domain.events import (
+    AlertSettled,
     Event,
     FactoryApplied,
     LicenceAccepted,
@@ -30,6 +32,7 @@ from moulin.domain.factory import (
     Project,
     Site,
     Zone,
+    webhook_of,
 )
 from moulin.domain.ids import WorkloadId
 from moulin.domain.terms import LicenceAcceptance
@@ -82,6 +85,7 @@ class Books:
     gateways: Gateways = field(default_factory=Gateways)
     retention: Retention = field(default_factory=Retention)
     objects: Shelf = field(default_factory=Shelf)
+    notices: Notices = field(default_factory=Notices)
     declared: dict[tuple[ObjectKind, str], Declared] = field(default_factory=dict)
     endpoints: set[WorkloadId] = field(default_factory=set)
     repeats: Repeats = field(default_factory=Repeats)
@@ -98,6 +102,12 @@ class Books:
         """Return a declared organisation."""
         found = self.declared.get((ObjectKind.ORGANISATION, name))
         return found.value if found and isinstance(found.value, Organisation) else None
+
+    def webhook(self, project: str) -> str:
+        """Return where to tell of a project's affairs: its own address, else its organisation's."""
+        declared = self.project(project)
+        owner = self.organisation(declared.organisation) if declared else None
+        return webhook_of(declared, owner)
 
     def zone(self, name: str) -> Zone | None:
         """Return a declared zone."""
@@ -140,6 +150,9 @@ def fold_all(books: Books, event: Event) -> None:
     fold_gateways(books.gateways, event)
     fold_retention(books.retention, event, books.schedule)
     fold_shelf(books.objects, event)
+    if isinstance(event.payload, (WorkloadFinished, AlertSettled)):
+        has_webhook = bool(books.webhook(event.project))
+        fold_notices(books.notices, event, books.schedule, has_webhook=has_webhook)
     match event.payload:
         case FactoryApplied() as applied:
             _declare(books, applied)

@@ -25,6 +25,7 @@ from moulin.controlplane.observe import observe
 from moulin.controlplane.plane import Plane
 from moulin.controlplane.rows import batch_of
 from moulin.controlplane.schedule import schedule
+from moulin.controlplane.telling import tell_ends
 from moulin.domain.errors import MoulinError
 
 
@@ -63,6 +64,7 @@ def cycle(plane: Plane, wait_s: float) -> int:
     act(plane, plan)
     forget_due(plane, draft)
     tell_alerts(plane, draft)
+    tell_ends(plane, draft)
     return len(draft.events)
 
 

@@ -11,7 +11,7 @@ from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.retention import Forgetting
 from moulin.domain.factory import Pool
 from moulin.domain.ids import NodeId, StepId
-from moulin.domain.limits import AllowanceNotice
+from moulin.domain.notices import Notice
 from moulin.domain.observation import Observation
 from moulin.domain.snapshot import GatewaySnapshot
 from moulin.domain.usage import Meter, Usage
@@ -30,8 +30,8 @@ EngineFor = Callable[[Pool], Engine]
 PoolsCheck = Callable[[Sequence[Pool]], None]
 
 
-def nobody_to_tell(_notice: AllowanceNotice) -> None:
-    """Let an alert be known from the log alone."""
+def nobody_to_tell(_notice: Notice) -> None:
+    """Let an alert or an end be known from the log alone."""
 
 
 def any_pools(_pools: Sequence[Pool]) -> None:
@@ -76,7 +76,7 @@ class Ports:
     meter: NodeMeter
     signer: Signer
     check_pools: PoolsCheck = any_pools
-    notify: Callable[[AllowanceNotice], None] = nobody_to_tell
+    notify: Callable[[Notice], None] = nobody_to_tell
 
 
 @dataclass(slots=True, kw_only=True)

@@ -127,6 +127,7 @@ _HINTS = {
     ReasonCode.MODEL_RETIRED: "deploy its successor",
     ReasonCode.DEPENDENCY_UNKNOWN: "`moulin jobs` lists ids and names",
     ReasonCode.DEPENDENCY_FAILED: "run that again first, or write `when: any`",
+    ReasonCode.NOBODY_TO_TELL: "have the operator declare one for it, or leave `notify` out",
     ReasonCode.DEPENDENCY_NEVER_OK: "write `when: any`",
 }
 

@@ -50,6 +50,7 @@ class ReasonCode(StrEnum):
     DEPENDENCY_NEVER_OK = "DependencyNeverOk"
     ARRAY_LIMIT = "ArrayLimit"
     ARRAY_PART = "ArrayPart"
+    NOBODY_TO_TELL = "NobodyToTell"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +131,7 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.ARRAY_PART: (
         "of {size} elements {succeeded} succeeded, {failed} failed and {cancelled} were cancelled"
     ),
+    ReasonCode.NOBODY_TO_TELL: "its end is to be told, and project {project} has no webhook",
 }
 
 

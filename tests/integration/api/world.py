@@ -61,6 +61,7 @@ from moulin.identity import Keyring, digest, fold_keyring, make_key
 from moulin.ledger.allowances import Spending, view_of
 from moulin.ports.store import Batch, Checkpoint
 from moulin.store.memory import MemoryStore
+from tests.integration.api import batch_world
 from tests.integration.api.objects_world import Desk, Keeping, Keepsakes, keep
 
 PEPPER = b"pepper of a test"
@@ -193,12 +194,6 @@ class StandIn:
         )
         return ended
 
-    def _scale(self, command: c.ScaleEndpoint | c.RolloutEndpoint) -> WorkloadView:
-        self.actors.append(command.principal.key)
-        view = self.store.workload(command.workload)
-        assert view
-        return view
-
     def _explain(self, command: c.ExplainWorkload) -> c.Explanation:
         view = self.store.workload(command.workload)
         assert view
@@ -314,8 +309,7 @@ class StandIn:
             c.SubmitWorkload: StandIn._submit,
             c.TryWorkload: StandIn._try,
             c.StopWorkload: StandIn._stop,
-            c.ScaleEndpoint: StandIn._scale,
-            c.RolloutEndpoint: StandIn._scale,
+            **batch_world.HANDLERS,
             c.ExplainWorkload: StandIn._explain,
             c.ApplyFactory: StandIn._apply,
             c.CreateKey: StandIn._create_key,

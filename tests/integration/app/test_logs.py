@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from moulin.app.control import SETUP
-from moulin.app.wiring import FactorySettings, no_log, open_factory
+from moulin.app.logs import no_log
+from moulin.app.wiring import FactorySettings, open_factory
 from moulin.controlplane import forgetting
 from moulin.controlplane.commands import ApplyFactory, SubmitWorkload
 from moulin.controlplane.cycle import cycle
@@ -17,6 +18,7 @@ from moulin.domain.ids import ProjectId, WorkloadId
 from moulin.domain.views import TaskView, WorkloadView
 from moulin.domain.workload import TaskTemplate, WorkloadKind, WorkloadSpec
 from moulin.engines.task.dropped import NAME
+from moulin.engines.task.spool import CHECKPOINTS
 from tests.conformance.engine_bench import wait_until
 
 OBJECTS = (
@@ -70,7 +72,8 @@ def test_a_tasks_output_is_dropped_with_its_files_when_its_time_has_come(
     with pytest.raises(LogsDropped, match="dropped 0 s after the end of job_1") as caught:
         factory.services.logs(job, 0, 0, 0, 100)
     assert "--retention" in caught.value.hint
-    assert [path.name for path in (tmp_path / "spool").iterdir()] == [NAME]
+    assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == [CHECKPOINTS, NAME]
+    assert not list((tmp_path / "spool" / CHECKPOINTS).iterdir())
 
 
 @pytest.mark.parametrize(

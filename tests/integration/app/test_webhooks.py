@@ -19,6 +19,8 @@ from moulin.domain.limits import (
     LimitScope,
     Period,
 )
+from moulin.domain.notices import WorkloadNotice
+from moulin.domain.reasons import Reason, ReasonCode
 from moulin.identity import webhook_secret
 
 PEPPER = bytes(range(32))
@@ -156,3 +158,32 @@ def test_offering_does_not_wait_for_who_does_not_answer(
     webhooks.offer(notice("http://127.0.0.1:1/nobody"))
     eventually(settled, 1)
     assert not settled[0].is_delivered
+
+
+def test_the_end_of_a_workload_is_told_like_an_alert(webhooks, receiver, settled):
+    reason = Reason(code=ReasonCode.ARRAY_PART, parameters={"failed": "1"})
+    ended = WorkloadNotice(
+        id=9,
+        at_ns=10**18,
+        organisation="uni",
+        project="lab",
+        workload="job_1",
+        name="sweep",
+        kind="job",
+        state="failed",
+        reason=reason,
+        ended_at_ns=10**18,
+        counts={"failed": 1, "succeeded": 9},
+        url=receiver.url,
+    )
+    webhooks.offer(ended)
+    eventually(settled, 1)
+    [(_, headers, body)] = receiver.got
+    assert headers["x-moulin-event"] == "workload.finished"
+    seconds = int(headers["x-moulin-signature"].split(",")[0].removeprefix("t="))
+    secret = webhook_secret(PEPPER, receiver.url)
+    assert headers["x-moulin-signature"] == signature(secret, seconds, body)
+    told = json.loads(body)
+    assert (told["workload"], told["state"], told["counts"]["failed"]) == ("job_1", "failed", 1)
+    assert told["reason"]["code"] == "ArrayPart"
+    assert "url" not in told

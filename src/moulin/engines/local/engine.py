@@ -195,6 +195,8 @@ class LocalEngine:
             self._dropped.take(files.directory)
         if not any(entry.name.isdigit() for entry in _scan(files.attempt_directory)):
             self._dropped.take(files.attempt_directory)
+            # Steps are forgotten only when their workload has ended: no attempt is still to come.
+            self._dropped.take(files.checkpoint)
 
     def _is_open(self, step: StepId) -> bool:
         files = step_files(self._spool, step)
@@ -205,6 +207,7 @@ class LocalEngine:
 
     def _start_fresh(self, step: StartStep, files: StepFiles) -> _Known:
         make_directory(files.shared)
+        make_directory(files.checkpoint)
         make_directory(files.directory)
         with _starting(files.directory, is_waiting=True) as starting_fd:
             known = self._adopt(step.step, files)

@@ -208,6 +208,7 @@ class SlurmEngine:
             self._close(attempt, step)
             if not attempt.steps():
                 self._dropped.take(files.attempt_directory)
+                self._dropped.take(files.checkpoint)
         except OSError as cause:
             raise self._spool_failed("forget", step, cause) from cause
 
@@ -216,6 +217,7 @@ class SlurmEngine:
     def _record(self, step: StartStep, files: StepFiles, attempt: Attempt) -> None:
         """Write what one task of the gang needs; safe to repeat until the gang is submitted."""
         make_directory(files.shared)
+        make_directory(files.checkpoint)
         make_directory(files.directory)
         nodes = [self._nodes[node] for node in step.nodes]
         spec = task_specification(

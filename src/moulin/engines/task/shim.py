@@ -174,6 +174,7 @@ class Owner:
     def __init__(self, spec: Spec, started_ns: int, *, is_told_with_task: bool = False) -> None:
         self.spec = spec
         self.is_told_with_task = is_told_with_task
+        self.stop_signal = int(spec.get(b"stop_signal", [b"15"])[0])
         self.started_ns = started_ns
         limit = spec[b"memory_limit_bytes"][0]
         self.limit_bytes = int(limit)
@@ -287,7 +288,7 @@ class Owner:
         self.evidence = evidence
         self.kill_at = kill_at
         if grace_s > 0 and not is_told:
-            self.send(self.pids(), signal.SIGTERM)
+            self.send(self.pids(), self.stop_signal)
             self.send(self.pids(), signal.SIGCONT)
 
     def sample(self) -> None:

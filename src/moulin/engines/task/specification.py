@@ -1,5 +1,6 @@
 """Writes what a shim is to do with a step; judges only words that no system could run."""
 
+import signal
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,7 @@ def specification(
         ("memory_limit_bytes", str(step.resources.memory_bytes)),
         ("memory_method", memory_method),
         ("cgroup", cgroup),
+        ("stop_signal", str(signal.Signals[f"SIG{step.stop_signal}"].value)),
         ("grace_ns", str(step.stop_grace_s * 1_000_000_000)),
         ("boot_id", node.boot_id),
         ("endpoint", "1" if step.endpoint is not None else ""),

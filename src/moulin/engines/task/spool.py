@@ -13,6 +13,7 @@ One directory per task, `spool/ATTEMPT/RANK/`, owner only:
 
 and beside the ranks `port`, the rendezvous port that all tasks of the attempt agree on, and
 `shared`, a directory for the tasks' own use and their working directory when they name none.
+`spool/.checkpoints/UNIT/` is kept over the attempts of a unit: what one saved there, the next finds.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ from moulin.domain.observation import Claim, LogChunk, Observation, TaskPhase
 
 _STEP: Final = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,180})\.t([0-9]{1,6})")
 RECORD_BYTES_MAX: Final = 1 << 16
+CHECKPOINTS: Final = ".checkpoints"  # no attempt's name begins with a dot
 LOG_BYTES_MAX: Final = 4 * 1024 * 1024
 _READY: Final = re.compile(rb"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}\s*")
 
@@ -49,6 +51,7 @@ class StepFiles:
     exit: str
     shared: str
     port: str
+    checkpoint: str
 
 
 def step_files(spool: Path, step: StepId) -> StepFiles:
@@ -62,7 +65,8 @@ def step_files(spool: Path, step: StepId) -> StepFiles:
     directory = f"{attempt_directory}/{found[2]}"
     names = ("spec", "lock", "started", "log", "usage", "stop", "ready", "exit")
     paths = (f"{directory}/{name}" for name in names)
-    beside = (f"{attempt_directory}/{name}" for name in ("shared", "port"))
+    kept = f"{spool}/{CHECKPOINTS}/{found[1].rpartition('.g')[0]}"
+    beside = (f"{attempt_directory}/shared", f"{attempt_directory}/port", kept)
     return StepFiles(attempt_directory, directory, *paths, *beside)
 
 

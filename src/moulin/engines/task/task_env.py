@@ -54,6 +54,7 @@ def task_environment(
         "MOULIN_GENERATION": str(step.generation),
         "MOULIN_ATTEMPT_DIR": files.shared,
         "MOULIN_READY_FILE": files.ready,
+        "MOULIN_CHECKPOINT_DIR": files.checkpoint,
         STEP_DIRECTORY_VARIABLE: files.directory,
     }
 

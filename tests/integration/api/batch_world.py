@@ -1,0 +1,35 @@
+"""What the stand-in answers to commands that steer a workload: its row as it is, and who asked."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from moulin.controlplane import commands as c
+from moulin.domain.control import ElementPage, Stopped
+
+
+def _row(standin: Any, command: Any) -> Any:
+    standin.actors.append(command.principal.key)
+    view = standin.store.workload(command.workload)
+    assert view
+    return view
+
+
+def _stop_many(standin: Any, command: c.StopWorkloads) -> Stopped:
+    standin.actors.append(command.principal.key)
+    return Stopped(workloads=(), is_dry_run=command.wanted.is_dry_run)
+
+
+def _elements(standin: Any, command: c.ReadElements) -> ElementPage:
+    view = standin.store.workload(command.workload)
+    assert view
+    return ElementPage(items=view.units, counts=view.counts)
+
+
+HANDLERS: Final[Mapping[type, Callable[[Any, Any], Any]]] = {
+    c.ScaleEndpoint: _row,
+    c.RolloutEndpoint: _row,
+    c.AdjustWorkload: _row,
+    c.StopElements: _row,
+    c.StopWorkloads: _stop_many,
+    c.ReadElements: _elements,
+}

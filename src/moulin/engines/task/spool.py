@@ -64,10 +64,10 @@ def step_files(spool: Path, step: StepId) -> StepFiles:
     attempt_directory = f"{spool}/{found[1]}"
     directory = f"{attempt_directory}/{found[2]}"
     names = ("spec", "lock", "started", "log", "usage", "stop", "ready", "exit")
-    paths = (f"{directory}/{name}" for name in names)
-    kept = f"{spool}/{CHECKPOINTS}/{found[1].rpartition('.g')[0]}"
-    beside = (f"{attempt_directory}/shared", f"{attempt_directory}/port", kept)
-    return StepFiles(attempt_directory, directory, *paths, *beside)
+    paths = [f"{directory}/{name}" for name in names]
+    paths += (f"{attempt_directory}/{name}" for name in ("shared", "port"))
+    paths.append(f"{spool}/{CHECKPOINTS}/{found[1].rpartition('.g')[0]}")
+    return StepFiles(attempt_directory, directory, *paths)
 
 
 def listed_steps(spool: Path) -> tuple[StepId, ...]:

@@ -23,6 +23,7 @@ from moulin.gateway.exchange import Exchange
 from moulin.gateway.fields import KEEP_BY_SPELLING, learn_spelling
 from moulin.gateway.grammar import METHODS, is_host, is_misread, is_target
 from moulin.gateway.passing import UPLOADS, Passing
+from moulin.gateway.placing import NEVER_S
 from moulin.gateway.relay import Relay, Upload
 from moulin.gateway.several import Several
 
@@ -168,7 +169,7 @@ class ClientConnection(Passing):
     def resume_writing(self) -> None:
         """The client reads again."""
         self._is_paused = False
-        self.deadline_s = float("inf")
+        self.deadline_s = NEVER_S
         if self.exchange is not None:
             self.exchange.resume()
         else:
@@ -423,7 +424,7 @@ class ClientConnection(Passing):
 
     def _serve(self, inbound: Inbound) -> None:
         self.is_busy = True
-        self.deadline_s = float("inf")
+        self.deadline_s = NEVER_S
         self._keeps_alive = inbound.keeps_alive and not self._service.is_draining
         self._is_chunked_answer = not inbound.is_http_10
         self._is_head_wanted = inbound.method == b"HEAD"
@@ -449,14 +450,11 @@ class ClientConnection(Passing):
         elif self._last_words:
             self._say_last_words()
         else:
-            self.deadline_s = self._idle_deadline()
+            self.deadline_s = self._service.now_s + self._service.limits.keep_alive_s
 
     def _serve_later(self, inbound: Inbound) -> None:
         if not self._is_closing:
             self._serve(inbound)
-
-    def _idle_deadline(self) -> float:
-        return self._service.now_s + self._service.limits.keep_alive_s
 
     def _close(self) -> None:
         """Close once the client has read what was written, for which it has as long as ever."""

@@ -137,14 +137,15 @@ class Exchange(Placing):
         elif status != 200:
             self._answer_failed(status, body)
         else:
-            amount = used(usage_of(body), self._order.bounds, len(body) // BYTES_PER_TOKEN)
-            cost_neur = self._order.model.cost_neur(amount[0], amount[1])
+            order = self._order
+            amount = used(usage_of(body), order.bounds, len(body) // BYTES_PER_TOKEN)
+            cost_neur = order.model.cost_neur(amount[0], amount[1])
             if self._route.fleet is not None or replica.circuit.failures:
                 self._learn(replica, amount[0] + amount[1])
             figures = provisional(HEADERS, replica.view, amount[:2], cost_neur)
             headers = self._headers(replica)
-            if self._order.form is not None:
-                body = self._order.form.whole(body)
+            if order.form is not None:
+                body = order.form.whole(body)
             self._last = answers.COMPLETION % (len(body), headers, figures, body)
             self._end(COMPLETED, amount, cost_neur)
 
@@ -275,14 +276,12 @@ class Exchange(Placing):
 
     def _end(self, outcome: bytes, amount: Used, cost_neur: int) -> None:
         """Settle, free the replica, journal END, and then let the client have `_last`."""
-        service, replica = self._service, self._replica
+        service, replica, order = self._service, self._replica, self._order
         self.is_over = True
         self._body = b""
         self._replica = None
         service.exchanges.discard(self)
-        service.counts.ended(
-            self._order.model.name, outcome, amount if self.counts_tokens else NOTHING
-        )
+        service.counts.ended(order.model.name, outcome, amount if self.counts_tokens else NOTHING)
         if self._pass is not None:
             tokens = amount.tokens_input + amount.tokens_output if self.counts_tokens else 0
             self._pass.leave(tokens, cost_neur)
@@ -293,12 +292,12 @@ class Exchange(Placing):
         if replica is not None:
             self._leave(replica)
         else:
-            service.leave_queue(self, self._order.model.endpoint)
+            service.leave_queue(self, order.model.endpoint)
         if not self._has_begin:
             self._deliver()
             return
         line = self.end_form % (
-            self._order.identifier,
+            order.identifier,
             service.now_ns(),
             self._route.fragment,
             replica.fragment if replica is not None else _NO_REPLICA,
@@ -324,17 +323,18 @@ class Exchange(Placing):
         self._end(COMPLETED if status < 500 else UPSTREAM_FAILED, NOTHING, 0)
 
     def _headers(self, replica: Replica) -> bytes:
+        order = self._order
         headers = b"x-request-id: req_%b\r\nx-moulin-receipt: rcp_req_%b\r\n%b" % (
-            self._order.identifier,
-            self._order.identifier,
+            order.identifier,
+            order.identifier,
             replica.zone_header,
         )
         if self._pass is not None:
             headers += self._pass.headers()
         if self._route.headers:
             headers += self._route.headers
-        if self._order.ask.ignored:
-            headers += b"x-moulin-ignored: %b\r\n" % ", ".join(self._order.ask.ignored).encode()
+        if order.ask.ignored:
+            headers += b"x-moulin-ignored: %b\r\n" % ", ".join(order.ask.ignored).encode()
         return headers
 
 

@@ -3,6 +3,7 @@
 It names models and outcomes, never projects, keys or words; whoever reaches the port may read it.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,8 @@ class Counts:
     __slots__ = ("above_bound", "by_outcome", "fell_back", "refused", "retried", "tokens")
 
     def __init__(self) -> None:
-        self.by_outcome: dict[tuple[str, bytes], int] = {}
-        self.tokens: dict[str, list[int]] = {}
+        self.by_outcome: defaultdict[tuple[str, bytes], int] = defaultdict(int)
+        self.tokens: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
         self.retried = 0
         self.fell_back = 0
         self.refused = 0
@@ -27,11 +28,8 @@ class Counts:
 
     def ended(self, model: str, outcome: bytes, amount: Used) -> None:
         """Count a settled request."""
-        key = (model, outcome)
-        self.by_outcome[key] = self.by_outcome.get(key, 0) + 1
-        tokens = self.tokens.get(model)
-        if tokens is None:
-            tokens = self.tokens[model] = [0, 0]
+        self.by_outcome[model, outcome] += 1
+        tokens = self.tokens[model]
         tokens[0] += amount[0]
         tokens[1] += amount[1]
         if amount[3]:

@@ -127,11 +127,13 @@ class Placing(ABC):
 
     def place_again(self) -> bool:
         """Try to leave the queue; True when the exchange no longer belongs in it."""
-        try:
-            self._route = self._service.current_route(self._route)
-        except MoulinError as error:
-            self._give_up(error)
-            return True
+        directory = self._service.directory
+        if directory is None or self._route.snapshot is not directory.snapshot:
+            try:
+                self._route = self._service.current_route(self._route)
+            except MoulinError as error:
+                self._give_up(error)
+                return True
         replicas = self._route.replicas
         if len(replicas) == 1 and not self._tried:
             only = replicas[0]

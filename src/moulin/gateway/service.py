@@ -99,7 +99,8 @@ class Service:
         self.queues: dict[str, deque[Placing]] = {}
         self._leaving: set[Replica] = set()
         self._directory: Directory | None = None
-        self._fresh_directory: Directory | None = None
+        self.directory: Directory | None = None
+        """What the snapshot says, while it is fresh; `current_directory` raises otherwise."""
         self._confirmed_at_ns = 0
 
     def now_ns(self) -> int:
@@ -165,7 +166,7 @@ class Service:
             and self.now_ns() - self._confirmed_at_ns
             <= directory.snapshot.staleness_max_s * NS_PER_S
         )
-        self._fresh_directory = directory if is_fresh else None
+        self.directory = directory if is_fresh else None
         if not is_fresh:
             self.quotas.drop_share()
 
@@ -174,8 +175,8 @@ class Service:
 
     def current_directory(self) -> Directory:
         """Return what the snapshot says; raises `Unavailable` when it is missing or too old."""
-        if self._fresh_directory is not None:
-            return self._fresh_directory
+        if self.directory is not None:
+            return self.directory
         directory = self._directory
         if directory is None:
             raise Unavailable(
@@ -192,7 +193,7 @@ class Service:
 
     def current_route(self, route: Route) -> Route:
         """Return the route as the snapshot in force has it; raises when the key may no longer."""
-        directory = self._fresh_directory or self.current_directory()
+        directory = self.current_directory()
         if route.snapshot is directory.snapshot:
             return route
         renewed = directory.renew_route(directory.find(route.digest, self.now_ns), route)
@@ -200,10 +201,11 @@ class Service:
 
     def find_route(self, inbound: Inbound, name: str, identifier: bytes) -> Route:
         """Return the way of a request to the model it names; raises what `Directory` raises."""
-        directory = self.current_directory()
-        assert inbound.caller is not None
-        # A snapshot may have come while the body did.
-        caller = directory.renew(inbound.caller, self.now_ns)
+        directory = self.directory or self.current_directory()
+        caller = inbound.caller
+        assert caller is not None
+        if caller.snapshot is not directory.snapshot:  # one came while the body did
+            caller = directory.renew(caller, self.now_ns)
         if not inbound.where:
             route = caller.routes.get(name)
             if route is not None:
@@ -229,7 +231,7 @@ class Service:
         """
         if url in _OPEN_PATHS:
             return None
-        directory = self._fresh_directory or self.current_directory()
+        directory = self.directory or self.current_directory()
         return directory.authenticate(authorization, self.now_ns)
 
     def serve(self, client: ClientConnection, inbound: Inbound) -> None:

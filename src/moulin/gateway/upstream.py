@@ -16,10 +16,10 @@ from moulin.routing.breaker import Circuit, Failure
 
 _GOOD: Final = b"HTTP/1.1 200 "
 _HEAD_END: Final = b"\r\n\r\n"
+_LINE_END: Final = b"\r\n"
 _LENGTH: Final = b"\r\ncontent-length: "
 _CHUNKED: Final = b"transfer-encoding"
 _CLOSE: Final = b"close"
-_LINE_ENDS: Final = (b"\r\n", b"")
 
 
 class Caller(Protocol):
@@ -322,9 +322,7 @@ def whole_body(data: bytes) -> bytes | None:
         return None
     head, _, body = data.partition(_HEAD_END)
     head = head.lower()
-    if _CHUNKED in head or _CLOSE in head or head.count(_LENGTH) != 1:
+    behind = head.partition(_LENGTH)[2]
+    if _CHUNKED in head or _CLOSE in head or _LENGTH in behind:
         return None
-    begin = head.find(_LENGTH) + len(_LENGTH)
-    digits = b"%d" % len(body)
-    end = begin + len(digits)
-    return body if head[begin:end] == digits and head[end : end + 2] in _LINE_ENDS else None
+    return body if behind.partition(_LINE_END)[0] == b"%d" % len(body) else None

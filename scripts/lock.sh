@@ -14,7 +14,7 @@ compile --group tools --extra demo -c requirements/dev.txt -o requirements/demo.
 compile -c requirements/dev.txt -o requirements/base.txt
 
 # Runtimes, and the clients a benchmark drives, have environments of their own.
-for wanted in src/moulin/runtimes/locks/*.in requirements/clients.in; do
+for wanted in src/moulin/runtimes/locks/*.in src/moulin/engines/ray/ray.in requirements/clients.in; do
     overrides="${wanted%.in}.overrides" # then it is for one Python and platform only
     if [ -f "$overrides" ]; then how=(--override "$overrides"); else how=(--universal); fi
     .venv/bin/uv pip compile --quiet "${how[@]}" --python-version 3.11 --generate-hashes \
@@ -23,7 +23,7 @@ for wanted in src/moulin/runtimes/locks/*.in requirements/clients.in; do
 done
 
 # A lock names packages and digests, never a place.
-if grep -nE '://|file:|--(extra-)?index-url|--find-links|^/' requirements/*.txt src/moulin/runtimes/locks/*; then
+if grep -nE '://|file:|--(extra-)?index-url|--find-links|^/' requirements/*.txt src/moulin/runtimes/locks/* src/moulin/engines/ray/ray.txt; then
     echo "error: an address slipped into a lock" >&2
     exit 1
 fi

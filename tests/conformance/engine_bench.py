@@ -2,6 +2,7 @@
 
 import os
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +23,14 @@ from moulin.domain.workload import EndpointSpec, Resources, TaskTemplate
 from moulin.engines.local.cgroup import CgroupBase
 from moulin.engines.local.engine import LocalEngine
 from moulin.engines.local.nodes import divide_machine
+from moulin.engines.ray.engine import RayEngine
 from moulin.engines.simulated.engine import SimulatedEngine
 from moulin.engines.simulated.world import World
 from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import LocalTransport
 from moulin.ports.engine import Engine
+from tests.ray_cluster import RayCluster
 from tests.slurm_cluster import SlurmCluster
 
 WAIT_S = 60.0
@@ -57,11 +60,12 @@ def make_step(
     endpoint: EndpointSpec | None = None,
     stop_grace_s: int = 5,
 ) -> StartStep:
-    attempt = attempt_id(f"job_{name}", 0, 1)
+    workload = f"job_{_test_number():08x}_{name}"
+    attempt = attempt_id(workload, 0, 1)
     return StartStep(
         step=step_id(attempt, rank),
         attempt=attempt,
-        workload=WorkloadId(f"job_{name}"),
+        workload=WorkloadId(workload),
         organisation=OrganisationId("organisation"),
         project=ProjectId("project"),
         unit=0,
@@ -74,6 +78,11 @@ def make_step(
         endpoint=endpoint,
         stop_grace_s=stop_grace_s,
     )
+
+
+def _test_number() -> int:
+    """Return a number of this test: engines that outlive one are started a step once for all."""
+    return zlib.crc32(os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0].encode())
 
 
 def wait_until(is_true: Callable[[], bool], pause: Callable[[], None] | None = None) -> None:
@@ -242,3 +251,42 @@ class SlurmBench:
         """Cancel what is left; nobody waits for it."""
         for step in self.engine.steps():
             self.engine.stop(step, 0)
+
+
+@dataclass
+class RayBench:
+    """A real Ray of two nodes on this machine; effects are counted in files, as on the local engine."""
+
+    directory: Path
+    cluster: RayCluster
+    engine: RayEngine = field(init=False)
+
+    def __post_init__(self) -> None:
+        (self.directory / "effects").mkdir()
+        self.engine = self.cluster.engine(self.directory / "book")
+
+    def renew(self) -> None:
+        self.engine.close()
+        self.engine = self.cluster.engine(self.directory / "book")
+
+    def program(
+        self, *, seconds: float = 0.0, exit_code: int = 0, ignores_term: bool = False
+    ) -> TaskTemplate:
+        trap = "trap '' TERM; " if ignores_term else ""
+        effects = self.directory / "effects"
+        script = f'{trap}echo ran >> {effects}/"$MOULIN_STEP_ID"; sleep {seconds}; exit {exit_code}'
+        return TaskTemplate(command=("sh", "-c", script))
+
+    def runs(self, step: StepId) -> int:
+        file = self.directory / "effects" / step
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    def pause(self) -> None:
+        time.sleep(0.02)
+
+    def close(self) -> None:
+        """End what the test left running, so that the next finds the cluster empty."""
+        for step in self.engine.steps():
+            self.engine.stop(step, 0)
+        wait_until(lambda: not self.engine.steps())
+        self.engine.close()

@@ -14,6 +14,7 @@ from tests.conformance.engine_bench import (
     ENDED,
     Bench,
     LocalBench,
+    RayBench,
     SimulatedBench,
     SlurmBench,
     make_step,
@@ -27,15 +28,18 @@ ENGINES = (
     "local-without-cgroup",
     "simulated",
     pytest.param("slurm", marks=pytest.mark.slurm),
+    pytest.param("ray", marks=pytest.mark.ray),
 )
 
 
 @pytest.fixture(params=ENGINES)
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     if request.param == "simulated":
-        made: LocalBench | SimulatedBench | SlurmBench = SimulatedBench()
+        made: LocalBench | RayBench | SimulatedBench | SlurmBench = SimulatedBench()
     elif request.param == "slurm":
         made = SlurmBench(tmp_path, request.getfixturevalue("slurm_cluster"))
+    elif request.param == "ray":
+        made = RayBench(tmp_path, request.getfixturevalue("ray_cluster"))
     else:
         cgroup = find_cgroup_base() if request.param == "local" else None
         made = LocalBench(tmp_path, cgroup)

@@ -1,0 +1,153 @@
+"""One node's door: answers the verbs of the engine's port for this machine, in JSON-able values.
+
+It runs as an actor of Ray and imports nothing of it. The engine behind it is named by whoever wires
+the pool; everything the engine knows is on the node's disk, so a door may die at any time.
+"""
+
+import contextlib
+import importlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from moulin.domain.errors import MoulinError
+from moulin.domain.ids import NodeId, StepId
+from moulin.domain.observation import NodeCapacity
+from moulin.domain.plan import StartStep
+from moulin.domain.wire import decode, encode
+from moulin.ports.engine import Engine, Forgets, ListsSteps
+
+Json = dict[str, Any]
+_BUSY_FIELDS: Final = (1, 2, 3, 6, 7)  # user, nice, system, irq, softirq of proc(5)
+
+
+class MemberEngine(Engine, ListsSteps, Forgets, Protocol):
+    """What a node's engine must be able to do."""
+
+    def agree_port(self, step: StepId) -> int:
+        """Return the port on which the tasks of the step's attempt meet."""
+        ...
+
+
+class WallClock:
+    """UTC as one reading of the wall clock plus the monotonic time since."""
+
+    def __init__(self) -> None:
+        self._anchor_ns = time.time_ns() - time.monotonic_ns()
+
+    def now_ns(self) -> int:
+        """Return ns since 1970 UTC."""
+        return self._anchor_ns + time.monotonic_ns()
+
+
+class NodeDoor:
+    """The verbs of one node."""
+
+    def __init__(self, opens: str, directory: str, own: Json) -> None:
+        """Open the engine `opens`, MODULE:CLASS, under `directory`; `own` is this node's capacity."""
+        self._opens = opens
+        self._directory = Path(directory)
+        self._own = decode(NodeCapacity, own | {"boot_id": _boot_id()})
+        self._clock = WallClock()
+        self._addresses: dict[NodeId, str] = {}
+        self._engine = self._open()
+        self._verbs: Mapping[str, Callable[[Json], Any]] = {
+            "about": self._about,
+            "start": self._start,
+            "observe": self._observe,
+            "stop": self._stop,
+            "logs": self._logs,
+            "steps": self._steps,
+            "forget": self._forget,
+            "port": self._port,
+        }
+
+    def answer(self, verb: str, request: Json) -> Json:
+        """Return `{"value": …}`, or `{"error": …}` with the code, message and hint of an error."""
+        try:
+            return {"value": self._verbs[verb](request)}
+        except MoulinError as error:
+            return error_body(error)
+
+    def _open(self) -> MemberEngine:
+        module, _, name = self._opens.partition(":")
+        opened: MemberEngine = getattr(importlib.import_module(module), name)(
+            self._directory, clock=self._clock, own=self._own, addresses=self._addresses
+        )
+        return opened
+
+    def _about(self, _request: Json) -> Json:
+        return {
+            "boot_id": self._own.boot_id,
+            "cpu_model": _cpu_model(),
+            "busy_ns": busy_ns(_text("/proc/stat")),
+            "at_ns": self._clock.now_ns(),
+        }
+
+    def _start(self, request: Json) -> Any:
+        step = decode(StartStep, request["step"])
+        addresses = {NodeId(node): address for node, address in request["addresses"].items()}
+        if not addresses.items() <= self._addresses.items():
+            self._addresses |= addresses
+            self._engine = self._open()
+        return encode(self._engine.start(step))
+
+    def _observe(self, request: Json) -> Any:
+        steps = [StepId(step) for step in request["steps"]]
+        return [encode(seen) for seen in self._engine.observe(steps)]
+
+    def _stop(self, request: Json) -> None:
+        self._engine.stop(StepId(request["step"]), request["grace_s"])
+
+    def _logs(self, request: Json) -> Any:
+        found = self._engine.logs(
+            StepId(request["step"]), request["cursor"], request["limit_bytes"]
+        )
+        return encode(found)
+
+    def _steps(self, _request: Json) -> Any:
+        return list(self._engine.steps())
+
+    def _forget(self, request: Json) -> None:
+        self._engine.forget(StepId(request["step"]))
+
+    def _port(self, request: Json) -> int:
+        return self._engine.agree_port(StepId(request["step"]))
+
+
+def error_body(error: MoulinError) -> Json:
+    """Return an error as it crosses the wire."""
+    return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+
+
+def busy_ns(stat: str) -> int:
+    r"""Return the machine's busy CPU time from the text of /proc/stat, 0 when it does not say.
+
+    >>> busy_ns("cpu  100 0 0 900 0 0 0 0 0 0\n") == 100 * 10**9 // os.sysconf("SC_CLK_TCK")
+    True
+    """
+    words = stat.partition("\n")[0].split()
+    if len(words) < 8 or words[0] != "cpu":
+        return 0
+    ticks = sum(int(words[field]) for field in _BUSY_FIELDS)
+    return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def _boot_id() -> str:
+    return _text("/proc/sys/kernel/random/boot_id").strip()
+
+
+def _cpu_model() -> str:
+    for line in _text("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return os.uname().machine
+
+
+def _text(path: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    return ""

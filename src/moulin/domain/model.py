@@ -28,7 +28,7 @@ VLLM: Final = "vllm"
 # What vLLM asks for besides weights and KV cache: see `paged_memory`.
 PAGE_TOKENS: Final = 128
 PAGED_BATCH_TOKENS: Final = 2048
-PAGED_PROCESS_BYTES: Final = 2_600 * 10**6
+PAGED_PROCESS_BYTES: Final = 1_900 * 10**6
 # ggml types whose tensors the CPU backend copies into a faster layout: Q4_0, Q2_K, Q4_K, IQ4_NL.
 REPACKED_TYPES: Final = frozenset({2, 10, 12, 20})
 

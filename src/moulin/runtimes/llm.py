@@ -14,7 +14,7 @@ Reference: llama.cpp's server, as packed by xllamacpp.
 import mmap
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ from moulin.runtimes.program import (
     run,
     silence_library,
     stay,
+    waiting_politely,
 )
 
 RUNTIME: Final = Runtime(
@@ -40,7 +41,6 @@ RUNTIME: Final = Runtime(
     extra="llm",
 )
 _ERRORS_ONLY: Final = 1
-SPIN_COUNT: Final = "200"
 
 
 class Server(Protocol):
@@ -145,19 +145,6 @@ def start_server(spec: ServeSpec, fill: Callable[[Any, ServeSpec], Any]) -> Serv
             hint="it may be of a kind this llama.cpp does not know, or memory may be short",
         ) from cause
     return server
-
-
-def waiting_politely(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """Return what to add so that threads which wait for one another soon sleep.
-
-    By default they spin for about a millisecond. With other work on the same CPUs that starves the
-    thread they wait for and burns CPU time that is then metered as energy. Measured with SmolLM2
-    135M, 2 threads on 2 CPUs, default against this: alone 105 and 90 tokens/s; beside two busy
-    loops 6 and 18 tokens/s, 43 and 7 CPU-seconds for the same answers.
-    """
-    if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
-        return {}
-    return {"GOMP_SPINCOUNT": SPIN_COUNT}
 
 
 def parameters(params: Any, spec: ServeSpec) -> Any:

@@ -25,6 +25,7 @@ from typing import Any, Final, NoReturn
 from moulin.domain.errors import InvalidSpec, LocalError, MoulinError
 
 READY_FILE_VARIABLE: Final = "MOULIN_READY_FILE"
+SPIN_COUNT: Final = "200"
 _PROBE_S: Final = 120
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
@@ -187,6 +188,19 @@ def _ask(
     if response.status != 200:
         raise LocalError(f"try the model: {path} answered {response.status}")
     return answer
+
+
+def waiting_politely(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what to add so that threads which wait for one another soon sleep.
+
+    By default they spin for about a millisecond. With other work on the same CPUs that starves the
+    thread they wait for and burns CPU time that is then metered as energy. Measured with SmolLM2
+    135M, 2 threads on 2 CPUs, default against this: alone 105 and 90 tokens/s; beside two busy
+    loops 6 and 18 tokens/s, 43 and 7 CPU-seconds for the same answers.
+    """
+    if {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
+        return {}
+    return {"GOMP_SPINCOUNT": SPIN_COUNT}
 
 
 def memory_available_bytes() -> int:

@@ -21,7 +21,7 @@ _PARENT_DEATH: Final = 1  # PR_SET_PDEATHSIG
 _SHARED: Final = "/dev/shm/"  # noqa: S108 - names of POSIX shared memory, none is made here
 _PIECE_BYTES: Final = 4096
 _PIECES_KEPT: Final = 64
-_WORDS_CHARACTERS: Final = 4000
+_WORDS_CHARACTERS: Final = 16_000
 _JOIN_S: Final = 5
 # A `sitecustomize` for every process of a tree that is Python. Its tracker of shared memory has to
 # outlive the others: it removes what they leave.

@@ -31,7 +31,15 @@ from moulin.domain.checkpoint import CONFIG, architecture_of_config
 from moulin.domain.errors import InvalidSpec, LocalError, SourceError
 from moulin.domain.model import VLLM, Ability, Architecture, paged_cache_bytes
 from moulin.domain.runtime import Runtime
-from moulin.runtimes.program import ServeSpec, announce, catch_stop, leave, prove, run
+from moulin.runtimes.program import (
+    ServeSpec,
+    announce,
+    catch_stop,
+    leave,
+    prove,
+    run,
+    waiting_politely,
+)
 from moulin.runtimes.tree import TIED, Words, end, start, unname_shared_memory
 
 RUNTIME: Final = Runtime(
@@ -154,12 +162,12 @@ def environment(spec: ServeSpec, folder: Path, base: Mapping[str, str]) -> Mappi
     sockets = {"VLLM_RPC_BASE_PATH": str(folder)} if len(str(folder)) < _SOCKET_PATH_MAX else {}
     return {
         **base,
+        **waiting_politely(base),
         **sockets,
         "PYTHONPATH": path,
         "VLLM_API_KEY": spec.key,
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
-        "VLLM_SLEEP_WHEN_IDLE": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(spec.threads),

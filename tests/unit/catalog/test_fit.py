@@ -29,7 +29,7 @@ LARGER = find_model("qwen2.5-coder-0.5b-instruct")
     ],
 )
 def test_kv_cache_is_exact(model, context, parallel, kv_mib) -> None:
-    need = memory_need(model, model.variants[-1], context, parallel)
+    need = memory_need(model, model.forms()[-1], context, parallel)
     assert need.kv_cache_bytes == kv_mib * MIB
 
 
@@ -50,7 +50,7 @@ def test_a_form_for_vllm_needs_whole_blocks_and_its_processes() -> None:
 
 
 def test_every_part_is_in_the_total() -> None:
-    variant = LARGER.variants[-1]
+    variant = LARGER.forms()[-1]
     need = memory_need(LARGER, variant, 2048, 2)
     assert need.weights_bytes == 491_400_064 + 29_417_472
     assert need.kv_cache_bytes == 2 * 24 * 2 * 64 * 2 * 2048 * 2

@@ -61,6 +61,7 @@ def test_an_active_model_needs_no_words(capsys):
         ("file:/models/my model.gguf", "my-model"),
         ("hf:maker/model-gguf/q4/model-q4.gguf@main", "model-q4"),
         ("file:/models/Maker-3.1-8B", "Maker-3.1-8B"),
+        ("hf:maker/model-1.5@v1", "model-1.5"),
         ("s3:bucket/key.gguf", "key"),
         ("s3:bucket/...", "model"),
     ],
@@ -74,6 +75,8 @@ def test_a_model_is_named_after_its_file(address, name):
     [
         ("hf:maker/model/a.gguf", "hf:maker/model/a.gguf@main"),
         ("hf:maker/model/deep/a.gguf@v1", "hf:maker/model/deep/a.gguf@v1"),
+        ("hf:maker/model", "hf:maker/model@main"),
+        ("hf:maker/model-1.5@v1", "hf:maker/model-1.5@v1"),
         ("s3:bucket/key.gguf", "s3:bucket/key.gguf"),
         ("s3://bucket/a/key.gguf", "s3:bucket/a/key.gguf"),
     ],
@@ -82,7 +85,7 @@ def test_an_address_names_one_file(address, found):
     assert parse_address(address).address == found
 
 
-@pytest.mark.parametrize("address", ["hf:maker", "hf:maker/model", "s3:bucket", "s3:", "hf:a//b"])
+@pytest.mark.parametrize("address", ["hf:maker", "hf:maker/@v1", "s3:bucket", "s3:", "hf:a//b"])
 def test_an_address_that_names_no_file_is_refused(address):
     with pytest.raises(InvalidRequest, match="names no file"):
         parse_address(address)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moulin.runtimes.llm import SPIN_COUNT, waiting_politely
+from moulin.runtimes.program import SPIN_COUNT, waiting_politely
 
 
 @pytest.mark.parametrize(

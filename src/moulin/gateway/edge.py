@@ -37,6 +37,8 @@ _STREAM_HEAD: Final = (
 )
 _PIPELINED_BYTES_MAX: Final = 1 << 20
 _LOG: Final = logging.getLogger(__name__)
+# What a closed connection has instead of its parser; nothing is fed to it.
+_NOBODYS: Final = httptools.HttpRequestParser(object())
 _AUDIO_PATH: Final = b"/v1/audio/transcriptions"
 
 
@@ -143,6 +145,8 @@ class ClientConnection(Passing):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.cancel()
+        # A parser and its protocol hold each other: let go, or thousands wait for the collector.
+        self._parser = _NOBODYS
 
     def data_received(self, data: bytes) -> None:
         """Serve what is known, parse what is not."""

@@ -18,6 +18,7 @@ from moulin.cli import (
     aliases,
     batch,
     demo,
+    join,
     keys,
     local,
     models,
@@ -44,7 +45,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def common(
+def trust(
     ca: Annotated[
         Path | None,
         typer.Option(
@@ -63,7 +64,7 @@ def common(
         os.environ[CA_VARIABLE] = str(ca)
 
 
-for part in (demo, local, operate, submit, work, batch, serve, scale, accounts):
+for part in (demo, local, operate, join, submit, work, batch, serve, scale, accounts):
     app.add_typer(part.app)
 app.add_typer(models.app, name="models")
 app.add_typer(models.prices, name="price")

@@ -10,6 +10,7 @@ is shipped to the control plane is read back from the file.
 import asyncio
 import itertools
 import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -22,6 +23,10 @@ SUFFIX: Final = ".journal"
 _END: Final = b'"kind":"end"'
 DROPPED_BYTES_MIN: Final = 64 * 1024 * 1024
 """A journal longer than this loses what the leader has acknowledged."""
+KEPT_S: Final = 62.0
+MARK_EVERY_S: Final = 5.0
+MARKS_MAX: Final = 64
+"""How long the file was at which time, far enough back to know what is older than a minute."""
 SHIPMENT_BYTES: Final = 512 * 1024
 
 
@@ -53,6 +58,7 @@ class Journal:
         self._writers: list[Writer] = []
         self._is_due = False
         self._size_bytes = 0
+        self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS_MAX)
         try:
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError as cause:
@@ -90,18 +96,27 @@ class Journal:
                 writer.not_written(cause)
             return
         self.sequence += len(lines)
+        now_s = self._loop.time()
+        if not self._marks or now_s - self._marks[-1][0] >= MARK_EVERY_S:
+            self._marks.append((now_s, self._size_bytes))
         for writer in writers:
             writer.written()
 
-    def drop_before(self, offset: int) -> bool:
-        """Cut off what the leader has, once it is worth it; True when offsets have changed.
+    def drop_before(self, offset: int) -> int:
+        """Cut off what the leader has, once it is worth it; return by how much offsets shrank.
 
-        The rest is written beside and renamed, so that a crash leaves the old file or the new one.
+        What is younger than a minute stays: rates are counted from it after a restart. The rest is
+        written beside and renamed, so that a crash leaves the old file or the new one.
         """
         if offset < DROPPED_BYTES_MIN:
-            return False
+            return 0
+        until_s = self._loop.time() - KEPT_S
+        old = max((size for at_s, size in self._marks if at_s <= until_s), default=0)
+        cut = min(offset, old)
+        if cut < DROPPED_BYTES_MIN:
+            return 0
         with self.path.open("rb") as file:
-            file.seek(offset)
+            file.seek(cut)
             rest = file.read()
         beside = self.path.with_suffix(".new")
         renewed = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -111,11 +126,12 @@ class Journal:
             written = -1
         if written != len(rest):
             os.close(renewed)
-            return False
+            return 0
         beside.replace(self.path)
         os.close(self._file)
         self._file, self._size_bytes = renewed, len(rest)
-        return True
+        self._marks = deque((at_s, size - cut) for at_s, size in self._marks if size > cut)
+        return cut
 
     def close(self) -> None:
         """Write what waits and close the file."""

@@ -31,6 +31,7 @@ from moulin.gateway.control import ControlLink, Superseded
 from moulin.gateway.edge import ClientConnection
 from moulin.gateway.journal import Journal, JournalReader, predecessors
 from moulin.gateway.limits import Limits
+from moulin.gateway.recall import recall
 from moulin.gateway.service import Service
 from moulin.gateway.tls import HANDSHAKE_S, Certificate
 from moulin.gateway.trust import Trust
@@ -96,7 +97,9 @@ async def _serve(settings: Settings) -> int:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(folder):
         earlier = list(predecessors(folder))
-        epoch = max([time.time_ns() // 1_000_000, *(reader.epoch + 1 for reader in earlier)])
+        past = recall(folder, time.time_ns())
+        epochs = (past.through_epoch, *(reader.epoch for reader in earlier))
+        epoch = max(time.time_ns() // 1_000_000, max(epochs) + 1)
         journal = Journal(folder, epoch, loop)
         cache = SnapshotCache(folder)
         service = Service(
@@ -104,6 +107,7 @@ async def _serve(settings: Settings) -> int:
         )
         service.control_url = settings.control_url
         service.control_trust = Trust(settings.control_ca)
+        service.past = past.counts
         kept = cache.load()
         if kept is not None:
             service.apply(*kept)
@@ -125,6 +129,7 @@ async def _serve(settings: Settings) -> int:
         status = await _until_stopped(service, link, certificate, stop)
         await _drain(service, server)
         journal.close()
+        recall(folder, time.time_ns())  # while the journals are there
         await link.finish(_FINISH_S)
         return status
 

@@ -2,12 +2,13 @@
 
 It decides whether a request may go on under the rates of its key, project and organisation, holds
 what it may use of every allowance before its money, and settles all of it when the request ends,
-however it ends. Counts live as long as the process, limits as long as a snapshot. A key without any
-limit has no guard, and its requests never come here.
+however it ends. Limits live as long as a snapshot; counts of a minute outlive the process, which is
+told what its predecessors let through. A key without any limit has no guard, and its requests never
+come here.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from moulin.domain.errors import MoulinError, RateLimited
@@ -21,8 +22,10 @@ from moulin.domain.limits import (
 )
 from moulin.domain.reasons import Reason, ReasonCode, sentence
 from moulin.domain.snapshot import KeyView, ProjectView
+from moulin.domain.units import NS_PER_S
 from moulin.gateway.accounts import Account
-from moulin.routing.rates import NEVER_S, MinuteCount, duration_text
+from moulin.gateway.recall import Counted
+from moulin.routing.rates import NEVER_S, SLOTS, MinuteCount, duration_text
 
 RETRY_SOON_S: Final = 1
 _REQUESTS: Final = "requests a minute"
@@ -226,6 +229,29 @@ class Quotas:
         self.limited_at_s = -1
         self._open_account = open_account
         self._gauges: dict[tuple[LimitScope, str], Gauge] = {}
+        self._past: dict[tuple[LimitScope, str], list[tuple[int, Counted]]] = {}
+        self._past_until_s = 0
+
+    def recall(self, counts: Iterable[Counted], keys: Iterable[KeyView], now_ns: int) -> None:
+        """Count what earlier processes let through; keys of one line are counted as one."""
+        lines = {key.id: key.line or key.id for key in keys}
+        now = int(self.loop.time())
+        self._past_until_s = now + SLOTS
+        for each in counts:
+            then = now - max(0, (now_ns - each.at_ns) // NS_PER_S)
+            for owner in (
+                (LimitScope.ORGANISATION, each.organisation),
+                (LimitScope.PROJECT, each.project),
+                (LimitScope.KEY, lines.get(each.key, each.key)),
+            ):
+                self._past.setdefault(owner, []).append((then, each))
+            # Told to the leader: slices that this gateway leaves may be in their last minute.
+            self.limited_at_s = max(self.limited_at_s, then, 0)
+
+    def forget_past(self) -> None:
+        """Let go of what nobody asked for while it counted."""
+        if self._past and self.loop.time() > self._past_until_s:
+            self._past.clear()
 
     def guard(self, key: KeyView, project: ProjectView) -> Guard | None:
         """Return what bounds a key under this snapshot, None when nothing does."""
@@ -263,6 +289,10 @@ class Quotas:
         gauge = self._gauges.get((scope, owner))
         if gauge is None:
             gauge = self._gauges[(scope, owner)] = Gauge(scope, owner)
+            now = int(self.loop.time())
+            for then, counted in self._past.pop((scope, owner), ()):
+                gauge.requests.recall(counted.requests, then, now)
+                gauge.tokens.recall(counted.tokens, then, now)
         if gauge.rate != rate:
             gauge.rate = rate
             gauge.divide(self.share.slices)

@@ -34,6 +34,7 @@ from moulin.gateway.media import KINDS, open_media
 from moulin.gateway.metrics import Counts, prometheus_text
 from moulin.gateway.placing import Order, Placing
 from moulin.gateway.quotas import Quotas
+from moulin.gateway.recall import Counted
 from moulin.gateway.relay import Relay, open_relay
 from moulin.gateway.responses import RESPONSES, open_response
 from moulin.gateway.several import Part, Several
@@ -85,6 +86,7 @@ class Service:
         self.control_trust = Trust()
         self.accounts: dict[str, Account] = {}
         self.quotas = Quotas(self.account, loop)
+        self.past: tuple[Counted, ...] = ()
         self.buffered_bytes = 0
         self.now_s = loop.time()
         """Monotonic seconds as of the last sweep: exact enough for deadlines, free to read."""
@@ -140,6 +142,8 @@ class Service:
                 fragment = orjson.dumps({"replica": attempt, "zone": view.zone})[1:-1]
                 self._replicas[attempt] = Replica(view, fragment, self.limits, self.loop)
         keep_fleets(self._fleets, snapshot.models)
+        past, self.past = self.past, ()
+        self.quotas.recall(past, snapshot.keys, self.now_ns())
         for key in snapshot.keys:
             self.account(key.project)
         self._directory = Directory(
@@ -446,6 +450,7 @@ class Service:
         """End what took too long; called about once a second."""
         self._judge_freshness()
         now_s = self.now_s = self.loop.time()
+        self.quotas.forget_past()
         for connection in [c for c in self.connections if c.deadline_s < now_s]:
             connection.expire()
         for exchange in [e for e in self.exchanges if e.deadline_s < now_s]:

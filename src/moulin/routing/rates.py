@@ -43,6 +43,14 @@ class MinuteCount:
         self.total += amount
         return self.second
 
+    def recall(self, amount: int, then: int, second: int) -> None:
+        """Count what was let through at an earlier second; nothing when that has passed."""
+        check(amount >= 0, "a rate counts upwards")
+        self._advance(second)
+        if second - SLOTS < then <= second:
+            self.slots[then % SLOTS] += amount
+            self.total += amount
+
     def give_back(self, amount: int, second: int) -> None:
         """Take back what was counted at `second` and not used; nothing when that has passed."""
         check(amount >= 0, "only what was counted is given back")

@@ -116,6 +116,8 @@ def test_what_the_leader_has_is_dropped_from_a_long_journal(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("moulin.gateway.journal.DROPPED_BYTES_MIN", 100)
+    monkeypatch.setattr("moulin.gateway.journal.KEPT_S", 0.0)
+    monkeypatch.setattr("moulin.gateway.journal.MARK_EVERY_S", 0.0)
     reader = JournalReader(journal.path, is_finished=False)
     sequences = []
     for count in (1, 20, 3):
@@ -127,12 +129,23 @@ def test_what_the_leader_has_is_dropped_from_a_long_journal(
         journal.flush()
         sequences += [json.loads(line)["sequence"] for line in shipment.lines]
         reader.acknowledge(shipment, shipment.last)
-        if journal.drop_before(reader.offset):
-            reader.offset = 0
+        reader.offset -= journal.drop_before(reader.offset)
     assert sequences == list(range(1, 27))
     kept = [json.loads(line)["sequence"] for line in journal.path.read_bytes().splitlines()]
     assert kept == [27]
     assert journal.path.stat().st_mode & 0o077 == 0
+
+
+def test_the_last_minute_stays_in_a_long_journal(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moulin.gateway.journal.DROPPED_BYTES_MIN", 100)
+    for _ in range(20):
+        begin(journal)
+    journal.flush()
+    whole = journal.path.read_bytes()
+    assert journal.drop_before(len(whole)) == 0
+    assert journal.path.read_bytes() == whole
 
 
 def test_large_journals_come_in_parts(journal: Journal) -> None:

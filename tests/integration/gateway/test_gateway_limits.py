@@ -75,6 +75,34 @@ def test_a_rate_of_requests_is_kept_and_told(served: Opened) -> None:
     assert "key key_1 may have 3 requests a minute" in error["message"]
 
 
+@pytest.mark.parametrize("end", ["killed", "stopped"])
+def test_a_minute_outlives_the_process_that_counts_it(served: Opened, end: str) -> None:
+    """Twice, so that the second start knows of the first only by the file."""
+    plant, control = served({"rate": RateLimit(requests_per_minute=4)})
+    statuses = []
+    for _ in range(3):
+        statuses += [plant.chat().status for _ in range(2)]
+        plant.kill() if end == "killed" else plant.stop()
+        control.shares.clear()
+        plant.start()
+        eventually(lambda: _share(control) == ALL_SLICES)
+    assert statuses == [200, 200, 200, 200, 429, 429]
+    refused = plant.chat()
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+def test_tokens_a_minute_outlive_a_kill(served: Opened) -> None:
+    plant, control = served({"rate": RateLimit(tokens_per_minute=400)})
+    left = plant.chat(max_tokens=64).headers["x-ratelimit-remaining-tokens"]
+    plant.kill()
+    control.shares.clear()
+    plant.start()
+    eventually(lambda: _share(control) == ALL_SLICES)
+    again = plant.chat(max_tokens=64)
+    assert again.status == 200
+    assert int(again.headers["x-ratelimit-remaining-tokens"]) < int(left)
+
+
 def test_tokens_a_minute_count_what_was_used(served: Opened) -> None:
     plant, _ = served({"rate": RateLimit(tokens_per_minute=400)})
     first = plant.chat(max_tokens=64)

@@ -1,4 +1,4 @@
-"""Limits in events: a key that is limited, replaced, alerted about, and what a gateway held of it."""
+"""Limits in events: of a key that is replaced and alerted about, and of the users of a project."""
 
 from dataclasses import replace
 from typing import Final
@@ -17,14 +17,15 @@ from moulin.domain.events import (
     ObjectChange,
     Payload,
 )
-from moulin.domain.factory import ObjectKind, Organisation
+from moulin.domain.factory import ObjectKind, Organisation, Project
 from moulin.domain.ids import KeyId, OrganisationId, ProjectId
-from moulin.domain.limits import Allowance, Period, RateLimit
+from moulin.domain.limits import Allowance, Period, RateLimit, UserNames, UserRule
 from moulin.domain.principal import ApiKey, Role
 from moulin.domain.snapshot import JournalKind, JournalRecord
 
 CREATED_NS: Final = 1_760_000_000_000_000_000
 LATER_NS: Final = CREATED_NS + 86_400 * 10**9
+ADA: Final = "project_user:lab/usr_ada#eur"
 EUROS: Final = "key:key_course#eur"
 
 
@@ -68,6 +69,47 @@ def limits() -> list[Payload]:
             has_webhook=True,
         ),
         AlertSettled(alert=13, is_delivered=True, attempts=2),
+        GatewayEpochClosed(gateway="gw", gateway_epoch=1),
+    ]
+
+
+def users() -> list[Payload]:
+    """A project's users are limited, and one of them asks through a key that limits them too."""
+    rule = UserRule(
+        is_counted=True,
+        names=UserNames.STORED,
+        allowance=Allowance(amount_neur=2000, period=Period.MONTH, alerts_ppm=(500_000,)),
+    )
+    project = Project(name="lab", organisation="uni", per_user=rule)
+    key = replace(course_key(), per_user=Allowance(tokens=10_000, period=Period.DAY))
+    record = JournalRecord(
+        sequence=1,
+        kind=JournalKind.BEGIN,
+        request="req_1",
+        at_ns=LATER_NS,
+        organisation="uni",
+        project="lab",
+        key="key_course",
+        model="smollm2",
+        tokens_input=10,
+        tokens_output=100,
+        amount_neur=1900,
+        user="usr_ada",
+    )
+    end = replace(record, sequence=2, kind=JournalKind.END, amount_neur=1500, outcome="completed")
+    return [
+        FactoryApplied(
+            managed_by="factory.yaml",
+            changes=(ObjectChange(kind=ObjectKind.PROJECT, name="lab", value=project),),
+        ),
+        KeyCreated(key=key),
+        GatewayEpochOpened(gateway="gw", gateway_epoch=1),
+        AllowanceGranted(gateway="gw", gateway_epoch=1, allowance=ADA, amount=1900),
+        JournalRecorded(gateway="gw", gateway_epoch=1, through_sequence=2, records=(record, end)),
+        AllowanceReturned(gateway="gw", gateway_epoch=1, allowance=ADA, amount=400, is_closed=True),
+        AllowanceAlerted(
+            allowance=ADA, threshold_ppm=500_000, used=1500, limit=2000, start_ns=CREATED_NS
+        ),
         GatewayEpochClosed(gateway="gw", gateway_epoch=1),
     ]
 

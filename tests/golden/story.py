@@ -99,7 +99,7 @@ from moulin.domain.workload import (
     WorkloadState,
 )
 from tests.golden.batch_story import ARRAY, REPORT, TRAIN, batch
-from tests.golden.limits_story import limits
+from tests.golden.limits_story import limits, users
 from tests.golden.objects_story import objects
 
 LOGS: Final = Path(__file__).parent / "logs"
@@ -129,6 +129,7 @@ ENDS: Final = {
     "v1_scaling": {ENDPOINT: WorkloadState.RUNNING},
     "v1_objects": {},
     "v1_limits": {},
+    "v1_users": {},
     "v1_licence": {},
     "v1_batch": {
         ARRAY: WorkloadState.FAILED,
@@ -144,6 +145,7 @@ HELD: Final = {
     "v1_retention": {},
     "v1_scaling": {ENDPOINT: 0},
     "v1_limits": {},
+    "v1_users": {},
     "v1_objects": {},
     "v1_licence": {},
     "v1_batch": {ARRAY: 0, REPORT: 0},
@@ -162,6 +164,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_objects": [*beginning(), *objects()],
         "v1_limits": [*beginning(), *limits()],
         "v1_batch": [*beginning(), *batch()],
+        "v1_users": [*beginning(), *users()],
     }
     return {name: numbered(payloads) for name, payloads in stories.items()}
 

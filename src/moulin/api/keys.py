@@ -3,7 +3,7 @@
 import asyncio
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from moulin.api.access import Allow, missing, require_owner
@@ -33,9 +33,18 @@ from moulin.domain.control import (
 from moulin.domain.errors import Forbidden
 from moulin.domain.factory import ObjectKind, Organisation, Project, webhook_of
 from moulin.domain.ids import KeyId, OrganisationId, ProjectId, make_id
+from moulin.domain.limits import USER_CHARACTERS_MAX
 from moulin.domain.principal import ApiKey, Principal, Role
 from moulin.domain.wire import decode
-from moulin.identity import Action, Reach, digest, make_key, reach, webhook_secret
+from moulin.identity import (
+    Action,
+    Reach,
+    digest,
+    make_key,
+    names_of_user,
+    reach,
+    webhook_secret,
+)
 
 router = APIRouter(tags=["keys"])
 Creator = Annotated[Principal, Depends(Allow(Action.KEY_CREATE))]
@@ -79,6 +88,7 @@ async def create_key(request: Request, project: ProjectPath, principal: Creator)
         labels=wanted.labels,
         rate=wanted.rate,
         allowance=wanted.allowance,
+        per_user=wanted.per_user,
     )
     issued = await state.bridge.ask(CreateKey(principal=principal, key=key), ApiKey)
     return await _hand_over(state, issued, secret)
@@ -136,11 +146,19 @@ async def rotate_key(request: Request, key: KeyPath, principal: Creator) -> Resp
 
 @router.get("/projects/{project}/allowances", **described(AllowancePage))
 async def list_allowances(
-    request: Request, project: ProjectPath, principal: UsageReader
+    request: Request,
+    project: ProjectPath,
+    principal: UsageReader,
+    user: Annotated[str, Query(max_length=USER_CHARACTERS_MAX)] = "",
 ) -> Response:
-    """Return how the allowances stand that bind the project: its keys', its own, its organisation's."""
-    found = await state_of(request).bridge.ask(ReadAllowances(project=project), AllowancePage)
-    return respond(found)
+    """Return how the allowances stand that bind the project: its keys', its own, its organisation's.
+
+    With `user`, as requests name it or as it is recorded, those of that one user.
+    """
+    state = state_of(request)
+    users = names_of_user(state.services.pepper, project, user) if user else ()
+    command = ReadAllowances(project=project, users=users)
+    return respond(await state.bridge.ask(command, AllowancePage))
 
 
 @router.get("/projects/{project}/webhook", **described(WebhookInfo))
@@ -182,6 +200,7 @@ def info(key: ApiKey) -> KeyInfo:
         labels=key.labels,
         rate=key.rate,
         allowance=key.allowance,
+        per_user=key.per_user,
     )
 
 

@@ -95,10 +95,10 @@ async def read_usage(
 async def read_spend(
     request: Request,
     principal: UsageReader,
-    by: Annotated[str, Query(pattern="^(?:key|model|label)$")] = "key",
+    by: Annotated[str, Query(pattern="^(?:key|model|user|label)$")] = "key",
     project: ProjectQuery = "",
 ) -> Response:
-    """Return exact sums by key, model or label over all receipts."""
+    """Return exact sums by key, model, user or label over all receipts."""
     own = own_project(principal, Action.USAGE_READ, project)
     items = await in_thread(state_of(request).sums.spent, by, own)
     return respond(SpendReport(by=by, items=items))

@@ -16,7 +16,10 @@ from moulin.identity import Keyring
 from moulin.ports.store import Store
 
 PAGE: Final = 1000
-SPEND_BY: Final = ("key", "model", "label")
+SPEND_BY: Final = ("key", "model", "user", "label")
+USERS_SUMMED_MAX: Final = 200_000
+OTHER_USERS: Final = "usr_others"
+"""All users beyond so many: clients choose the names."""
 
 
 @dataclass(slots=True)
@@ -32,7 +35,7 @@ class _Sum:
 
 
 class UsageSums:
-    """Usage per (project, workload), key, model and label through a last receipt."""
+    """Usage per (project, workload), key, model, user and label through a last receipt."""
 
     def __init__(self, store: Store, keyring: Callable[[], Keyring] = Keyring) -> None:
         self._store = store
@@ -60,7 +63,7 @@ class UsageSums:
             return items, self._through
 
     def spent(self, by: str, project: str = "") -> tuple[SpendSum, ...]:
-        """Return the sums by key, model or label of one project or all, by project and name.
+        """Return the sums by key, model, user or label of one project or all, by project and name.
 
         Called from a worker thread; `by` is one of `SPEND_BY`.
         """
@@ -90,6 +93,11 @@ class UsageSums:
             _count(spent["key"], (project, usage.key), receipt)
         if usage.subject:
             _count(spent["model"], (project, usage.subject), receipt)
+        if usage.user:
+            user = (project, usage.user)
+            if user not in spent["user"] and len(spent["user"]) >= USERS_SUMMED_MAX:
+                user = (project, OTHER_USERS)
+            _count(spent["user"], user, receipt)
         for label in self._labels_of(usage):
             _count(spent["label"], (project, label), receipt)
 

@@ -20,7 +20,7 @@ receipt = typer.Typer(
     help="List, show, save and verify receipts.", no_args_is_help=True, rich_markup_mode=None
 )
 _WORKLOAD = "workload"
-_SPEND_BY = ("key", "model", "label")
+_SPEND_BY = ("key", "model", "user", "label")
 KeyFile = Annotated[
     Path,
     typer.Option("--key", metavar="FILE", help="The factory's public key, from `receipt key`."),
@@ -30,13 +30,16 @@ KeyFile = Annotated[
 @app.command()
 def usage(
     by: Annotated[
-        str, typer.Option("--by", help="Sum by workload, key, model or label.")
+        str, typer.Option("--by", help="Sum by workload, key, model, user or label.")
     ] = "workload",
     data: Data = None,
     project: Project = "",
     is_json: IsJson = False,
 ) -> None:
-    """Show what each workload, key, model or label used, and what it costs."""
+    """Show what each workload, key, model, user or label used, and what it costs.
+
+    Users are told apart where their project, or a key, says what each may use (`per_user`).
+    """
     if by not in (_WORKLOAD, *_SPEND_BY):
         known = ", ".join((_WORKLOAD, *_SPEND_BY))
         raise InvalidRequest(f"sum usage by {by!r}", hint=f"known here: {known}")

@@ -10,6 +10,8 @@ from moulin.domain.errors import InvalidRequest, NotFound
 from moulin.domain.words import moment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from moulin.domain.control import KeyInfo, KeyIssued
     from moulin.domain.limits import Allowance, AllowanceView, RateLimit
     from moulin.sdk import Moulin
@@ -38,6 +40,19 @@ Concurrency = Annotated[str, typer.Option("--concurrency", help="At most so many
 Budget = Annotated[str, typer.Option("--budget", help="At most so many euros: 12.50.")]
 Tokens = Annotated[str, typer.Option("--tokens", help="At most so many tokens: 50M.")]
 Per = Annotated[str, typer.Option("--per", help="When budget and tokens renew: day, week, month.")]
+UserBudget = Annotated[
+    str, typer.Option("--user-budget", help="At most so many euros for each user: 2.00.")
+]
+UserTokens = Annotated[
+    str, typer.Option("--user-tokens", help="At most so many tokens for each user: 1M.")
+]
+UserPer = Annotated[
+    str, typer.Option("--user-per", help="When users' limits renew: day, week, month.")
+]
+UserAlerts = Annotated[
+    list[str] | None,
+    typer.Option("--user-alert", help="Tell the webhook when a user reaches this: 80%."),
+]
 Alerts = Annotated[
     list[str] | None, typer.Option("--alert", help="Tell the webhook at this fraction: 80%.")
 ]
@@ -86,6 +101,10 @@ def keys_create(
     tokens: Tokens = "",
     per: Per = "",
     alert: Alerts = None,
+    user_budget: UserBudget = "",
+    user_tokens: UserTokens = "",
+    user_per: UserPer = "",
+    user_alert: UserAlerts = None,
     data: Data = None,
     project: Project = "",
     is_json: IsJson = False,
@@ -97,6 +116,7 @@ def keys_create(
       moulin keys create laptop
       moulin keys create chatbot --role inference --model smollm2-135m-instruct --expires-in 90d
       moulin keys create course --role inference --rpm 60 --budget 20 --per month --alert 80%
+      moulin keys create forum --role inference --user-budget 2.00 --user-per month
     """
     from moulin.domain.control import KeyWanted
     from moulin.domain.principal import Role
@@ -115,6 +135,7 @@ def keys_create(
         labels=_labels(label),
         rate=_rate(rpm, tpm, concurrency),
         allowance=_allowance(budget, tokens, per, alert),
+        per_user=_allowance(user_budget, user_tokens, user_per, user_alert),
     )
     with connect(data, project) as client:
         issued = client.keys.create(wanted)
@@ -150,10 +171,18 @@ def keys_show(
 
 
 @app.command("spend")
-def keys_spend(data: Data = None, project: Project = "", is_json: IsJson = False) -> None:
+def keys_spend(
+    user: Annotated[
+        str,
+        typer.Option("--user", metavar="NAME", help="What one user used of each user's limits."),
+    ] = "",
+    data: Data = None,
+    project: Project = "",
+    is_json: IsJson = False,
+) -> None:
     """Show what is used of every budget and token allowance that binds the project's keys."""
     with connect(data, project, is_operator=True) as client:
-        page = client.keys.allowances()
+        page = client.keys.allowances(user=user)
     answer(page, is_json=is_json, show=lambda: _show_allowances(page.items))
 
 
@@ -171,18 +200,25 @@ def keys_limit(
     tokens: Tokens = "",
     per: Per = "",
     alert: Alerts = None,
+    user_budget: UserBudget = "",
+    user_tokens: UserTokens = "",
+    user_per: UserPer = "",
+    user_alert: UserAlerts = None,
     data: Data = None,
     project: Project = "",
     is_json: IsJson = False,
 ) -> None:
     """Restrict a key to models or countries, or set its limits; what is not given stays.
 
-    Rates (--rpm, --tpm, --concurrency) are replaced together, and so are budgets.
+    Rates (--rpm, --tpm, --concurrency) are replaced together, so are budgets, and so are the limits
+    of each user (--user-budget, --user-tokens): whom a request's field `user` names, or the key's
+    label `user`.
     """
     from moulin.domain.control import KeyChange
     from moulin.domain.section import check_country
 
     has_rate, has_budget = any((rpm, tpm, concurrency)), any((budget, tokens, per, alert))
+    has_users = any((user_budget, user_tokens, user_per, user_alert))
     change = KeyChange(
         models=tuple(model) if model else None,
         countries=tuple(check_country("the flags", "--country", c) for c in country)
@@ -191,6 +227,7 @@ def keys_limit(
         labels=_labels(label) if label else None,
         rate=_rate(rpm, tpm, concurrency) if has_rate else None,
         allowance=_allowance(budget, tokens, per, alert) if has_budget else None,
+        per_user=_allowance(user_budget, user_tokens, user_per, user_alert) if has_users else None,
     )
     if change == KeyChange():
         raise InvalidRequest(f"limit {id!r}: nothing is given", hint="see `moulin keys limit -h`")
@@ -375,18 +412,30 @@ def _show_allowances(views: "tuple[AllowanceView, ...]") -> None:
 
 
 def _limits_text(key: "KeyInfo") -> str:
-    from moulin.domain.units import format_euros
-
-    rate, allowance = key.rate, key.allowance
-    period = "" if allowance.period.value == "ever" else f" per {allowance.period.value}"
+    rate = key.rate
     parts = (
         (rate.requests_per_minute > 0, f"{rate.requests_per_minute} requests/min"),
         (rate.tokens_per_minute > 0, f"{rate.tokens_per_minute} tokens/min"),
         (rate.concurrency > 0, f"{rate.concurrency} at once"),
-        (allowance.amount_neur >= 0, f"{format_euros(max(0, allowance.amount_neur))} EUR{period}"),
-        (allowance.tokens >= 0, f"{allowance.tokens} tokens{period}"),
     )
-    return ", ".join(text for is_set, text in parts if is_set)
+    rates = [text for is_set, text in parts if is_set]
+    return ", ".join(
+        [
+            *rates,
+            *_allowance_texts(key.allowance),
+            *_allowance_texts(key.per_user, " for each user"),
+        ]
+    )
+
+
+def _allowance_texts(allowance: "Allowance", whose: str = "") -> "Iterator[str]":
+    from moulin.domain.units import format_euros
+
+    period = "" if allowance.period.value == "ever" else f" per {allowance.period.value}"
+    if allowance.amount_neur >= 0:
+        yield f"{format_euros(allowance.amount_neur)} EUR{period}{whose}"
+    if allowance.tokens >= 0:
+        yield f"{allowance.tokens} tokens{period}{whose}"
 
 
 def _state(key: "KeyInfo") -> str:

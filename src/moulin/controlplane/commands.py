@@ -249,9 +249,13 @@ class RotateKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadAllowances:
-    """Ask how the allowances of a project stand; empty: of all. Answer: `AllowancePage`."""
+    """Ask how the allowances of a project stand; empty: of all. Answer: `AllowancePage`.
+
+    With `users`, the names one user may be recorded under, of that user alone.
+    """
 
     project: str
+    users: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -387,5 +387,6 @@ def _settled(cursors: Cursors, end: JournalRecord) -> list[RequestUsage]:
             characters_input=end.characters_input,
             line=begin.line,
             is_repeated=_is_repeated(cursors, begin.line, end),
+            user=begin.user,
         )
     ]

@@ -86,8 +86,11 @@ def fold_gateways(gateways: Gateways, event: Event) -> None:
 
 def _keep(gateways: Gateways, escrow: Escrow, account: str, change: int) -> None:
     book = gateways.epochs.get((escrow.gateway, escrow.gateway_epoch))
-    if book is not None:
-        book.kept[account] = book.kept.get(account, 0) + change
+    if book is None:
+        return
+    book.kept[account] = book.kept.get(account, 0) + change
+    if isinstance(escrow, AllowanceReturned) and escrow.is_closed:
+        del book.kept[account]
 
 
 def new_records(book: EpochBook, records: Sequence[JournalRecord]) -> tuple[JournalRecord, ...]:
@@ -137,6 +140,7 @@ def cut_records(book: EpochBook, at_ns: int) -> tuple[JournalRecord, ...]:
                 outcome=CUT,
                 is_estimated=True,
                 line=begun.line,
+                user=begun.user,
                 **({} if begun.line else _reserved(begun)),
             )
         )

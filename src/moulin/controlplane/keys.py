@@ -67,6 +67,7 @@ def changed_key(key: ApiKey, change: KeyChange) -> ApiKey:
         labels=key.labels if change.labels is None else change.labels,
         rate=change.rate or key.rate,
         allowance=change.allowance or key.allowance,
+        per_user=change.per_user or key.per_user,
     )
 
 

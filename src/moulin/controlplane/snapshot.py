@@ -6,6 +6,7 @@ from fractions import Fraction
 from moulin.controlplane.books import Books
 from moulin.controlplane.plane import Plane
 from moulin.domain.factory import Alias, ObjectKind, Organisation, Price, PriceBook, Project, Site
+from moulin.domain.limits import USER_LABEL, UserNames, UserRule
 from moulin.domain.model import METERS_BY_ABILITY
 from moulin.domain.objects import BATCH_FACTOR_PPM
 from moulin.domain.principal import ApiKey, Role
@@ -17,6 +18,7 @@ from moulin.domain.snapshot import (
     ModelView,
     ProjectView,
     ReplicaView,
+    UsersView,
 )
 from moulin.domain.usage import Meter
 from moulin.ledger import book_at, find_price
@@ -57,7 +59,21 @@ def _keys(books: Books) -> Iterator[KeyView]:
                 line=key.line,
                 rate=key.rate,
                 allowances=books.allowances.names_of(key.organisation, key.project, key.id),
+                users=_users(books, key),
             )
+
+
+def _users(books: Books, key: ApiKey) -> UsersView | None:
+    """Return how the users of a key are told apart, None where nobody asked for that."""
+    project = books.project(key.project)
+    rule = project.per_user if project is not None else UserRule()
+    if not (rule.is_counted or key.per_user.is_set):
+        return None
+    return UsersView(
+        user=key.labels.get(USER_LABEL, ""),
+        keeps_names=rule.names is UserNames.STORED,
+        allowances=books.allowances.users_of(key.project, key.id),
+    )
 
 
 def may_infer(key: ApiKey) -> bool:

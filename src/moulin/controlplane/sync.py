@@ -9,6 +9,7 @@ from moulin.controlplane.allowances import (
     is_refused,
     portion,
     take_back,
+    take_closed,
 )
 from moulin.controlplane.commands import Answer, SyncGateway
 from moulin.controlplane.draft import Draft
@@ -62,6 +63,7 @@ def sync_gateway(plane: Plane, draft: Draft, command: SyncGateway) -> Callable[[
         _open_epoch(draft, command, request.epoch)
     acknowledged = _take_records(draft, request)
     _take_returns(draft, request)
+    take_closed(draft, request)
     _take_lost(draft, request)
     _close_epochs(draft, request)
     grants = tuple(_grant(draft, request, want) for want in request.wants)

@@ -221,6 +221,7 @@ class KeyWanted:
     labels: Mapping[str, str] = field(default_factory=dict)
     rate: RateLimit = field(default_factory=RateLimit)
     allowance: Allowance = field(default_factory=Allowance)
+    per_user: Allowance = field(default_factory=Allowance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +235,7 @@ class KeyChange:
     labels: Mapping[str, str] | None = None
     rate: RateLimit | None = None
     allowance: Allowance | None = None
+    per_user: Allowance | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,6 +264,7 @@ class KeyInfo:
     labels: Mapping[str, str] = field(default_factory=dict)
     rate: RateLimit = field(default_factory=RateLimit)
     allowance: Allowance = field(default_factory=Allowance)
+    per_user: Allowance = field(default_factory=Allowance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,7 +306,7 @@ class WebhookInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendSum:
-    """Exact sums over every receipt of one key, model or label (`key=value`) in one project."""
+    """Exact sums over every receipt of one key, model, user or label (`key=value`) in one project."""
 
     project: str
     name: str
@@ -316,7 +319,7 @@ class SpendSum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendReport:
-    """Spend by project and name; `by` is key, model or label.
+    """Spend by project and name; `by` is key, model, user or label.
 
     A usage with several labels is in the sum of each, so sums by label may add up to more.
     """

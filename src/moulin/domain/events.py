@@ -380,12 +380,13 @@ class AllowanceGranted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllowanceReturned:
-    """A part of an allowance came back unused."""
+    """A part of an allowance came back unused; `is_closed` when the gateway has nothing more of it."""
 
     gateway: str
     gateway_epoch: int
     allowance: str
     amount: int
+    is_closed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

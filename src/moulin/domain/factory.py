@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from moulin.domain.limits import Allowance, RateLimit
+from moulin.domain.limits import Allowance, RateLimit, UserRule
 from moulin.domain.objects import BATCH_FACTOR_PPM, PROJECT_BYTES_MAX
 
 
@@ -174,8 +174,9 @@ class Quota:
 class Project:
     """A grouping of work inside an organisation; `budget_neur` -1 means no limit.
 
-    The budget is for all work and for ever; `rate` and `allowance` bound model calls. `webhook` is
-    told when an allowance of the project or of one of its keys reaches an alert.
+    The budget is for all work and for ever; `rate` and `allowance` bound model calls, `per_user`
+    those of each of its users. `webhook` is told when an allowance of the project, of one of its
+    keys or users reaches an alert.
     """
 
     name: str
@@ -186,6 +187,7 @@ class Project:
     rate: RateLimit = field(default_factory=RateLimit)
     allowance: Allowance = field(default_factory=Allowance)
     webhook: str = ""
+    per_user: UserRule = field(default_factory=UserRule)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from moulin.domain.factory import (
     ZoneState,
     kind_of,
 )
-from moulin.domain.limitsfile import read_allowance, read_rate, read_webhook
+from moulin.domain.limitsfile import read_allowance, read_rate, read_user_rule, read_webhook
 from moulin.domain.objects import BATCH_FACTOR_PPM, PROJECT_BYTES_MAX
 from moulin.domain.section import Keys, Section, nearest, section, shown
 from moulin.domain.units import (
@@ -72,7 +72,7 @@ POOL_KEYS: Final = Keys(("zone", "engine", "machine_class", "mode", "settings"))
 PROJECT_KEYS: Final = Keys(
     (
         *("organisation", "quota", "budget", "job_time_limit"),
-        *("limits", "allowance", "webhook"),
+        *("limits", "allowance", "webhook", "per_user"),
     )
 )
 QUOTA_KEYS: Final = Keys(("cpus", "memory", "accelerators", "workloads", "storage"))
@@ -351,6 +351,7 @@ def _projects(top: Section) -> Iterator[Project]:
             rate=read_rate(item),
             allowance=read_allowance(item),
             webhook=read_webhook(item),
+            per_user=read_user_rule(item),
         )
 
 

@@ -1,7 +1,7 @@
 """What callers may use: rates, and allowances of money or tokens that renew with a period.
 
-An organisation, a project and a key may each have both. The names of live allowances cross the
-wire; who a name belongs to is readable from it. This module says what limits are, never whether one
+An organisation, a project and a key may each have both, and each user of a project or a key an
+allowance. The names of live allowances cross the wire; who a name belongs to is readable from it. This module says what limits are, never whether one
 is met.
 """
 
@@ -17,8 +17,16 @@ from moulin.domain.wire import WIDE
 SLICES: Final = 48
 """A rate is divided among gateways by slices; 48 divides evenly by 1, 2, 3, 4, 6, 8, 12 and 16."""
 ALL_SLICES: Final = (1 << SLICES) - 1
+USERS_MAX: Final = 100_000
+"""Users of one project, or one key, with an allowance of their own at one time."""
+NAMELESS: Final = "usr_none"
+"""Who sends no name: all such requests are one user's."""
+USER_LABEL: Final = "user"
+"""A key with this label is one user's, whatever its requests say."""
+USER_CHARACTERS_MAX: Final = 256
 _UNIT_MARK: Final = "#"
 _SCOPE_MARK: Final = ":"
+_USER_MARK: Final = "/"
 
 
 class Period(StrEnum):
@@ -38,11 +46,13 @@ class AllowanceUnit(StrEnum):
 
 
 class LimitScope(StrEnum):
-    """Whom a limit belongs to, widest first."""
+    """Whom a limit belongs to, widest first; the last two are each user of a project or a key."""
 
     ORGANISATION = "organisation"
     PROJECT = "project"
     KEY = "key"
+    PROJECT_USER = "project_user"
+    KEY_USER = "key_user"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +74,8 @@ class RateLimit:
 
 
 NO_RATE: Final = RateLimit()
+USER_SCOPES: Final = (LimitScope.PROJECT_USER, LimitScope.KEY_USER)
+_USER_PREFIXES: Final = tuple(f"{scope.value}{_SCOPE_MARK}" for scope in USER_SCOPES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +104,22 @@ class Allowance:
 
 
 NO_ALLOWANCE: Final = Allowance()
+
+
+class UserNames(StrEnum):
+    """What is recorded of a user's name: a keyed hash of it, or the name itself."""
+
+    HASHED = "hashed"
+    STORED = "stored"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserRule:
+    """Whether a project's users are told apart, and what each of them may use."""
+
+    is_counted: bool = False
+    names: UserNames = UserNames.HASHED
+    allowance: Allowance = field(default_factory=Allowance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +189,40 @@ def parts_of(name: str) -> tuple[LimitScope, str, AllowanceUnit]:
     scope, _, rest = name.partition(_SCOPE_MARK)
     owner, _, unit = rest.rpartition(_UNIT_MARK)
     return LimitScope(scope), owner, AllowanceUnit(unit)
+
+
+def user_allowance(name: str, user: str) -> str:
+    """Return the name of one user's allowance; `name` is the one for nobody, with an empty user.
+
+    >>> user_allowance("project_user:lab/#eur", "usr_1")
+    'project_user:lab/usr_1#eur'
+    """
+    owner, _, unit = name.rpartition(_UNIT_MARK)
+    return f"{owner}{user}{_UNIT_MARK}{unit}"
+
+
+def every_users(scope: LimitScope, owner: str, unit: AllowanceUnit) -> str:
+    """Return the name of a user's allowance without the user.
+
+    >>> every_users(LimitScope.KEY_USER, "key_1", AllowanceUnit.TOKENS)
+    'key_user:key_1/#tokens'
+    """
+    return allowance_name(scope, f"{owner}{_USER_MARK}", unit)
+
+
+def is_users(name: str) -> bool:
+    """Say whether the name of an account is a user's allowance."""
+    return name.startswith(_USER_PREFIXES)
+
+
+def user_parts(owner: str) -> tuple[str, str]:
+    """Return of an owner that is a user whose user it is, and the user.
+
+    >>> user_parts("lab/usr_1")
+    ('lab', 'usr_1')
+    """
+    declared_by, _, user = owner.partition(_USER_MARK)
+    return declared_by, user
 
 
 def amount_text(name: str, amount: int) -> str:

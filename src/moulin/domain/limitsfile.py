@@ -2,6 +2,7 @@
 
     limits: {requests_per_minute: 600, tokens_per_minute: 200k, concurrency: 50}
     allowance: {euros: 250, tokens: 50M, per: month, alerts: [50%, 80%, 100%]}
+    per_user: {euros: 2.00, per: month, alerts: [100%], names: hashed}
     webhook: https://alerts.example.org/moulin
 
 It decides which words and amounts are acceptable, and which addresses may be told: an operator's,
@@ -13,12 +14,13 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from moulin.domain.errors import InvalidSpec
-from moulin.domain.limits import Allowance, Period, RateLimit
+from moulin.domain.limits import Allowance, Period, RateLimit, UserNames, UserRule
 from moulin.domain.section import Keys, Section, shown
 from moulin.domain.units import PPM, parse_euros
 
 LIMIT_KEYS: Final = Keys(("requests_per_minute", "tokens_per_minute", "concurrency"))
 ALLOWANCE_KEYS: Final = Keys(("euros", "tokens", "per", "alerts"))
+PER_USER_KEYS: Final = Keys(("euros", "tokens", "per", "alerts", "names"))
 COUNT_MAX: Final = 10**15
 ALERTS_MAX: Final = 10
 _COUNT: Final = re.compile(r"([0-9]{1,15})\s*([kMG]?)")
@@ -64,7 +66,23 @@ def read_rate(item: Section, key: str = "limits") -> RateLimit:
 
 def read_allowance(item: Section, key: str = "allowance") -> Allowance:
     """Return the allowance under `key`; raises `InvalidSpec` with the path of what is wrong."""
-    found = item.child(key, ALLOWANCE_KEYS)
+    return _allowance(item.child(key, ALLOWANCE_KEYS))
+
+
+def read_user_rule(item: Section, key: str = "per_user") -> UserRule:
+    """Return what is declared of a project's users; without it they are not told apart.
+
+    Raises `InvalidSpec` with the path of what is wrong.
+    """
+    found = item.child(key, PER_USER_KEYS)
+    return UserRule(
+        is_counted=item.body.get(key) is not None,
+        names=found.word("names", UserNames, UserNames.HASHED),
+        allowance=_allowance(found),
+    )
+
+
+def _allowance(found: Section) -> Allowance:
     return Allowance(
         amount_neur=found.measure("euros", parse_euros, -1),
         tokens=found.measure("tokens", parse_count, -1),

@@ -37,6 +37,8 @@ class ApiKey:
     Empty `models` and `countries` mean no restriction; `expires_at_ns` and `revoked_at_ns` are 0
     when unset. `origin` is the id of the key that this one replaced, or that one's origin: limits
     and what was used of them belong to the line of keys, so that a rotation renews nothing.
+    `per_user` is what each user of the line may use. The label `user` says that the key is one
+    user's, whatever its requests say.
     """
 
     id: KeyId
@@ -54,6 +56,7 @@ class ApiKey:
     labels: Mapping[str, str] = field(default_factory=dict)
     rate: RateLimit = field(default_factory=RateLimit)
     allowance: Allowance = field(default_factory=Allowance)
+    per_user: Allowance = field(default_factory=Allowance)
 
     @property
     def line(self) -> str:

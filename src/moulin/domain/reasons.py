@@ -26,6 +26,7 @@ class ReasonCode(StrEnum):
     EXCEEDS_QUOTA = "ExceedsQuota"
     BUDGET_EXCEEDED = "BudgetExceeded"
     ALLOWANCE_EXCEEDED = "AllowanceExceeded"
+    TOO_MANY_USERS = "TooManyUsers"
     RATE_EXCEEDED = "RateExceeded"
     BACKING_OFF = "BackingOff"
     BEHIND_OTHERS = "BehindOthers"
@@ -87,6 +88,9 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ),
     ReasonCode.ALLOWANCE_EXCEEDED: (
         "{scope} {owner} has {left} left of {limit} ({period}); this reserves {wanted}"
+    ),
+    ReasonCode.TOO_MANY_USERS: (
+        "{scope} {owner} has {limit} users with an allowance already; another begins {when}"
     ),
     ReasonCode.RATE_EXCEEDED: (
         "{scope} {owner} may have {limit} {what}; {left} are left here and this needs {wanted}"

@@ -19,11 +19,25 @@ JOURNAL_VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsersView:
+    """How the users of a key are told apart, and what each may not exceed.
+
+    `user` says that the key is one user's, whatever its requests name; `allowances` are names of
+    users' allowances without the user (see `moulin.domain.limits`).
+    """
+
+    user: str = ""
+    keeps_names: bool = False
+    allowances: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyView:
     """A key that may be used for inference; revoked keys are simply not in the snapshot.
 
     `line` is what its rate is counted under and `allowances` are all it must not exceed, its
-    project's and organisation's among them (see `moulin.domain.limits`).
+    project's and organisation's among them (see `moulin.domain.limits`). `users` is None where
+    nobody declared anything about them.
     """
 
     id: str
@@ -36,6 +50,7 @@ class KeyView:
     line: str = ""
     rate: RateLimit = field(default_factory=RateLimit)
     allowances: tuple[str, ...] = ()
+    users: UsersView | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +171,7 @@ class JournalRecord:
     END carries what was used. A BEGIN without END is charged from its reservation.
     Models that do not count tokens count `audio_ms` or `characters_input` instead. `line` names the
     line of a batch, `BATCH.INDEX`; one that was cut costs nothing, because it is done again.
+    `user` is whose request it was, as it is recorded; empty where users are not told apart.
     `outcome` is `completed`, `client_disconnected`, `upstream_failed` or `cut`.
     """
 
@@ -178,6 +194,7 @@ class JournalRecord:
     audio_ms: int = 0
     characters_input: int = 0
     line: str = ""
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +251,8 @@ class SyncRequest:
     with this request; 0 says nothing about that. After a reply that never came, `kept` maps every
     project to the escrow granted less the escrow given back, as the gateway knows it after this
     request; what the control plane has granted beyond that was lost on the way and goes back.
+    `closed` are users' allowances of which the gateway holds nothing any more, with all that was
+    used of them told: whatever was granted of them and not used goes back.
     `share` is the share of rate limits the gateway keeps to, `limited_ago_s` how long ago it last
     let a request through under one, -1 for never.
     """
@@ -247,6 +266,7 @@ class SyncRequest:
     wants: tuple[Want, ...] = ()
     returns: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, int] = field(default_factory=dict)
+    closed: tuple[str, ...] = ()
     snapshot_version: int = 0
     wait_s: int = 0
     load: GatewayLoad | None = None

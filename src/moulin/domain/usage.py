@@ -100,7 +100,7 @@ class NodeAllocation:
 class RequestUsage:
     """One finished inference request as the gateway's journal states it.
 
-    `replica` is the attempt that served it. `is_estimated` marks a charge made from the
+    `replica` is the attempt that served it and `user` whose request it was, as it is recorded. `is_estimated` marks a charge made from the
     reservation because the journal was lost or the call was cut. `line` names the line of a batch
     that it carried out; `is_repeated` when that line was charged before. A request counts tokens, or the
     milliseconds of audio it sent, or the characters it had spoken.
@@ -123,6 +123,7 @@ class RequestUsage:
     characters_input: int = 0
     line: str = ""
     is_repeated: bool = False
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +132,7 @@ class Usage:
 
     `quantities` maps a `Meter` to an amount. `energy_mj` includes `overhead_mj`.
     `line` names the line of a batch, which is charged once: a repetition costs nothing. `key` is the key a
-    request came with; it is in the books and not on the receipt.
+    request came with and `user` its user as recorded; both are in the books and not on the receipt.
     """
 
     id: str
@@ -162,6 +163,7 @@ class Usage:
     line: str = ""
     is_repeated: bool = False
     key: str = ""
+    user: str = ""
 
 
 WHOLE_PPM: Final = 1_000_000

@@ -39,7 +39,8 @@ class Payer(Protocol):
 class Account:
     """Escrow of one project, or one allowance by name, and the requests that wait for more of it.
 
-    The amounts of an allowance in tokens are tokens.
+    The amounts of an allowance in tokens are tokens. `user` is the name that the refusals of a
+    user's allowance give, as the client gave it.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Account:
         limits: Limits,
         loop: asyncio.AbstractEventLoop,
         wake: Callable[[], None],
+        user: str = "",
     ) -> None:
         self.project = project
+        self._user = user
         self.escrow = Escrow()
         self.used_at_s = loop.time()
         self._limits = limits
@@ -110,6 +113,11 @@ class Account:
         if self._waiting:
             self._ask()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody holds anything of it or waits for it."""
+        return not (self._waiting or self._is_wishing or self.escrow.held_neur)
+
     def idle_escrow(self, now_s: float) -> int:
         """Take out what a quiet project does not need, in n€."""
         if self._waiting or now_s - self.used_at_s < self._limits.escrow_idle_s:
@@ -143,6 +151,8 @@ class Account:
                 "left": amount_text(self.project, self.escrow.left_neur),
                 "wanted": amount_text(self.project, payer.held_neur),
             }
+            if self._user:
+                own.update(scope="user", owner=self._user)
         else:
             own = {
                 "left_eur": format_euros(self.escrow.left_neur),

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from moulin.domain.errors import MoulinError
+from moulin.domain.limits import is_users
 from moulin.domain.snapshot import SyncReply, Want
 from moulin.domain.units import NS_PER_S
 from moulin.domain.wire import decode, encode
@@ -155,13 +156,15 @@ class ControlLink:
         shipment = reader.next_shipment()
         is_complete = reader.is_finished and shipment.is_end
         until_ns = self._journal_until_ns(reader, shipment)
-        wants = self._wants()
         returns: dict[str, int] = {}
+        closed: tuple[str, ...] = ()
         if until_ns:
             # Never before the END that freed it: a journal lost then is charged from what is left.
             returns, self._returns = self._returns, {}
+            closed = self._service.users.closing()
+        wants = self._wants(closed)
         load, now_s = present_load(self._service), self._service.loop.time()
-        has_something = bool(shipment.data or is_complete or wants or returns)
+        has_something = bool(shipment.data or is_complete or wants or returns or closed)
         is_due = self._is_tale_due(until_ns) or self._load_tale.is_due(load, now_s)
         if not (has_something or is_due):
             return False
@@ -173,6 +176,7 @@ class ControlLink:
                 "journal_until_ns": str(until_ns),
                 "wants": [encode(want) for want in wants],
                 "returns": encode(returns),
+                "closed": closed,
                 "kept": encode(self._kept() if self._is_unsure else {}),
                 "load": encode(load),
             },
@@ -183,6 +187,7 @@ class ControlLink:
             self._after_failure(cause, wants, returns)
             raise
         self._is_unsure = False
+        self._service.users.closed(closed)
         self._load_tale.told(load, now_s)
         if until_ns:
             self._told_at_s = self._service.loop.time()
@@ -218,7 +223,10 @@ class ControlLink:
             for project, amount_neur in returns.items():
                 self._service.account(project).escrow.take_again(amount_neur)
         for want in wants:
-            self._service.account(want.project).ask_again()
+            if is_users(want.project):
+                self._service.users.ask_again(want.project)
+            else:
+                self._service.account(want.project).ask_again()
 
     async def _call(self, client: HttpClient, body: bytes, timeout_s: float) -> SyncReply:
         sent_at_ns = self._service.now_ns()
@@ -248,7 +256,10 @@ class ControlLink:
         current = service.snapshot
         service.quotas.take(reply.share)
         for grant in reply.grants:
-            service.account(grant.project).take(grant)
+            if is_users(grant.project):
+                service.users.take(grant)
+            else:
+                service.account(grant.project).take(grant)
         if reply.snapshot is None:
             service.confirm(sent_at_ns)
             if sent_at_ns - self._kept_at_ns >= KEEP_EVERY_NS:
@@ -277,17 +288,18 @@ class ControlLink:
         )
         return b'%b,"records":[%b]}' % (head[:-1], records)
 
-    def _wants(self) -> list[Want]:
+    def _wants(self, closed: tuple[str, ...]) -> list[Want]:
         now_ns = self._service.now_ns()
         wants = (account.want(now_ns) for account in self._service.accounts.values())
-        return [want for want in wants if want is not None]
+        found = [want for want in wants if want is not None]
+        return found + self._service.users.wants(now_ns, closed)
 
     def _kept(self) -> dict[str, int]:
         """Return, by project, what was granted less what the leader has been, or is now, told back.
 
         Wishes go out one exchange at a time, so no grant is on its way when this is called.
         """
-        return {
+        return self._service.users.kept() | {
             project: account.escrow.granted_neur
             - account.escrow.returned_neur
             + self._returns.get(project, 0)
@@ -296,6 +308,8 @@ class ControlLink:
 
     def _collect_returns(self, *, is_last: bool) -> None:
         now_s = float("inf") if is_last else self._service.loop.time()
+        if not is_last:
+            self._service.users.close_idle(now_s)
         for project, account in self._service.accounts.items():
             amount_neur = account.idle_escrow(now_s)
             if amount_neur:

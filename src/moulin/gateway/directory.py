@@ -32,7 +32,8 @@ class Route(NamedTuple):
 
     `fleet` is None where there is no choice. `where` are the countries that the request allows,
     empty for all its key may use; `alias` is the name it came by, `fallbacks` the models that may
-    serve instead, `headers` what the answer says of all this, as finished lines.
+    serve instead, `headers` what the answer says of all this, as finished lines. `marks` are of the
+    one request that goes this way.
     """
 
     model: ModelView
@@ -47,13 +48,16 @@ class Route(NamedTuple):
     alias: AliasView | None = None
     fallbacks: tuple[ModelView, ...] = ()
     headers: bytes = b""
-    line: bytes = b""
+    marks: bytes = b""
 
-    def for_line(self, line: bytes) -> "Route":
-        """Return the way of a line of a batch: the journal names it."""
-        if not line:
+    def marked(self, marks: bytes) -> "Route":
+        """Return the way of a request of which the journal says more, in members as JSON.
+
+        That is the line of a batch it carries out, and its user.
+        """
+        if not marks:
             return self
-        return self._replace(line=line, fragment=b'%b,"line":"%b"' % (self.fragment, line))
+        return self._replace(marks=self.marks + marks, fragment=self.fragment + marks)
 
 
 class Wish(NamedTuple):
@@ -309,7 +313,7 @@ class Directory:
             fragment,
             key.digest,
             self.snapshot,
-            self._quotas.guard(key, project),
+            self._quotas.guard(key, project, self._pepper),
             self._fleets[model.endpoint] if len(permitted) > 1 or model.fallbacks else None,
             where,
             alias,

@@ -11,9 +11,12 @@ events, never above what was held.
 
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
+import orjson
+
 from moulin.domain.errors import DiskFull, EngineUnavailable, MoulinError, Unavailable
 from moulin.domain.reasons import Reason
 from moulin.gateway import answers
+from moulin.gateway.accounts import Account
 from moulin.gateway.directory import Route
 from moulin.gateway.placing import Order, Placing, busy
 from moulin.gateway.quotas import Pass
@@ -21,8 +24,10 @@ from moulin.gateway.records import END
 from moulin.gateway.sse import DONE, EventFilter, EventTooLong
 from moulin.gateway.upstream import Replica
 from moulin.gateway.usage import BYTES_PER_TOKEN, NOTHING, Used, usage_of, used
+from moulin.gateway.users import Crowd
 from moulin.routing.breaker import Failure
 from moulin.routing.figures import COMMENT, HEADERS, provisional
+from moulin.routing.parameters import USER_FIELDS
 
 if TYPE_CHECKING:
     from moulin.gateway.service import Service
@@ -80,11 +85,26 @@ class Exchange(Placing):
             return
         bounds = self._order.bounds
         tokens = bounds.tokens_input + bounds.tokens_output if self.counts_tokens else 0
-        self._pass = guard.enter(self, tokens)
+        try:
+            purses = self._find_user(guard.crowd) if guard.crowd is not None else ()
+        except MoulinError as error:
+            self._give_up(error)
+            return
+        self._pass = guard.enter(self, tokens, purses)
         if self._pass.refusal is not None:
             self._give_up(self._pass.refusal)
         else:
             self._pass.hold()
+
+    def _find_user(self, crowd: Crowd) -> tuple[Account, ...]:
+        """Have the journal name the request's user; return the user's allowances."""
+        ask = self._order.ask
+        recorded = crowd.recorded(ask.user)
+        self._route = self._route.marked(b',"user":%b' % orjson.dumps(recorded))
+        if ask.user:
+            ignored = tuple(name for name in ask.ignored if name not in USER_FIELDS)
+            self._order = self._order._replace(ask=ask._replace(ignored=ignored))
+        return crowd.purses(ask.user, recorded)
 
     def within_limits(self) -> None:
         """Hold the money last: it is what everybody of the project shares."""

@@ -184,7 +184,7 @@ def open_media(
     check_ability(route.model, ability)
     body = inbound.body if media.boundary else orjson.dumps(media.fields)
     bounds = Bounds(media.units, 0, len(inbound.body))
-    ask = Ask(media.model, False, False, 0, None, media.ignored)  # noqa: FBT003 - a tuple
+    ask = Ask(media.model, False, False, 0, None, media.ignored, user=media.user)  # noqa: FBT003 - a tuple
     order = Order(identifier, ask, route.model, inbound.path.decode(), body, bounds)
     return kind(service, client, route, order, media)
 

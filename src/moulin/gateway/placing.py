@@ -108,7 +108,7 @@ class Placing(ABC):
             price_per=model.price_per * WHOLE_PPM,
         )
         self._order = self._order._replace(model=reduced)
-        self._route = self._route.for_line(line)
+        self._route = self._route.marked(b',"line":"%b"' % line)
         self._fallbacks = ()
         self.held_neur = reduced.cost_neur(self._order.bounds[0], self._order.bounds[1])
 

@@ -25,6 +25,7 @@ from moulin.domain.snapshot import KeyView, ProjectView
 from moulin.domain.units import NS_PER_S
 from moulin.gateway.accounts import Account
 from moulin.gateway.recall import Counted
+from moulin.gateway.users import Crowd, UserAccounts
 from moulin.routing.rates import NEVER_S, SLOTS, MinuteCount, duration_text
 
 RETRY_SOON_S: Final = 1
@@ -107,31 +108,39 @@ class Gauge:
 
 
 class Guard:
-    """All the limits of one key: gauges widest first, and the accounts of its allowances."""
+    """All the limits of one key: gauges widest first, the accounts of its allowances, its users."""
 
-    __slots__ = ("gauges", "purses", "quotas")
+    __slots__ = ("crowd", "gauges", "purses", "quotas")
 
     def __init__(
-        self, quotas: "Quotas", gauges: tuple[Gauge, ...], purses: tuple[Account, ...]
+        self,
+        quotas: "Quotas",
+        gauges: tuple[Gauge, ...],
+        purses: tuple[Account, ...],
+        crowd: Crowd | None,
     ) -> None:
         self.quotas = quotas
         self.gauges = gauges
         self.purses = purses
+        self.crowd = crowd
 
-    def enter(self, request: Guarded, tokens: int) -> "Pass":
-        """Count a request that may use so many tokens; its pass says whether it may go on."""
+    def enter(self, request: Guarded, tokens: int, purses: tuple[Account, ...] = ()) -> "Pass":
+        """Count a request that may use so many tokens; its pass says whether it may go on.
+
+        `purses` are the allowances of its user, beyond those of its key.
+        """
         second = int(self.quotas.loop.time())
         for gauge in self.gauges:
             refusal = gauge.refusal(tokens, second)
             if refusal is not None:
-                return Pass(self, request, (tokens, second), refusal)
+                return Pass(self, request, (tokens, second), refusal=refusal)
         for gauge in self.gauges:
             gauge.running += 1
             gauge.requests.add(1, second)
             gauge.tokens.add(tokens, second)
         if self.gauges:
             self.quotas.limited_at_s = second
-        return Pass(self, request, (tokens, second), None)
+        return Pass(self, request, (tokens, second), self.purses + purses)
 
 
 class Part:
@@ -156,16 +165,20 @@ class Part:
 class Pass:
     """One request's way through its limits; `leave` ends it, once."""
 
-    __slots__ = ("_guard", "_held", "_request", "_second", "_tokens", "_waiting", "refusal")
+    __slots__ = (
+        "_guard", "_held", "_purses", "_request", "_second", "_tokens", "_waiting", "refusal",
+    )  # fmt: skip
 
     def __init__(
         self,
         guard: Guard,
         request: Guarded,
         counted: tuple[int, int],
-        refusal: RateLimited | None,
+        purses: tuple[Account, ...] = (),
+        refusal: RateLimited | None = None,
     ) -> None:
         self._guard: Guard | None = guard
+        self._purses = purses
         self._request = request
         self._tokens, self._second = counted
         self._held: list[Part] = []
@@ -174,13 +187,12 @@ class Pass:
 
     def hold(self) -> None:
         """Hold of every allowance in turn what the request may use, then let it go on."""
-        guard = self._guard
-        if guard is None:
+        if self._guard is None:
             return  # the client left while an allowance was asked for
-        if len(self._held) == len(guard.purses):
+        if len(self._held) == len(self._purses):
             self._request.within_limits()
             return
-        account = guard.purses[len(self._held)]
+        account = self._purses[len(self._held)]
         is_tokens = parts_of(account.project)[2] is AllowanceUnit.TOKENS
         held = self._tokens if is_tokens else self._request.held_neur
         self._waiting = Part(self, account, held)
@@ -222,9 +234,13 @@ class Quotas:
     """Every count of this process, and the share of each rate that is this gateway's."""
 
     def __init__(
-        self, open_account: Callable[[str], Account], loop: asyncio.AbstractEventLoop
+        self,
+        open_account: Callable[[str], Account],
+        users: UserAccounts,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.loop = loop
+        self._users = users
         self.share = GatewayShare(slices=0, version=0)
         self.limited_at_s = -1
         self._open_account = open_account
@@ -253,8 +269,8 @@ class Quotas:
         if self._past and self.loop.time() > self._past_until_s:
             self._past.clear()
 
-    def guard(self, key: KeyView, project: ProjectView) -> Guard | None:
-        """Return what bounds a key under this snapshot, None when nothing does."""
+    def guard(self, key: KeyView, project: ProjectView, pepper: bytes) -> Guard | None:
+        """Return what bounds a key or its users under this snapshot, None when nothing does."""
         gauges = tuple(
             self._gauge(scope, owner, rate)
             for scope, owner, rate in (
@@ -265,7 +281,10 @@ class Quotas:
             if rate.is_set
         )
         purses = tuple(map(self._open_account, key.allowances))
-        return Guard(self, gauges, purses) if gauges or purses else None
+        if key.users is not None:
+            crowd = Crowd(key.users, key.project, pepper, self._users)
+            return Guard(self, gauges, purses, crowd)
+        return Guard(self, gauges, purses, None) if gauges or purses else None
 
     def take(self, share: GatewayShare | None) -> None:
         """Keep to the share that the leader says, unless it is older than the one in force."""

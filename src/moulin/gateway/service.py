@@ -41,6 +41,7 @@ from moulin.gateway.several import Part, Several
 from moulin.gateway.trust import Trust
 from moulin.gateway.upstream import Replica
 from moulin.gateway.usage import Bounds
+from moulin.gateway.users import UserAccounts
 from moulin.routing.affinity import NO_PREFIX, prefix_of
 from moulin.routing.infill import infill
 from moulin.routing.media import check_ability
@@ -85,7 +86,8 @@ class Service:
         self.control_url = ""
         self.control_trust = Trust()
         self.accounts: dict[str, Account] = {}
-        self.quotas = Quotas(self.account, loop)
+        self.users = UserAccounts(limits, loop, self._wake_control)
+        self.quotas = Quotas(self.account, self.users, loop)
         self.past: tuple[Counted, ...] = ()
         self.buffered_bytes = 0
         self.now_s = loop.time()
@@ -201,7 +203,7 @@ class Service:
         if route.snapshot is directory.snapshot:
             return route
         renewed = directory.renew_route(directory.find(route.digest, self.now_ns), route)
-        return renewed.for_line(route.line)
+        return renewed.marked(route.marks)
 
     def find_route(self, inbound: Inbound, name: str, identifier: bytes) -> Route:
         """Return the way of a request to the model it names; raises what `Directory` raises."""
@@ -224,7 +226,8 @@ class Service:
             caller = directory.find(route.digest, self.now_ns)
         except MoulinError:
             return None
-        return directory.fallback_route(caller, route, name)
+        found = directory.fallback_route(caller, route, name)
+        return found.marked(route.marks) if found is not None else None
 
     # -- requests -----------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from moulin.identity.keys import (
 )
 from moulin.identity.passes import make_pass, read_pass
 from moulin.identity.permissions import PERMISSIONS, Action, Reach, permits, reach
+from moulin.identity.users import names_of_user, recorded_user
 
 __all__ = [
     "PERMISSIONS",
@@ -26,8 +27,10 @@ __all__ = [
     "is_well_formed",
     "make_key",
     "make_pass",
+    "names_of_user",
     "permits",
     "reach",
     "read_pass",
+    "recorded_user",
     "webhook_secret",
 ]

@@ -29,55 +29,21 @@ from moulin.domain.limits import (
     AllowanceUnit,
     AllowanceView,
     LimitScope,
-    Period,
     allowance_name,
+    every_users,
+    is_users,
     parts_of,
     period_of,
+    user_allowance,
+    user_parts,
 )
 from moulin.domain.snapshot import JournalKind, JournalRecord
+from moulin.ledger.crowds import Crowd
+from moulin.ledger.spending import Spending
+
+__all__ = ["Allowances", "Settled", "Spending", "fold_allowances", "view_of"]
 
 EscrowKey = tuple[str, int, str]
-
-
-@dataclass(slots=True)
-class Spending:
-    """One allowance in one unit; amounts are n€ or tokens. `alerted_ppm` is the last one told."""
-
-    limit: int
-    period: Period
-    alerts_ppm: tuple[int, ...] = ()
-    start_ns: int = 0
-    end_ns: int = 0
-    used: int = 0
-    held: int = 0
-    alerted_ppm: int = 0
-
-    def available(self, now_ns: int) -> int:
-        """Return what may be handed out now; below zero in debt."""
-        return self.limit - self.used_at(now_ns) - self.held
-
-    def used_at(self, now_ns: int) -> int:
-        """Return what is used of the period that holds `now_ns`: nothing but debt in a new one."""
-        if self.period is Period.EVER or now_ns < self.end_ns:
-            return self.used
-        return max(0, self.used - self.limit)
-
-    def turn(self, now_ns: int) -> None:
-        """Go over into the period that holds `now_ns`, if it is a later one."""
-        if self.period is not Period.EVER and now_ns >= self.end_ns:
-            if self.end_ns:
-                self.used = self.used_at(now_ns)
-                self.alerted_ppm = 0
-            self.start_ns, self.end_ns = period_of(self.period, now_ns)
-
-    def alert_due(self) -> int:
-        """Return the largest fraction that was reached and not told in this period, 0 for none."""
-        reached = [
-            ppm
-            for ppm in self.alerts_ppm
-            if ppm > self.alerted_ppm and self.used * 1_000_000 >= self.limit * ppm
-        ]
-        return max(reached, default=0)
 
 
 @dataclass(slots=True)
@@ -92,12 +58,14 @@ class Settled:
 class Allowances:
     """Every allowance by name, escrow per (gateway, epoch, name), requests not charged yet.
 
+    `crowds` are the allowances of users, by the scope and the owner that declared them.
     `lines` maps a key to the first of its line, `newest` that one to the last; `begun` a request to the allowances it may use.
     `touched` are allowances used since somebody last looked for alerts; `untold` are alerts whose
     webhook has not answered, by their event.
     """
 
     spending: dict[str, Spending] = field(default_factory=dict)
+    crowds: dict[tuple[LimitScope, str], Crowd] = field(default_factory=dict)
     escrow: dict[EscrowKey, int] = field(default_factory=dict)
     lines: dict[str, str] = field(default_factory=dict)
     newest: dict[str, str] = field(default_factory=dict)
@@ -109,6 +77,33 @@ class Allowances:
     def names_of(self, organisation: str, project: str, key: str) -> tuple[str, ...]:
         """Return the allowances that bind a request of this key, widest first."""
         return tuple(self._names_of(organisation, project, key))
+
+    def users_of(self, project: str, key: str) -> tuple[str, ...]:
+        """Return the allowances, without the user, that bind each user of this key."""
+        if not self.crowds:
+            return ()
+        owners = (
+            (LimitScope.PROJECT_USER, project),
+            (LimitScope.KEY_USER, self.lines.get(key, key)),
+        )
+        return tuple(
+            every_users(scope, owner, unit)
+            for scope, owner in owners
+            if (scope, owner) in self.crowds
+            for unit in self.crowds[(scope, owner)].units()
+        )
+
+    def crowd_of(self, name: str) -> Crowd | None:
+        """Return the crowd that a user's allowance belongs to; None when nobody declares it."""
+        scope, owner, _ = parts_of(name)
+        return self.crowds.get((scope, user_parts(owner)[0]))
+
+    def find(self, name: str) -> Spending | None:
+        """Return an allowance of anybody; a user's only where something counts."""
+        if is_users(name):
+            crowd = self.crowd_of(name)
+            return crowd.spending.get(name) if crowd is not None else None
+        return self.spending.get(name)
 
     def _names_of(self, organisation: str, project: str, key: str) -> Iterator[str]:
         line = self.lines.get(key, key)
@@ -149,10 +144,12 @@ def fold_allowances(allowances: Allowances, event: Event) -> None:
             allowances.lines[key.id] = key.line
             allowances.newest[key.line] = key.id
             _declare(allowances, LimitScope.KEY, key.line, key.allowance, event.at_ns)
+            _declare_users(allowances, LimitScope.KEY_USER, key.line, key.per_user, event.at_ns)
         case KeyUpdated(key=key):
             # What a key that was replaced still says of the line's limits is of the past.
             if allowances.newest.get(key.line) == key.id:
                 _declare(allowances, LimitScope.KEY, key.line, key.allowance, event.at_ns)
+                _declare_users(allowances, LimitScope.KEY_USER, key.line, key.per_user, event.at_ns)
         case FactoryApplied() as applied:
             _apply(allowances, applied, event.at_ns)
         case JournalRecorded() as recorded:
@@ -166,14 +163,21 @@ def fold_allowances(allowances: Allowances, event: Event) -> None:
 def _fold_escrow(allowances: Allowances, event: Event) -> None:
     match event.payload:
         case AllowanceGranted() as granted:
+            crowd = allowances.crowd_of(granted.allowance)
+            if crowd is not None:
+                crowd.enter(granted.allowance, event.at_ns)
             _hold(allowances, granted, granted.amount)
         case AllowanceReturned() as returned:
             _hold(allowances, returned, -returned.amount)
+            if returned.is_closed:
+                key = (returned.gateway, returned.gateway_epoch, returned.allowance)
+                allowances.escrow.pop(key, None)
         case GatewayEpochClosed() as closed:
             _close(allowances, closed)
         case AllowanceAlerted() as alerted:
-            if alerted.allowance in allowances.spending:
-                allowances.spending[alerted.allowance].alerted_ppm = alerted.threshold_ppm
+            spending = allowances.find(alerted.allowance)
+            if spending is not None:
+                spending.alerted_ppm = alerted.threshold_ppm
             if alerted.has_webhook:
                 allowances.untold[event.sequence] = alerted
         case AlertSettled() as told:
@@ -192,6 +196,9 @@ def _apply(allowances: Allowances, applied: FactoryApplied, at_ns: int) -> None:
         if scope is not None:
             allowance = value.allowance if isinstance(value, Organisation | Project) else None
             _declare(allowances, scope, change.name, allowance or Allowance(), at_ns)
+        if change.kind is ObjectKind.PROJECT:
+            wanted = value.per_user.allowance if isinstance(value, Project) else Allowance()
+            _declare_users(allowances, LimitScope.PROJECT_USER, change.name, wanted, at_ns)
 
 
 def _declare(
@@ -214,6 +221,17 @@ def _declare(
         allowances.spending[name] = spending
 
 
+def _declare_users(
+    allowances: Allowances, scope: LimitScope, owner: str, wanted: Allowance, at_ns: int
+) -> None:
+    """Set what each user of an owner may use."""
+    crowd = allowances.crowds.get((scope, owner)) or Crowd()
+    crowd.declare(wanted, at_ns)
+    allowances.crowds[(scope, owner)] = crowd
+    if crowd.is_empty:
+        del allowances.crowds[(scope, owner)]
+
+
 def _held(allowances: Allowances, name: str) -> int:
     return sum(held for key, held in allowances.escrow.items() if key[2] == name)
 
@@ -225,9 +243,16 @@ def _hold(
     before = allowances.escrow.get(key, 0)
     after = max(0, before + change)
     allowances.escrow[key] = after
-    spending = allowances.spending.get(escrow.allowance)
-    if spending is not None:
-        spending.held += after - before
+    _change_held(allowances, escrow.allowance, after - before)
+
+
+def _change_held(allowances: Allowances, name: str, change: int) -> None:
+    if is_users(name):
+        crowd = allowances.crowd_of(name)
+        if crowd is not None:
+            crowd.hold(name, change)
+    elif name in allowances.spending:
+        allowances.spending[name].held += change
 
 
 def _record(allowances: Allowances, recorded: JournalRecorded, at_ns: int) -> None:
@@ -235,6 +260,9 @@ def _record(allowances: Allowances, recorded: JournalRecorded, at_ns: int) -> No
     for record in recorded.records:
         if record.kind is JournalKind.BEGIN:
             names = allowances.names_of(record.organisation, record.project, record.key)
+            if record.user:
+                users = allowances.users_of(record.project, record.key)
+                names += tuple(user_allowance(name, record.user) for name in users)
             if names:
                 allowances.begun[record.request] = names
             continue
@@ -257,17 +285,25 @@ def _settle(
         key = (recorded.gateway, recorded.gateway_epoch, name)
         taken = min(amount, allowances.escrow.get(key, 0))
         allowances.escrow[key] = allowances.escrow.get(key, 0) - taken
-        spending = allowances.spending.get(name)
+        spending = _used_by(allowances, name, amount, at_ns)
         if spending is None:
             continue
         spending.turn(at_ns)
-        spending.held -= taken
         spending.used += amount
+        _change_held(allowances, name, -taken)
         allowances.touched[name] = None
         if is_euros:
             in_euros.append(name)
     if in_euros:
         allowances.settled[record.request] = Settled(tuple(in_euros), record.amount_neur)
+
+
+def _used_by(allowances: Allowances, name: str, amount: int, at_ns: int) -> Spending | None:
+    """Return what an ended request counts against; a user who used nothing is not remembered."""
+    crowd = allowances.crowd_of(name) if is_users(name) else None
+    if crowd is not None and amount:
+        crowd.enter(name, at_ns)
+    return allowances.find(name)
 
 
 def _correct(allowances: Allowances, charged: UsagesCharged) -> None:
@@ -277,7 +313,7 @@ def _correct(allowances: Allowances, charged: UsagesCharged) -> None:
         if settled is None or settled.amount_neur == item.amount_neur:
             continue
         for name in settled.names:
-            spending = allowances.spending.get(name)
+            spending = allowances.find(name)
             if spending is not None:
                 spending.used = max(0, spending.used + item.amount_neur - settled.amount_neur)
                 allowances.touched[name] = None
@@ -286,7 +322,4 @@ def _correct(allowances: Allowances, charged: UsagesCharged) -> None:
 def _close(allowances: Allowances, closed: GatewayEpochClosed) -> None:
     gone = [key for key in allowances.escrow if key[:2] == (closed.gateway, closed.gateway_epoch)]
     for key in gone:
-        held = allowances.escrow.pop(key)
-        spending = allowances.spending.get(key[2])
-        if spending is not None:
-            spending.held -= held
+        _change_held(allowances, key[2], -allowances.escrow.pop(key))

@@ -394,5 +394,6 @@ def _request_usage(
         line=request.line,
         is_repeated=request.is_repeated,
         key=request.key,
+        user=request.user,
         **place_of(own),
     )

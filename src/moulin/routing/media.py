@@ -13,6 +13,7 @@ from moulin.domain.errors import InvalidRequest
 from moulin.domain.model import Ability
 from moulin.domain.multipart import Form, read_form
 from moulin.domain.snapshot import ModelView
+from moulin.routing.parameters import USER_FIELDS, user_of
 
 INPUTS_MAX: Final = 2048
 TOKENS_AROUND: Final = 4
@@ -38,7 +39,7 @@ _TRANSCRIBE_FIELDS: Final = frozenset(
     }
 )  # fmt: skip
 _IGNORED: Final = frozenset(
-    {"user", "instructions", "stream", "stream[]", "chunking_strategy", "metadata"}
+    {*USER_FIELDS, "instructions", "stream", "stream[]", "chunking_strategy", "metadata"}
 )
 _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
     "output_dtype": ("float",),
@@ -63,6 +64,7 @@ class Media(NamedTuple):
     format: str = "json"
     granularities: tuple[str, ...] = ()
     boundary: str = ""
+    user: str = ""
 
 
 def read_embeddings(body: Any, body_bytes: int, *, drops: bool = False) -> Media:
@@ -75,7 +77,7 @@ def read_embeddings(body: Any, body_bytes: int, *, drops: bool = False) -> Media
     if fields.get("encoding_format", "float") not in {"float", "base64"}:
         raise _bad("encoding_format", "float or base64")
     units = body_bytes + TOKENS_AROUND * len(texts)
-    return Media(_model(fields), units, ignored, {**fields, "input": texts})
+    return Media(_model(fields), units, ignored, {**fields, "input": texts}, user=user_of(body))
 
 
 def read_speech(body: Any, *, drops: bool = False) -> Media:
@@ -95,7 +97,7 @@ def read_speech(body: Any, *, drops: bool = False) -> Media:
     answer_format = fields.setdefault("response_format", "mp3")
     if answer_format not in CONTENT_TYPES:
         raise _bad("response_format", f"one of {', '.join(CONTENT_TYPES)}")
-    return Media(_model(fields), len(text), ignored, fields, answer_format)
+    return Media(_model(fields), len(text), ignored, fields, answer_format, user=user_of(body))
 
 
 def read_transcription(body: bytes, *, drops: bool = False) -> Media:
@@ -120,6 +122,7 @@ def read_transcription(body: bytes, *, drops: bool = False) -> Media:
         answer_format,
         _granularities(form, answer_format),
         form.boundary,
+        user_of(values),
     )
 
 

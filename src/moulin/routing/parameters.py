@@ -17,6 +17,9 @@ LOGPROBS_MAX: Final = 20
 LOGIT_BIASES_MAX: Final = 1024
 SCHEMA_NAME_MAX: Final = 64
 
+USER_FIELDS: Final = ("user", "safety_identifier")
+"""Where a request names its user; OpenAI's newer word comes second."""
+
 Check = Callable[[dict[str, Any]], None]
 """Raises `InvalidRequest` when the field it is for has a value that is not taken."""
 
@@ -38,6 +41,17 @@ def unsupported(field: str, why: str, hint: str = "") -> InvalidRequest:
         hint=hint,
         details={"param": field, "code": "unsupported_value"},
     )
+
+
+def user_of(body: Mapping[str, Any]) -> str:
+    """Return whom a request names as its user, empty for nobody."""
+    for name in USER_FIELDS:
+        value = body.get(name)
+        if value is not None and type(value) is not str:
+            raise bad(name, "a text", "invalid_type")
+        if value:
+            return str(value)
+    return ""
 
 
 def number(field: str, low: float, high: float) -> Check:

@@ -24,6 +24,7 @@ from moulin.routing.parameters import (
     bad,
     missing,
     unsupported,
+    user_of,
 )
 from moulin.routing.tools import Offer, read_offer
 
@@ -105,7 +106,7 @@ class Ask(NamedTuple):
     `tokens_output_max` is 0 when the client did not say. `choices` counts the completions asked
     for, `added_bytes` what was added to the prompt. `infills` when the prompt has to be brought
     into the model's form for filling in, `needs_form` when the answer goes out in another shape
-    than a replica's.
+    than a replica's. `user` is whom the client names as its user.
     """
 
     model: str
@@ -118,6 +119,7 @@ class Ask(NamedTuple):
     added_bytes: int = 0
     infills: bool = False
     needs_form: bool = False
+    user: str = ""
 
 
 def read_request(dialect: Dialect, body: Any, *, drops: bool = False) -> Ask:
@@ -130,9 +132,11 @@ def read_request(dialect: Dialect, body: Any, *, drops: bool = False) -> Ask:
     if type(body) is not dict:
         raise InvalidRequest("the body must be a JSON object")
     ignored: tuple[str, ...] = ()
+    user = ""
     is_safe = False
     if not body.keys() <= dialect.forwarded:
         is_safe = dialect.is_chat and body.get("safe_prompt") is True
+        user = user_of(body)
         ignored = _normalise(dialect, body, drops=drops)
     model = body.get("model")
     if type(model) is not str or not model:
@@ -152,10 +156,11 @@ def read_request(dialect: Dialect, body: Any, *, drops: bool = False) -> Ask:
     )
     if dialect.is_chat:
         check_messages(body)
-        if not is_safe and _SPECIAL.isdisjoint(body):
+        if not (is_safe or user) and _SPECIAL.isdisjoint(body):
             return ask
-        return _special_chat(body, ask, is_safe=is_safe)
+        return _special_chat(body, ask._replace(user=user), is_safe=is_safe)
     return ask._replace(
+        user=user,
         infills=_check_prompt(dialect, body),
         choices=_choices(dialect, body),
         needs_form=_has_own_form(dialect, body),
@@ -219,7 +224,7 @@ def _normalise(dialect: Dialect, body: dict[str, Any], *, drops: bool) -> tuple[
 
 
 def _special_chat(body: dict[str, Any], ask: Ask, *, is_safe: bool) -> Ask:
-    """Read what most requests do not have: tools, several choices, the safety prompt."""
+    """Read what most requests do not have: tools, several choices, the safety prompt, a user."""
     has_tools = "tools" in body or "tool_choice" in body
     offer = read_offer(body) if has_tools else None
     return ask._replace(

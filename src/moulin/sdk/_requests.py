@@ -218,9 +218,9 @@ def rotate_key(id: str, wanted: KeyRotation) -> Call[KeyIssued]:
     return _post(f"/keys/{_segment(id)}/rotate", KeyIssued, wanted, is_repeatable=False)
 
 
-def allowances(project: str) -> Call[AllowancePage]:
-    """Ask how a project's allowances stand."""
-    return _get(f"/projects/{_project(project)}/allowances", AllowancePage)
+def allowances(project: str, user: str) -> Call[AllowancePage]:
+    """Ask how a project's allowances stand, or those of one of its users."""
+    return _get(f"/projects/{_project(project)}/allowances", AllowancePage, user=user)
 
 
 def webhook(project: str) -> Call[WebhookInfo]:

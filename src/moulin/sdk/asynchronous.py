@@ -119,7 +119,7 @@ class AsyncMoulin:
         return await self.send(requests.status())
 
     async def spend(self, by: str = "key", project: str = "") -> SpendReport:
-        """Return exact sums by `key`, `model` or `label`, of one project or of all you may see."""
+        """Return exact sums by `key`, `model`, `user` or `label`, of one project or of all you may see."""
         return await self.send(requests.spend(by, project))
 
     async def usage(self, project: str = "") -> UsageReport:
@@ -458,9 +458,9 @@ class Keys(_Resource):
         wanted = KeyRotation(old_until_at_ns=old_until_ns, expires_at_ns=expires_at_ns)
         return await self._client.send(requests.rotate_key(id, wanted))
 
-    async def allowances(self, *, project: str = "") -> AllowancePage:
-        """Return how the allowances stand that bind a project and its keys."""
-        return await self._client.send(requests.allowances(self._project(project)))
+    async def allowances(self, *, project: str = "", user: str = "") -> AllowancePage:
+        """Return how the allowances stand that bind a project and its keys, or one user of them."""
+        return await self._client.send(requests.allowances(self._project(project), user))
 
     async def webhook(self, *, project: str = "") -> WebhookInfo:
         """Return where a project's alerts go, with the secret their signatures are made with."""

@@ -119,7 +119,7 @@ class Moulin:
         return self.send(requests.status())
 
     def spend(self, by: str = "key", project: str = "") -> SpendReport:
-        """Return exact sums by `key`, `model` or `label`, of one project or of all you may see."""
+        """Return exact sums by `key`, `model`, `user` or `label`, of one project or of all you may see."""
         return self.send(requests.spend(by, project))
 
     def usage(self, project: str = "") -> UsageReport:
@@ -432,9 +432,9 @@ class Keys(_Resource):
         wanted = KeyRotation(old_until_at_ns=old_until_ns, expires_at_ns=expires_at_ns)
         return self._client.send(requests.rotate_key(id, wanted))
 
-    def allowances(self, *, project: str = "") -> AllowancePage:
-        """Return how the allowances stand that bind a project and its keys."""
-        return self._client.send(requests.allowances(self._project(project)))
+    def allowances(self, *, project: str = "", user: str = "") -> AllowancePage:
+        """Return how the allowances stand that bind a project and its keys, or one user of them."""
+        return self._client.send(requests.allowances(self._project(project), user))
 
     def webhook(self, *, project: str = "") -> WebhookInfo:
         """Return where a project's alerts go, with the secret their signatures are made with."""

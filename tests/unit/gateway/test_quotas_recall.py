@@ -11,6 +11,7 @@ from moulin.gateway.accounts import Account
 from moulin.gateway.limits import Limits
 from moulin.gateway.quotas import Quotas
 from moulin.gateway.recall import Counted
+from moulin.gateway.users import UserAccounts
 
 NS = 1_000_000_000
 NOW = 1_000_000 * NS
@@ -43,14 +44,15 @@ def counted(ago_s: int, requests: int, tokens: int, name: str = "key_1") -> Coun
 
 
 def opened(loop: Clock) -> Quotas:
-    quotas = Quotas(lambda name: Account(name, Limits(), loop, lambda: None), loop)
+    users = UserAccounts(Limits(), loop, lambda: None)
+    quotas = Quotas(lambda name: Account(name, Limits(), loop, lambda: None), users, loop)
     quotas.take(GatewayShare(slices=ALL_SLICES, version=1))
     return quotas
 
 
 def let_through(quotas: Quotas, view: KeyView, project: ProjectView = PROJECT) -> int:
     """Return how many requests of ten tokens go on now."""
-    guard = quotas.guard(view, project)
+    guard = quotas.guard(view, project, b"")
     assert guard is not None
     refusals = [guard.enter(None, 10).refusal for _ in range(10)]  # type: ignore[arg-type]
     return refusals.count(None)

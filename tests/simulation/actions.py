@@ -25,6 +25,7 @@ class Actions:
             (5, self._ask(tenants.stop)),
             (4, self._ask(tenants.scale)),
             (4, self._ask(tenants.roll_out)),
+            (6, self._ask(tenants.steer)),
             (7, self._ask(tenants.apply)),
             (3, self._ask(tenants.create_key)),
             (1, self._ask(tenants.revoke_key)),

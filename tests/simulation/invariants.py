@@ -200,8 +200,9 @@ class Judge:
 
     def _judge_request(self, event: Event) -> None:
         match event.payload:
-            case WorkloadStopRequested(workload=workload):
-                self.stops.add(workload)
+            case WorkloadStopRequested(workload=workload, units=units):
+                if not units:
+                    self.stops.add(workload)
             case WorkloadScaled(workload=workload, replicas=replicas):
                 self.scaled.add((workload, replicas))
                 self.changed.add(workload)
@@ -472,6 +473,7 @@ def _schedule_of(books: Books) -> dict[str, object]:
         "gateways": (state.gateways, state.loads),
         "drains": state.drains,
         "attended": list(state.attended),
+        "dependents": state.dependents,
     }
 
 

@@ -31,15 +31,18 @@ from moulin.domain.events import (
     GrantIssued,
     NodeReachabilityChanged,
     WorkloadFinished,
+    WorkloadStopRequested,
 )
 from moulin.domain.observation import TaskPhase
+from moulin.domain.workload import WorkloadState
 from moulin.ledger import balances as ledger_balances
-from moulin.scheduler import declared, ending, replicas, scaling, settle
+from moulin.scheduler import batch, declared, ending, replicas, scaling, settle
 from moulin.scheduler.decide import Placing
 from moulin.scheduler.declared import Declared
 from moulin.scheduler.fold import _HANDLERS
 from moulin.scheduler.nodes import Column, NodeTable
 from moulin.scheduler.quota import QuotaCheck
+from moulin.scheduler.rows import WorkloadRow
 from moulin.store.memory import MemoryStore
 from tests.simulation.run import Result, simulate
 
@@ -331,6 +334,43 @@ def replicas_flap() -> Any:
     return _patches((replicas, "_remember", lambda *_: None))
 
 
+def array_limit_ignored() -> Any:
+    """As many elements of an array hold something as there is room for."""
+    return _patches((WorkloadRow, "at_most", 0))
+
+
+def hold_ignored() -> Any:
+    """What is held is placed like anything else."""
+    is_free = property(lambda row: not (row.after_left or row.after_failed))
+    return _patches((WorkloadRow, "is_eligible", is_free))
+
+
+def dependency_ignored() -> Any:
+    """Nobody waits for the end of another workload."""
+    return _patches((WorkloadRow, "is_eligible", property(lambda row: not row.is_held)))
+
+
+def failed_dependency_forgiven() -> Any:
+    """Whatever end another workload has, it counts as the one that was waited for."""
+    return _patches((batch, "_meet", lambda *_: None))
+
+
+def element_stop_forgotten() -> Any:
+    """Asking for the end of some elements of an array has no effect."""
+
+    def handler(state: Any, payload: WorkloadStopRequested, event: Any) -> None:
+        if not payload.units:
+            original(state, payload, event)
+
+    original = _HANDLERS[WorkloadStopRequested]
+    return _patches((_HANDLERS, WorkloadStopRequested, handler))
+
+
+def failed_elements_forgotten() -> Any:
+    """An array succeeds when all its elements have ended, however they did."""
+    return _patches((settle, "_array_outcome", lambda *_: settle.Outcome(WorkloadState.SUCCEEDED)))
+
+
 PLANTS: tuple[Plant, ...] = (
     unreachable_is_failed,
     retry_before_evidence,
@@ -361,6 +401,12 @@ PLANTS: tuple[Plant, ...] = (
     drain_dropped,
     left_without_asking,
     replicas_flap,
+    array_limit_ignored,
+    hold_ignored,
+    dependency_ignored,
+    failed_dependency_forgiven,
+    element_stop_forgotten,
+    failed_elements_forgotten,
 )
 
 

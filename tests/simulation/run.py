@@ -31,6 +31,7 @@ from tests.simulation.money import Auditor
 from tests.simulation.process import Machine, Process
 from tests.simulation.scenario import scenario
 from tests.simulation.serving import Replicas
+from tests.simulation.steering import Steering
 from tests.simulation.tenants import Tenants
 from tests.simulation.world import (
     SECOND,
@@ -99,6 +100,7 @@ class Simulation:
         self.auditor = Auditor(self.disk.reader, self.machine.signer, holds)
         self.kept = Kept(self.places, holds.tallies)
         self.replicas = Replicas(self.gateways)
+        self.steering = Steering(self.judge)
         self.process: Process | None = None
         self.former: Process | None = None
         self.error_ns = 0
@@ -224,6 +226,7 @@ class Simulation:
         self.auditor.read(event)
         self.kept.read(event)
         self.replicas.read(event)
+        self.steering.read(event)
 
     def _hear_gateways(self) -> None:
         for gateway in self.gateways:

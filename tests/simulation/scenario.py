@@ -22,7 +22,10 @@ from moulin.domain.ids import KeyId, NodeId, OrganisationId, ProjectId
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.principal import ApiKey, Principal, Role
 from moulin.domain.workload import (
+    After,
+    AfterWhen,
     EndpointSpec,
+    JobArray,
     Resources,
     Retry,
     Scaling,
@@ -140,6 +143,28 @@ def workload_spec(rng: random.Random, zones: Sequence[str]) -> WorkloadSpec:
     if dice < 0.2:
         return _lease(rng, zones)
     return _job(rng, zones)
+
+
+def steered(rng: random.Random, spec: WorkloadSpec, others: Sequence[str]) -> WorkloadSpec:
+    """Return a job that may be an array, wait for one of `others`, be held, or have alternatives."""
+    if spec.kind is not WorkloadKind.JOB:
+        return spec
+    array, after = None, ()
+    if rng.random() < 0.25:
+        array = JobArray(
+            size=rng.randint(2, 5), first=rng.choice([0, 7]), at_most=rng.choice([0, 1, 2])
+        )
+    if others and rng.random() < 0.25:
+        when = rng.choice(list(AfterWhen))
+        after = (After(workload=rng.choice(others), when=when),)
+    alternatives = (Resources(cpu_milli=500, memory_bytes=GB),) if rng.random() < 0.15 else ()
+    return replace(
+        spec,
+        array=array,
+        after=after,
+        alternatives=alternatives,
+        is_held=rng.random() < 0.08,
+    )
 
 
 def public_endpoint(rng: random.Random) -> WorkloadSpec:

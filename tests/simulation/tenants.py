@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from moulin.controlplane.commands import (
+    AdjustWorkload,
     Answer,
     ApplyFactory,
     Command,
@@ -20,10 +21,13 @@ from moulin.controlplane.commands import (
     RevokeKey,
     RolloutEndpoint,
     ScaleEndpoint,
+    StopElements,
     StopWorkload,
+    StopWorkloads,
     SubmitWorkload,
     TryWorkload,
 )
+from moulin.domain.control import AdjustWanted, StopWanted
 from moulin.domain.errors import DiskFull, MoulinError, StaleGeneration, StoreError
 from moulin.domain.factory import DeclaredObject, PriceBook, Zone
 from moulin.domain.ids import PREFIX_BY_KIND, ProjectId, WorkloadId, make_id
@@ -82,6 +86,8 @@ class Tenants:
         retention_s = RETENTIONS_S[len(self.wishes) % len(RETENTIONS_S)]
         spec = replace(scenario.workload_spec(self.rng, zones), retention_s=retention_s)
         project = self.rng.choice(sorted(scenario.ORGANISATION_BY_PROJECT))
+        ours = [wish.granted for wish in self.wishes if wish.granted and wish.project == project]
+        spec = scenario.steered(self.rng, spec, ours[-5:])
         wish = Wish(f"idem-{len(self.wishes)}", project, spec)
         self.wishes.append(wish)
         return f"{wish.key}: {self._send(call, wish)}"
@@ -112,6 +118,30 @@ class Tenants:
         for wish in self.wishes:
             if wish.granted and wish.spec.kind is WorkloadKind.ENDPOINT:
                 self._ask(call, self._stop_of(wish))
+
+    def steer(self, call: Call) -> str:
+        """Hold, release or reprioritise a job, stop elements of an array, or all of one name."""
+        jobs = [w for w in self.wishes if w.granted and w.spec.kind is WorkloadKind.JOB]
+        if not jobs:
+            return "nothing"
+        wish = self.rng.choice(jobs[-12:])
+        assert wish.granted
+        principal, dice = scenario.member(wish.project), self.rng.random()
+        command: Command
+        if wish.spec.array is not None and dice < 0.35:
+            index = wish.spec.array.index_of(self.rng.randrange(wish.spec.array.size))
+            command = StopElements(principal=principal, workload=wish.granted, indices=(index,))
+        elif dice < 0.4:
+            wanted = StopWanted(name="lease", is_dry_run=self.rng.random() < 0.5)
+            command = StopWorkloads(
+                principal=principal, project=ProjectId(wish.project), wanted=wanted
+            )
+        else:
+            is_held = self.rng.choice([True, False, False, None])
+            adjusted = AdjustWanted(is_held=is_held, priority=self.rng.choice([None, 20, 80]))
+            command = AdjustWorkload(principal=principal, workload=wish.granted, wanted=adjusted)
+        self._ask(call, command)
+        return f"{command}"
 
     def scale(self, call: Call) -> str:
         """Ask for another number of replicas."""

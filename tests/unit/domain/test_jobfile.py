@@ -81,7 +81,7 @@ def test_a_whole_job_file(body):
 
 def test_each_french_word_leads_to_a_known_one():
     nested = {"accelerators", "cpus", "memory", "attempts", "backoff", "countries", "deadline"}
-    nested |= {"cold_start", "idle", "queue", "stabilise", "target"}
+    nested |= {"cold_start", "idle", "queue", "stabilise", "target", "size", "at_most", "any_of"}
     assert set(FRENCH.values()) <= {*JOB_KEYS.known, *nested}
 
 

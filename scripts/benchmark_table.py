@@ -94,6 +94,15 @@ ROWS: Final[tuple[tuple[str, str, Callable[[Result], str], str], ...]] = (
         "none",
     ),
     (
+        "conformance",
+        "vLLM on a CPU: its suite, and a checkpoint through a whole Moulin, killed and stopped",
+        lambda r: (
+            f"{r['packages'][0]}: {r['passed']} tests passed, {r['failed']} failed, "
+            f"{r['skipped']} skipped"
+        ),
+        "all pass",
+    ),
+    (
         "budget_burst",
         "streams at once on two gateways, one killed, beyond what a budget fits",
         lambda r: (

@@ -113,13 +113,11 @@ def deploy(
             if accept_licence:
                 client.models.accept_licence(wanted, accept_licence)
             if not is_local:
-                info = client.models.get(wanted)
-                warn(info)
-                variant = chosen_variant(info, variant, runtime)
+                variant = _warned_and_chosen(client, wanted, variant, runtime)
             with connect(data, project, is_operator=is_local) as fetcher:
                 _fetch(fetcher, wanted, variant, preference)
             if is_local:
-                variant = chosen_variant(client.models.get(wanted), variant, runtime)
+                variant = _warned_and_chosen(client, wanted, variant, runtime)
             endpoint = replace(
                 numbers,
                 model=wanted,
@@ -272,6 +270,13 @@ def chosen_variant(info: "ModelInfo", variant: str, runtime: str) -> str:
             hint=able[0].runtime_hint,
         )
     return able[0].name if runtime and able else variant
+
+
+def _warned_and_chosen(client: "Moulin", model: str, variant: str, runtime: str) -> str:
+    """Say what has to be known of a model's life, and return which form of it to serve."""
+    info = client.models.get(model)
+    warn(info)
+    return chosen_variant(info, variant, runtime)
 
 
 def _check_form(client: "Moulin", view: "WorkloadView", variant: str, runtime: str) -> None:

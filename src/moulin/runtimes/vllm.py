@@ -55,6 +55,7 @@ STOP_S: Final = 5
 DEVICES_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 # Of a GPU's memory; the rest is for what vLLM does not count, as its own default leaves it.
 GPU_MEMORY_SHARE: Final = "0.9"
+CACHE_VARIABLE: Final = "VLLM_CPU_KVCACHE_SPACE"
 FOLDER_VARIABLE: Final = "MOULIN_ATTEMPT_DIR"
 _POLL_S: Final = 0.2
 _SOCKET_PATH_MAX: Final = 60
@@ -155,13 +156,13 @@ def command(
 def environment(spec: ServeSpec, folder: Path, base: Mapping[str, str]) -> Mapping[str, str]:
     """Return vLLM's environment: its key, no statistics, no hub, few CPU threads, and the hooks.
 
-    VLLM_CPU_KVCACHE_SPACE (GiB), where an operator sets it, comes before the cache of `command`.
+    VLLM_CPU_KVCACHE_SPACE is left out: it would come before the cache that was planned.
     """
     path = os.pathsep.join(filter(None, (str(write_hooks(folder)), base.get("PYTHONPATH", ""))))
     # The path of a socket has at most 107 characters, and vLLM adds a name of its own.
     sockets = {"VLLM_RPC_BASE_PATH": str(folder)} if len(str(folder)) < _SOCKET_PATH_MAX else {}
     return {
-        **base,
+        **{name: value for name, value in base.items() if name != CACHE_VARIABLE},
         **waiting_politely(base),
         **sockets,
         "PYTHONPATH": path,

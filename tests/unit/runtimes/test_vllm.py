@@ -91,7 +91,9 @@ def test_devices_are_counted_as_the_engine_names_them(value, count) -> None:
 
 
 def test_the_key_is_in_the_environment_alone(tmp_path, cpu_build) -> None:
-    found = environment(spec(), tmp_path, {"PATH": "/bin", "PYTHONPATH": "/own"})
+    base = {"PATH": "/bin", "PYTHONPATH": "/own", "VLLM_CPU_KVCACHE_SPACE": "40"}
+    found = environment(spec(), tmp_path, base)
+    assert "VLLM_CPU_KVCACHE_SPACE" not in found
     assert found["VLLM_API_KEY"] == "secret"
     assert "secret" not in command(spec(), ARCHITECTURE, "127.0.0.1:8000", 0)
     assert found["PATH"] == "/bin"

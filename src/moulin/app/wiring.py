@@ -4,7 +4,7 @@
 """
 
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -27,15 +27,20 @@ from moulin.controlplane.plane import Plane, PlaneSettings, Ports
 from moulin.controlplane.recover import take_lead
 from moulin.controlplane.telling import tell_ends_again
 from moulin.domain.errors import EngineRefused, InvalidSpec, LocalError
-from moulin.domain.factory import Pool
+from moulin.domain.factory import Pool, PoolMode
+from moulin.domain.factoryfile import parse_milliwatts
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import ENDED_PHASES, NodeCapacity
+from moulin.domain.section import nearest
 from moulin.energy import cpu_power
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.local.engine import LocalEngine
 from moulin.engines.local.nodes import divide_machine
 from moulin.engines.simulated.engine import SimulatedEngine
 from moulin.engines.simulated.world import World
+from moulin.engines.slurm.engine import SlurmEngine
+from moulin.engines.slurm.settings import SlurmSettings
+from moulin.engines.slurm.transport import LocalTransport, SshTransport, Transport
 from moulin.ledger import key_name
 from moulin.ports.engine import Engine, ListsSteps
 from moulin.ports.store import Store
@@ -47,6 +52,22 @@ from moulin.store.opening import open_store
 
 SIMULATED_NODES_MAX: Final = 200_000
 COUNT_DIGITS_MAX: Final = 18
+# What a pool with `engine: slurm` can be told, and what of it names the machines.
+SLURM_SETTINGS: Final = (
+    *(
+        "partition",
+        "account",
+        "qos",
+        "reservation",
+        "constraint",
+        "directory",
+        "ssh",
+        "bin",
+        "conf",
+    ),
+    *("python", "poll_ms", "accelerator_class", "idle_power", "peak_power"),
+)
+SLURM_PLACE: Final = ("ssh", "conf", "partition")
 STOP_GRACE_S: Final = 5
 NS_PER_S: Final = 1_000_000_000
 
@@ -86,6 +107,7 @@ class EngineBook:
         self._makers: dict[str, Callable[[Pool], Engine]] = {
             "local": self._local,
             "simulated": self._simulated,
+            "slurm": self._slurm,
         }
 
     def engine_for(self, pool: Pool) -> Engine:
@@ -107,7 +129,18 @@ class EngineBook:
 
     @staticmethod
     def check_pools(pools: Sequence[Pool]) -> None:
-        """Raise `InvalidSpec` when several pools would each count all of this machine."""
+        """Raise `InvalidSpec` when several pools would each count all of the same machines."""
+        partitions: dict[tuple[str, ...], str] = {}
+        for pool in pools:
+            if pool.engine == "slurm":
+                cluster = tuple(pool.settings.get(name, "") for name in SLURM_PLACE)
+                other = partitions.setdefault(cluster, pool.name)
+                if other != pool.name:
+                    raise InvalidSpec(
+                        f"connect pools {other}, {pool.name}: both are the same Slurm partition",
+                        hint="keep one of them, or give each a `partition` of its own",
+                        details={"pools": [other, pool.name]},
+                    )
         here = [pool.name for pool in pools if pool.engine == "local"]
         if len(here) > 1:
             raise InvalidSpec(
@@ -141,6 +174,53 @@ class EngineBook:
             for index in range(count)
         ]
         return SimulatedEngine(World(self._clock, nodes))
+
+    def _slurm(self, pool: Pool) -> Engine:
+        return slurm_engine(self._data_dir / "slurm" / pool.name, self._clock, pool)
+
+
+def slurm_engine(directory: Path, clock: SystemClock, pool: Pool) -> SlurmEngine:
+    """Return the engine of a Slurm partition; `directory` is for pools that name none.
+
+    Raises `InvalidSpec` for settings that there are not, `EngineUnavailable` when the directory
+    cannot be made.
+    """
+    for name in pool.settings:
+        if name not in SLURM_SETTINGS:
+            raise InvalidSpec(
+                f"connect pool {pool.name!r}: engine slurm has no setting {name!r}",
+                hint=nearest(name, SLURM_SETTINGS),
+            )
+    words = {name: pool.settings.get(name, "") for name in SLURM_SETTINGS}
+    place = Path(words["directory"]) if words["directory"] else directory
+    settings = SlurmSettings(
+        directory=place,
+        partition=words["partition"],
+        account=words["account"],
+        qos=words["qos"],
+        reservation=words["reservation"],
+        constraint=words["constraint"],
+        prefix=f"{pool.name}-",
+        is_delegated=pool.mode is PoolMode.DELEGATED,
+        machine_class=pool.machine_class,
+        accelerator_class=words["accelerator_class"] or pool.machine_class,
+        python=words["python"] or "python3",
+        poll_s=max(1, _count(pool, "poll_ms", 1000)) / 1000,
+        idle_mw=parse_milliwatts(words["idle_power"] or "0W"),
+        peak_mw=parse_milliwatts(words["peak_power"] or "0W"),
+    )
+    return SlurmEngine(settings, _slurm_transport(words, place), clock=clock)
+
+
+def _slurm_transport(words: Mapping[str, str], directory: Path) -> Transport:
+    environment = {"SLURM_CONF": words["conf"]} if words["conf"] else {}
+    if not words["ssh"]:
+        return LocalTransport(environment, folder=words["bin"])
+    sockets = directory.parent / f".{directory.name}.ssh"
+    sockets.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return SshTransport(
+        words["ssh"], socket_folder=sockets, environment=environment, folder=words["bin"]
+    )
 
 
 def _count(pool: Pool, name: str, default: int) -> int:

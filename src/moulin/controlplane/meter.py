@@ -31,6 +31,7 @@ IDLE_INTERVAL_S: Final = 600.0
 SCAN_PERIOD_S: Final = 0.25
 NO_NODE_COUNTER: Final = "the node's own counter was not continued: CPU time from its tasks alone"
 NOT_READ: Final = -1
+NO_COUNTER: Final = -2
 NS_PER_S: Final = 1_000_000_000
 # How long what a task used may wait for a node whose counters cannot be read.
 UNREAD_MAX_NS: Final = 600 * NS_PER_S
@@ -88,27 +89,32 @@ def _meter_node(plane: Plane, draft: Draft, node: NodeId) -> None:
         if is_empty or not task_cpu_ns:
             return
     tasks = tuple(readings_of(draft.books.cursors, window_ns, task_cpu_ns))
+    node_cpu_ns = NOT_READ if counter_ns is None else counter_ns
+    if counter_ns == NO_COUNTER:  # what its tasks used stands in for what it would have counted
+        node_cpu_ns, counter_ns = cursor.cpu_ns + sum(task.cpu_ns for task in tasks), None
     reading = _reading(cursor, window_ns, counter_ns, tasks)
     site = draft.books.site_of(cursor.zone) or UNKNOWN_SITE
     allocation = allocate(reading, tasks, site.pue_ppm)
-    node_cpu_ns = NOT_READ if counter_ns is None else counter_ns
     draft.append(_event(allocation, node_cpu_ns, task_cpu_ns))
     if not is_empty:
         draft.intervals.append(_row(allocation, site))
 
 
 def _node_counter(plane: Plane, draft: Draft, cursor: NodeCursor) -> int | None:
-    """Return the node's own counter, None when the node has left and only its past is owed.
+    """Return the node's own counter, `NO_COUNTER` for a node that never had one.
+
+    None when the node has left and only its past is owed.
 
     Raises `SourceUnavailable` when it may be readable later.
     """
     try:
-        return plane.ports.meter.read(cursor.capacity).cpu_ns
+        counter = plane.ports.meter.read(cursor.capacity)
     except SourceError:
         steps = draft.books.cursors.steps
         if cursor.has_left and all(steps[step].ended_ns for step in cursor.steps):
             return None
         raise
+    return NO_COUNTER if counter is None else counter.cpu_ns
 
 
 def _reading(

@@ -18,8 +18,8 @@ class NodeCounter:
 class NodeMeter(Protocol):
     """Reads counters of nodes."""
 
-    def read(self, node: NodeCapacity) -> NodeCounter:
-        """Return the node's counter now.
+    def read(self, node: NodeCapacity) -> NodeCounter | None:
+        """Return the node's counter now, None for a node that has none: then its tasks' must do.
 
         Raises `SourceUnavailable` when it cannot be read; the interval is then closed later.
         """

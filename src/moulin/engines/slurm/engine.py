@@ -13,7 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable, InUse, InvalidSpec
+from moulin.domain.errors import (
+    EngineError,
+    EngineRefused,
+    EngineUnavailable,
+    InUse,
+    InvalidSpec,
+    NotFound,
+)
 from moulin.domain.ids import AttemptId, StepId
 from moulin.domain.observation import (
     ENDED_PHASES,
@@ -184,6 +191,8 @@ class SlurmEngine:
         """
         files = step_files(self._spool, step)
         look_again(files.directory)
+        if self._attempt_of(step).is_fenced():
+            raise NotFound(f"read the log of {step}", hint="it was never started here")
         return read_log(step, files, cursor, limit_bytes)
 
     def steps(self) -> tuple[StepId, ...]:
@@ -247,7 +256,11 @@ class SlurmEngine:
         if attempt.is_submitted:
             attempt.job = self._cluster.find(attempt.id)
         if not attempt.job:
-            attempt.job = self._submit_now(step, attempt)
+            try:
+                attempt.job = self._submit_now(step, attempt)
+            except EngineRefused as refused:
+                write_once(attempt.path("owner"), REFUSED)
+                raise refusal(step, refused.message, refused.hint) from refused
         write_whole(attempt.path("job"), b"%d\n" % attempt.job, is_durable=False)
         attempt.submitted_s = time.monotonic()
         self._cluster.hurry()
@@ -274,11 +287,7 @@ class SlurmEngine:
         )
         write_once(attempt.path("submitting"), b"")
         attempt.is_submitted = True
-        try:
-            return self._cluster.submit(command, script)
-        except EngineRefused as refused:
-            write_once(attempt.path("owner"), REFUSED)
-            raise refusal(step, refused.message, refused.hint) from refused
+        return self._cluster.submit(command, script)
 
     def _host(self, node: str) -> str:
         return node if self._settings.is_delegated else node.removeprefix(self._settings.prefix)
@@ -344,7 +353,8 @@ class SlurmEngine:
             for step in sorted(attempt.open):
                 told = attempt.seen.get(step)
                 seen = self._tell(attempt, step, jobs)
-                if told != (seen.phase, seen.address):
+                # ABSENT before its submission is no news, and the same word once it is fenced is.
+                if told != (seen.phase, seen.address) or step not in attempt.open:
                     yield seen
 
     def _tell(self, attempt: Attempt, step: StepId, jobs: Reading[Jobs]) -> Observation:

@@ -10,6 +10,7 @@ from typing import Final
 
 from moulin.domain.ids import NodeId
 from moulin.domain.observation import NodeCapacity
+from moulin.domain.slurmwords import expand_hosts
 from moulin.engines.slurm.formats import SlurmJob, SlurmNode
 from moulin.engines.slurm.settings import SlurmSettings
 
@@ -47,8 +48,6 @@ _NOTHING: Final[_Held] = (0, 0, 0)
 
 
 def _held_by_node(jobs: Sequence[SlurmJob]) -> dict[str, _Held]:
-    from moulin.domain.slurmwords import expand_hosts
-
     held: dict[str, _Held] = {}
     for job in jobs:
         for name in expand_hosts(job.nodes):
@@ -73,6 +72,9 @@ def _capacity(node: SlurmNode, own: _Held, settings: SlurmSettings) -> NodeCapac
         accelerators=node.accelerators,
         accelerator_class=accelerator_class if node.accelerators else "",
         address=node.address,
+        idle_mw=settings.idle_mw,
+        peak_mw=settings.peak_mw,
+        power_source="stated by the operator" if settings.peak_mw else "",
         is_reachable=not node.flags & ABSENT,
         closed_because=f"{words}: {node.reason}" if node.reason and words else words,
         taken_cpu_milli=max(0, node.used_cpus - own[0]) * _CPU,

@@ -1,0 +1,132 @@
+"""A cluster one already owns: the real control plane in front of a real Slurm."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from moulin.sdk import Credentials, Moulin
+from tests.e2e.conftest import Shell
+
+pytestmark = pytest.mark.slurm
+
+FACTORY = """
+organisations:
+  lab: {{roles: [operator, tenant]}}
+sites:
+  here: {{country: FR}}
+zones:
+  hpc: {{site: here}}
+  anywhere: {{site: here}}
+pools:
+  gpu:
+    zone: hpc
+    engine: slurm
+    machine_class: H100
+    settings: {{partition: batch, conf: {conf}, poll_ms: 200, idle_power: 100W, peak_power: 700W}}
+  shared:
+    zone: anywhere
+    engine: slurm
+    machine_class: H100
+    mode: delegated
+    settings: {{partition: short, conf: {conf}, poll_ms: 200}}
+projects:
+  default: {{organisation: lab}}
+prices:
+  list: {{cpu_hour: 0.02, accelerator_hour: {{H100: 2.5}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory, slurm_cluster):
+    opened = Shell(tmp_path_factory.mktemp("front"), is_inside=True)
+    path = opened.folder / "factory.yaml"
+    path.write_text(FACTORY.format(conf=slurm_cluster.environment["SLURM_CONF"]))
+    opened.up("--factory", str(path))
+    opened.until(lambda: len(opened.json("status")["nodes"]) == 6)
+    yield opened
+    opened.close()
+
+
+def test_a_command_runs_as_a_job_of_slurm_and_is_charged(front, slurm_cluster):
+    words = ("--zone", "hpc", "--accelerators", "H100:2", "--", "sh", "-c")
+    script = "echo on $SLURMD_NODENAME with $CUDA_VISIBLE_DEVICES in job $SLURM_JOB_ID; sleep 1"
+    done = front.moulin("run", "--follow", *words, script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("on node-")
+    assert "with 0,1 in job " in done.stdout
+    job = done.stdout.split()[-1]
+    # The number is Slurm's own, and its job carries the name of the attempt.
+    assert "job_" in slurm_cluster.run("squeue", "-h", "--states=all", f"--jobs={job}", "-o", "%j")
+    front.until(lambda: front.json("usage")["items"])
+
+
+def test_a_gang_is_one_job(front, slurm_cluster):
+    before = len(slurm_cluster.run("squeue", "-h", "--states=all", "-o", "%i").split())
+    script = 'echo "$RANK $SLURM_PROCID of $WORLD_SIZE"'
+    view = front.json("run", "--nodes", "3", "--zone", "hpc", "--", "sh", "-c", script)
+    with Moulin(credentials=credentials(front)) as client:
+        front.until(lambda: is_over(client, view["id"]))
+        assert client.workloads.get(view["id"]).state == "succeeded"
+        for rank in range(3):
+            said = b"".join(client.workloads.follow(view["id"], rank=rank))
+            assert said == f"{rank} {rank} of 3\n".encode()
+    assert len(slurm_cluster.run("squeue", "-h", "--states=all", "-o", "%i").split()) == before + 1
+
+
+def test_a_delegated_pool_lets_slurm_place(front):
+    script = "echo $RANK of $WORLD_SIZE at $MASTER_ADDR on $SLURMD_NODENAME"
+    done = front.moulin(
+        *("run", "--follow", "--nodes", "2", "--zone", "anywhere", "--time-limit", "10m"),
+        *("--", "sh", "-c", script),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0 of 2 at " in done.stdout
+
+
+def test_more_time_than_the_partition_gives_is_refused_in_so_many_words(front):
+    done = front.moulin("run", "--follow", "--zone", "anywhere", "--time-limit", "2h", "--", "true")
+    assert done.returncode == 1
+    assert "7200 s is more than the 1800 s of partition short" in done.stderr
+
+
+def test_a_job_outlives_the_control_plane_and_is_adopted(front, slurm_cluster):
+    effects = front.folder / "effects"
+    script = f"echo ran >> {effects}; sleep 6; echo done >> {effects}"
+    view = front.json("run", "--zone", "hpc", "--", "sh", "-c", script)
+    front.until(effects.exists)
+    control = json.loads((front.data / "run.json").read_text())["control"]["pid"]
+    os.kill(control, signal.SIGKILL)
+    with Moulin(credentials=credentials(front)) as client:
+        front.until(lambda: is_over(client, view["id"]))
+        assert client.workloads.get(view["id"]).state == "succeeded"
+    assert effects.read_text().split() == ["ran", "done"]
+
+
+def test_a_stop_reaches_the_program(front):
+    effects = front.folder / "stopped"
+    script = f"trap 'echo told >> {effects}; exit 3' TERM; touch {effects}; sleep 1000 & wait"
+    view = front.json("run", "--zone", "hpc", "--", "sh", "-c", script)
+    front.until(effects.exists)
+    assert front.moulin("stop", view["id"]).returncode == 0
+    with Moulin(credentials=credentials(front)) as client:
+        front.until(lambda: is_over(client, view["id"]))
+    assert effects.read_text().split() == ["told"]
+
+
+def credentials(shell) -> Credentials:
+    known = json.loads((shell.data / "credentials.json").read_text())
+    return Credentials(
+        control_url=known["control_url"],
+        gateway_url=known["gateway_url"],
+        api_key=known["api_key"],
+        project=known["project"],
+    )
+
+
+def is_over(client, workload) -> bool:
+    try:
+        return client.workloads.get(workload).state in ("succeeded", "failed", "cancelled")
+    except Exception:  # noqa: BLE001 - the control plane is being started again
+        return False

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Final
 
 _PARENT_DEATH: Final = 1  # PR_SET_PDEATHSIG
-_SHARED: Final = "/dev/shm/"  # noqa: S108 - names of POSIX shared memory, none is made here
+_SHARED: Final = Path("/dev/shm")  # noqa: S108 - names of POSIX shared memory, none is made here
 _PIECE_BYTES: Final = 4096
 _PIECES_KEPT: Final = 64
 _WORDS_CHARACTERS: Final = 16_000
@@ -87,21 +87,20 @@ def unname_shared_memory(root: int) -> None:
     All of them have it open by then. Without a name it is gone with the last of them, however they
     end; with one it would stay until the machine starts again.
     """
-    for name in sorted(_shared_names(root)):
-        Path(name).unlink(missing_ok=True)
+    held = set[int]().union(*map(_shared_inodes, (root, *below(root))))
+    for path in sorted(_SHARED.iterdir()):
+        if path.lstat().st_ino in held:
+            path.unlink(missing_ok=True)
 
 
-def _shared_names(root: int) -> set[str]:
-    """Return the shared memory with a name that a process or one below it has mapped."""
-    found = set()
-    for pid in (root, *below(root)):
-        try:
-            maps = Path(f"/proc/{pid}/maps").read_text("utf-8", "replace")
-        except OSError:
-            continue
-        paths = (line.partition(_SHARED)[2] for line in maps.splitlines())
-        found |= {_SHARED + path for path in paths if path and not path.endswith(" (deleted)")}
-    return found
+def _shared_inodes(pid: int) -> set[int]:
+    """Return the shared memory a process has mapped; the C library renames some once it is made."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text("utf-8", "replace")
+    except OSError:
+        return set()
+    lines = (line.split(maxsplit=5) for line in maps.splitlines() if f" {_SHARED}/" in line)
+    return {int(fields[4]) for fields in lines}
 
 
 def below(root: int) -> list[int]:

@@ -22,12 +22,13 @@ print("ready", flush=True)
 time.sleep(600)
 """
 SERVER = f"""
-import subprocess, sys, time
+import multiprocessing, subprocess, sys, time
 from multiprocessing import shared_memory
 memory = shared_memory.SharedMemory(create=True, size=1 << 20)
+lock = multiprocessing.get_context("spawn").Lock()
 worker = subprocess.Popen([sys.executable, "-c", {WORKER!r}, memory.name], stdout=subprocess.PIPE)
 worker.stdout.readline()
-print(memory.name, worker.pid, flush=True)
+print(memory.name, "sem." + lock._semlock.name.strip("/"), worker.pid, flush=True)
 worker.wait()
 """
 RUNTIME = f"""
@@ -67,9 +68,9 @@ def hooks(tmp_path) -> dict[str, str]:
 def test_whoever_is_killed_nothing_is_left(hooks, victim) -> None:
     runtime = subprocess.Popen([sys.executable, "-c", RUNTIME], env=hooks, stdout=subprocess.PIPE)
     assert runtime.stdout is not None
-    server, memory, worker = runtime.stdout.readline().split()
+    server, memory, lock, worker = runtime.stdout.readline().decode().split()
     pids = {"runtime": runtime.pid, "server": int(server), "worker": int(worker)}
-    assert not Path("/dev/shm", memory.decode()).exists()
+    assert not [name for name in (memory, lock) if Path("/dev/shm", name).exists()]
     os.kill(pids[victim], signal.SIGKILL)
     runtime.wait()
     runtime.stdout.close()

@@ -90,7 +90,7 @@ class RayCluster:
         self.token_file.write_text(secrets.token_hex(32))
         self._addresses = {name: f"127.0.0.{2 + index}" for index, name in enumerate(NODES)}
         head = self._addresses[NODES[0]]
-        self._gcs, self._client, self._dashboard, self._agent = free_ports(4, head)
+        self.gcs_port, self._client, self._dashboard, self._agent = free_ports(4, head)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.pool = RayPool(
             name="node",
@@ -191,11 +191,11 @@ class RayCluster:
         head = self._addresses[NODES[0]]
         memory = [f"--memory={MEMORY_BYTES}"]
         if name != NODES[0]:
-            return [*memory, f"--address={head}:{self._gcs}"]
+            return [*memory, f"--address={head}:{self.gcs_port}"]
         return [
             *memory,
             "--head",
-            f"--port={self._gcs}",
+            f"--port={self.gcs_port}",
             f"--ray-client-server-port={self._client}",
             f"--dashboard-host={head}",
             f"--dashboard-port={self._dashboard}",

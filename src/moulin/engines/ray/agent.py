@@ -209,35 +209,26 @@ class Agent:
         return answer
 
     def _observe(self, request: Json) -> Json:
-        """Observe `steps`, pairs of step and node; a step without a node is looked for on all."""
+        """Observe `steps`, pairs of step and node; one call for each node, all at once."""
         doors = self._open_doors()
         wanted: dict[str, list[str]] = {}
         for step, node in request["steps"]:
-            for place in [node] if node else doors:
-                wanted.setdefault(place, []).append(step)
-        asked = {n: (doors[n], {"steps": s}) for n, s in wanted.items() if n in doors}
+            wanted.setdefault(node, []).append(step)
+        asked = {n: (doors[n], {"steps": steps}) for n, steps in wanted.items() if n in doors}
         answers = self._ask_many(asked, "observe", LOOK_S)
-        found: dict[str, Json] = {}
-        for node, answer in answers.items():
-            for seen in answer.get("value", ()):
-                if found.get(seen["step"], seen)["phase"] == TaskPhase.ABSENT:
-                    found[seen["step"]] = seen | {"evidence": f"{seen['evidence']}, on {node}"}
-                found.setdefault(seen["step"], seen)
-        is_whole = set(self._seen) <= answers.keys()
-        judged = [self._judged(step, node, found, is_whole) for step, node in request["steps"]]
-        return {"value": judged}
+        found = {seen["step"]: seen for a in answers.values() for seen in a.get("value", ())}
+        return {"value": [found.get(s) or self._unseen(s, node) for s, node in request["steps"]]}
 
-    def _judged(self, step: str, node: str, found: Mapping[str, Json], is_whole: bool) -> Json:  # noqa: FBT001 - three facts of one look
-        seen = found.get(step)
-        if seen is not None and (node or is_whole or seen["phase"] != TaskPhase.ABSENT):
-            return seen
-        words = f"{node} does not answer" if node else "a node that may have it does not answer"
-        now_ns = self._clock.now_ns()
-        phase = TaskPhase.UNREACHABLE
-        unknown: Json = encode(
-            Observation(step=StepId(step), phase=phase, at_ns=now_ns, evidence=words)
+    def _unseen(self, step: str, node: str) -> Json:
+        unseen: Json = encode(
+            Observation(
+                step=StepId(step),
+                phase=TaskPhase.UNREACHABLE,
+                at_ns=self._clock.now_ns(),
+                evidence=f"node {node} does not answer",
+            )
         )
-        return unknown
+        return unseen
 
     def _steps(self, _request: Json) -> Json:
         answers = self._ask_many(
@@ -254,10 +245,11 @@ class Agent:
         listed_at = time.monotonic()
         doors = self._open_doors()
         answers = self._ask_many({n: (door, {}) for n, door in doors.items()}, "steps", LOOK_S)
-        if set(self._seen) <= answers.keys() and all("value" in a for a in answers.values()):
-            running = (step for answer in answers.values() for step in answer["value"])
-            attempts = {step.rpartition(".t")[0] for step in running}
-            self.groups.release_all_but(attempts, listed_at)
+        running = {
+            step.rpartition(".t")[0] for a in answers.values() for step in a.get("value", ())
+        }
+        listed = {doors[node].ray_id for node, answer in answers.items() if "value" in answer}
+        self.groups.release_all_but(running, listed, listed_at)
 
     def answer(self, verb: str, request: Json) -> Json:
         """Return the body of the answer to one call."""

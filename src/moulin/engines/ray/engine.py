@@ -70,14 +70,17 @@ class RayEngine:
         pool: RayPool,
         clock: Clock,
         rate: Callable[[NodeCapacity, str], NodeCapacity] = lambda capacity, _model: capacity,
+        revive: Callable[[], str] | None = None,
     ) -> None:
         """Open or make the book of steps under `directory`; nothing is asked of the cluster yet.
 
-        `rate` states the power of a node from the name of its CPU.
+        `rate` states the power of a node from the name of its CPU; `revive` starts a head that
+        does not answer, and says in words what it did.
         """
         self._pool = pool
         self._clock = clock
         self._rate = rate
+        self._revive = revive
         self._book = StepBook(directory)
         self._jobs = Jobs(RayHttp(pool.address, pool.token_file))
         self._agent = RayHttp(pool.agent_address, pool.token_file)
@@ -85,7 +88,6 @@ class RayEngine:
         self._silent_since: float | None = None
         self._retry_at = 0.0
         self._trouble = ""
-        self._counters: dict[NodeId, tuple[int, int]] = {}
 
     def start(self, step: StartStep) -> Claim:
         """Start the step unless it was ever started; a repeated call returns the same claim.
@@ -108,11 +110,11 @@ class RayEngine:
             except InvalidSpec as cause:
                 known[step] = _unseen(step, TaskPhase.ABSENT, now_ns, cause.message)
                 continue
-            if node == FENCED:
-                words = "stopped before it started"
-                known[step] = _unseen(step, TaskPhase.ABSENT, now_ns, words)
+            if node:
+                asked[step] = node
             else:
-                asked[step] = node or NodeId("")
+                words = "never started" if node is None else "stopped before it started"
+                known[step] = _unseen(step, TaskPhase.ABSENT, now_ns, words)
         if asked:
             known |= self._look(asked, now_ns)
         return tuple(known[step] for step in steps)
@@ -134,10 +136,6 @@ class RayEngine:
         """
         found = [self._capacity_of(state) for state in self._ask("nodes", {})]
         return tuple(sorted(found, key=lambda capacity: capacity.node))
-
-    def counter(self, node: NodeId) -> tuple[int, int] | None:
-        """Return the time and cumulative busy CPU ns of a node as last read, None when unread."""
-        return self._counters.get(node)
 
     def logs(self, step: StepId, cursor: int, limit_bytes: int) -> LogChunk:
         """Return at most `limit_bytes` (and 4 MiB) of output from byte `cursor`.
@@ -203,10 +201,6 @@ class RayEngine:
             boot_id=state["boot_id"],
             is_reachable=state["is_reachable"],
         )
-        if capacity.is_reachable:
-            self._counters[capacity.node] = (self._clock.now_ns(), state["busy_ns"])
-        else:
-            self._counters.pop(capacity.node, None)
         return self._rate(capacity, state["cpu_model"])
 
     def _ask(self, verb: str, request: dict[str, Any]) -> Any:
@@ -237,7 +231,7 @@ class RayEngine:
         try:
             self._trouble = f"{error.message}; {self._start_agent(now - self._silent_since)}"
         except MoulinError as other:
-            self._trouble = f"{error.message}; {other.message}"
+            self._trouble = f"{other.message}; {self._revive()}" if self._revive else other.message
         self._retry_at = time.monotonic() + RETRY_S
 
     def _start_agent(self, silent_s: float) -> str:

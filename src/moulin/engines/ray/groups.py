@@ -59,14 +59,19 @@ class Groups:
         """Know that a task of the attempt has started: from now on its end ends the group."""
         self._kept_until[attempt] = time.monotonic()
 
-    def release_all_but(self, attempts: set[str], listed_at: float) -> None:
-        """Remove the groups of attempts that do not run, unless they were asked for since."""
+    def release_all_but(self, running: set[str], listed: set[str], listed_at: float) -> None:
+        """Remove the groups of attempts that do not run, unless they were asked for since.
+
+        `listed` are Ray's ids of the nodes whose tasks `running` names; a group that has a place
+        on any other node is kept.
+        """
         for entry in placement_group_table().values():
             attempt = entry["name"].removeprefix(self._prefix)
             is_ours = entry["name"].startswith(self._prefix) and entry["state"] != "REMOVED"
-            if is_ours and attempt not in attempts:
-                if self._kept_until.get(attempt, 0.0) >= listed_at:
-                    continue
+            places = set(entry["bundles_to_node_id"].values()) - {""}
+            if not is_ours or attempt in running or not places <= listed:
+                continue
+            if self._kept_until.get(attempt, 0.0) < listed_at:
                 self._kept_until.pop(attempt, None)
                 with contextlib.suppress(ValueError, ray.exceptions.RayError):
                     remove_placement_group(get_placement_group(entry["name"]))

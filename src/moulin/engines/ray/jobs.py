@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 import httpx
 
-from moulin.domain.errors import EngineRefused, EngineUnavailable
+from moulin.domain.errors import EngineUnavailable
 from moulin.engines.ray.package import Package
 
 ENDED: Final = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
@@ -31,21 +31,21 @@ class RayHttp:
     def send(self, method: str, path: str, **content: Any) -> httpx.Response:
         """Return the answer, whatever its status but refused credentials.
 
-        Raises `EngineUnavailable` when there is none, `EngineRefused` when the token is wrong.
+        Raises `EngineUnavailable` when there is none or the token is wrong: no task's fault.
         """
         try:
             token = self._token_file.read_text(encoding="ascii").strip()
             headers = {"Authorization": f"Bearer {token}"}
             answer = self._client.request(method, path, headers=headers, **content)
         except OSError as cause:
-            raise EngineRefused(
+            raise EngineUnavailable(
                 f"read the token of {self.address} from {self._token_file}: {cause.strerror}",
                 hint="copy it from the head of the cluster, or name another `token_file`",
             ) from cause
         except httpx.HTTPError as cause:
             raise EngineUnavailable(f"ask {self.address}: {cause!r}") from cause
         if answer.status_code in STATUS_FORBIDDEN:
-            raise EngineRefused(
+            raise EngineUnavailable(
                 f"ask {self.address}: it does not take the token in {self._token_file}",
                 hint="copy the token from the head of the cluster again",
             )

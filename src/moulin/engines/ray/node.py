@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from moulin.domain.errors import MoulinError
 from moulin.domain.ids import NodeId, StepId
@@ -20,7 +20,6 @@ from moulin.domain.wire import decode, encode
 from moulin.ports.engine import Engine, Forgets, ListsSteps
 
 Json = dict[str, Any]
-_BUSY_FIELDS: Final = (1, 2, 3, 6, 7)  # user, nice, system, irq, softirq of proc(5)
 
 
 class MemberEngine(Engine, ListsSteps, Forgets, Protocol):
@@ -79,12 +78,7 @@ class NodeDoor:
         return opened
 
     def _about(self, _request: Json) -> Json:
-        return {
-            "boot_id": self._own.boot_id,
-            "cpu_model": _cpu_model(),
-            "busy_ns": busy_ns(_text("/proc/stat")),
-            "at_ns": self._clock.now_ns(),
-        }
+        return {"boot_id": self._own.boot_id, "cpu_model": _cpu_model()}
 
     def _start(self, request: Json) -> Any:
         step = decode(StartStep, request["step"])
@@ -120,19 +114,6 @@ class NodeDoor:
 def error_body(error: MoulinError) -> Json:
     """Return an error as it crosses the wire."""
     return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
-
-
-def busy_ns(stat: str) -> int:
-    r"""Return the machine's busy CPU time from the text of /proc/stat, 0 when it does not say.
-
-    >>> busy_ns("cpu  100 0 0 900 0 0 0 0 0 0\n") == 100 * 10**9 // os.sysconf("SC_CLK_TCK")
-    True
-    """
-    words = stat.partition("\n")[0].split()
-    if len(words) < 8 or words[0] != "cpu":
-        return 0
-    ticks = sum(int(words[field]) for field in _BUSY_FIELDS)
-    return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def _boot_id() -> str:

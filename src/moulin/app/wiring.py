@@ -15,6 +15,7 @@ from moulin.app.batches import BatchDesk
 from moulin.app.clock import SystemClock, SystemDice
 from moulin.app.datadir import OBJECTS
 from moulin.app.evidence import StoredEvidence
+from moulin.app.join import HeadStarter, ray_place
 from moulin.app.lines import Lines, own_gateway
 from moulin.app.logs import log_reader
 from moulin.app.meters import SIMULATED_CLASS, MachineMeter
@@ -36,6 +37,8 @@ from moulin.energy import cpu_power
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.local.engine import LocalEngine
 from moulin.engines.local.nodes import divide_machine
+from moulin.engines.ray.engine import RayEngine, RayPool
+from moulin.engines.ray.package import pack
 from moulin.engines.simulated.engine import SimulatedEngine
 from moulin.engines.simulated.world import World
 from moulin.engines.slurm.engine import SlurmEngine
@@ -68,6 +71,22 @@ SLURM_SETTINGS: Final = (
     *("python", "poll_ms", "accelerator_class", "idle_power", "peak_power"),
 )
 SLURM_PLACE: Final = ("ssh", "conf", "partition")
+# What a pool with `engine: ray` can be told, and what a server of its cluster runs: the local engine.
+RAY_SETTINGS: Final = (
+    *("address", "agent_port", "gcs_port", "head", "python", "spool", "token_file"),
+)
+RAY_HEAD: Final = "here"  # the one value of `head`: start it on this machine when it is not there
+RAY_AGENT_PORT: Final = 8266
+MEMBER: Final = "moulin.engines.local.member:LocalMember"
+MEMBER_PACKAGES: Final = (
+    *("moulin.domain", "moulin.ports"),
+    *("moulin.engines.local", "moulin.engines.task", "moulin.engines.ray"),
+)
+# The settings that say which machines a pool has, and what those are.
+SHARED_PLACES: Final[Mapping[str, tuple[Sequence[str], str]]] = {
+    "slurm": (SLURM_PLACE, "Slurm partition"),
+    "ray": (("address",), "Ray cluster"),
+}
 STOP_GRACE_S: Final = 5
 NS_PER_S: Final = 1_000_000_000
 
@@ -108,6 +127,7 @@ class EngineBook:
             "local": self._local,
             "simulated": self._simulated,
             "slurm": self._slurm,
+            "ray": self._ray,
         }
 
     def engine_for(self, pool: Pool) -> Engine:
@@ -130,17 +150,17 @@ class EngineBook:
     @staticmethod
     def check_pools(pools: Sequence[Pool]) -> None:
         """Raise `InvalidSpec` when several pools would each count all of the same machines."""
-        partitions: dict[tuple[str, ...], str] = {}
+        clusters: dict[tuple[str, ...], str] = {}
         for pool in pools:
-            if pool.engine == "slurm":
-                cluster = tuple(pool.settings.get(name, "") for name in SLURM_PLACE)
-                other = partitions.setdefault(cluster, pool.name)
-                if other != pool.name:
-                    raise InvalidSpec(
-                        f"connect pools {other}, {pool.name}: both are the same Slurm partition",
-                        hint="keep one of them, or give each a `partition` of its own",
-                        details={"pools": [other, pool.name]},
-                    )
+            names, title = SHARED_PLACES.get(pool.engine, ((), ""))
+            cluster = (pool.engine, *(pool.settings.get(name, "") for name in names))
+            other = clusters.setdefault(cluster, pool.name)
+            if names and other != pool.name:
+                raise InvalidSpec(
+                    f"connect pools {other}, {pool.name}: both are the same {title}",
+                    hint=f"keep one of them, or give each a `{names[-1]}` of its own",
+                    details={"pools": [other, pool.name]},
+                )
         here = [pool.name for pool in pools if pool.engine == "local"]
         if len(here) > 1:
             raise InvalidSpec(
@@ -177,6 +197,55 @@ class EngineBook:
 
     def _slurm(self, pool: Pool) -> Engine:
         return slurm_engine(self._data_dir / "slurm" / pool.name, self._clock, pool)
+
+    def _ray(self, pool: Pool) -> Engine:
+        return ray_engine(self._data_dir / "ray" / pool.name, self._clock, pool)
+
+
+def ray_engine(directory: Path, clock: SystemClock, pool: Pool) -> RayEngine:
+    """Return the engine of a Ray cluster; `directory` keeps which node each step was given to.
+
+    Raises `InvalidSpec` for settings that there are not, and for a delegated pool.
+    """
+    for name in pool.settings:
+        if name not in RAY_SETTINGS:
+            raise InvalidSpec(
+                f"connect pool {pool.name!r}: engine ray has no setting {name!r}",
+                hint=nearest(name, RAY_SETTINGS),
+            )
+    place = ray_place(pool.name, pool.settings)
+    if pool.mode is PoolMode.DELEGATED:
+        raise InvalidSpec(
+            f"connect pool {pool.name!r}: a pool of engine ray is owned", hint="leave `mode` out"
+        )
+    port = _count(pool, "agent_port", RAY_AGENT_PORT)
+    reached = RayPool(
+        name=pool.name,
+        address=place.address,
+        agent_address=place.at(port),
+        token_file=place.token_file,
+        package=pack(MEMBER_PACKAGES),
+        opens=MEMBER,
+        machine_class=pool.machine_class,
+        spool=pool.settings.get("spool", ""),
+        python=pool.settings.get("python", "python"),
+    )
+    revive = HeadStarter(place, directory) if pool.settings.get("head") == RAY_HEAD else None
+    return RayEngine(
+        directory / "steps", pool=reached, clock=clock, rate=_with_cpu_power, revive=revive
+    )
+
+
+def _with_cpu_power(node: NodeCapacity, cpu_model: str) -> NodeCapacity:
+    power = cpu_power(cpu_model, node.cpu_milli)
+    return replace(
+        node,
+        idle_mw=power.idle_mw,
+        peak_mw=power.peak_mw,
+        power_source=power.source,
+        power_quality=power.quality,
+        power_uncertainty_ppm=power.uncertainty_ppm,
+    )
 
 
 def slurm_engine(directory: Path, clock: SystemClock, pool: Pool) -> SlurmEngine:

@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
-
-import httpx
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from moulin.domain.errors import (
     EngineRefused,
@@ -32,6 +31,9 @@ from moulin.engines.ray.jobs import ENDED, Jobs, RayHttp
 from moulin.engines.ray.names import node_id
 from moulin.engines.ray.package import Package
 from moulin.ports.clock import Clock
+
+if TYPE_CHECKING:
+    import httpx
 
 # While nobody answers, asking again this often costs a cycle one refused connection.
 RETRY_S: Final = 2.0
@@ -195,9 +197,12 @@ class RayEngine:
         return {step: replace(seen, at_ns=now_ns) for step, seen in zip(asked, found, strict=True)}
 
     def _capacity_of(self, state: dict[str, Any]) -> NodeCapacity:
+        told = decode(NodeCapacity, state["capacity"])
+        named = told.accelerator_class or self._pool.machine_class
         capacity = replace(
-            decode(NodeCapacity, state["capacity"]),
+            told,
             machine_class=self._pool.machine_class,
+            accelerator_class=named if told.accelerators else "",
             boot_id=state["boot_id"],
             is_reachable=state["is_reachable"],
         )
@@ -252,7 +257,7 @@ class RayEngine:
         return f"its agent is {str(found['status']).lower()}"
 
     def _command(self) -> str:
-        port = httpx.URL(self._pool.agent_address).port
+        port = urlsplit(self._pool.agent_address).port
         words = [self._pool.python, "-m", "moulin.engines.ray.agent"]
         words += ["--pool", self._pool.name, "--port", str(port)]
         words += ["--package", self._pool.package.digest, "--opens", self._pool.opens]
@@ -260,7 +265,7 @@ class RayEngine:
         return f"exec {shlex.join(words)}"
 
 
-def _value(answer: httpx.Response) -> Any:
+def _value(answer: "httpx.Response") -> Any:
     body = answer.json()
     if "error" in body:
         error = body["error"]

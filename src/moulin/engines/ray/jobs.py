@@ -5,12 +5,13 @@ client uploads a working directory to.
 """
 
 from pathlib import Path
-from typing import Any, Final, Self
-
-import httpx
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from moulin.domain.errors import EngineUnavailable
 from moulin.engines.ray.package import Package
+
+if TYPE_CHECKING:
+    import httpx
 
 ENDED: Final = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 CONNECT_S: Final = 1.0
@@ -23,16 +24,20 @@ class RayHttp:
     """HTTP to one server of a cluster, with the cluster's token, which may change on disk."""
 
     def __init__(self, address: str, token_file: Path) -> None:
+        import httpx  # only where a pool has a cluster: it is heavy
+
         self.address = address.rstrip("/")
         self._token_file = token_file
         timeout = httpx.Timeout(READ_S, connect=CONNECT_S)
         self._client = httpx.Client(base_url=self.address, timeout=timeout, trust_env=False)
 
-    def send(self, method: str, path: str, **content: Any) -> httpx.Response:
+    def send(self, method: str, path: str, **content: Any) -> "httpx.Response":
         """Return the answer, whatever its status but refused credentials.
 
         Raises `EngineUnavailable` when there is none or the token is wrong: no task's fault.
         """
+        import httpx
+
         try:
             token = self._token_file.read_text(encoding="ascii").strip()
             headers = {"Authorization": f"Bearer {token}"}
@@ -106,7 +111,7 @@ class Jobs:
         self.http.send("DELETE", f"/api/jobs/{job}")
 
 
-def _checked(answer: httpx.Response) -> httpx.Response:
+def _checked(answer: "httpx.Response") -> "httpx.Response":
     if answer.is_error:
         last = answer.text.strip().splitlines()[-1:] or [""]
         raise EngineUnavailable(f"ask {answer.url}: {answer.status_code} {last[0][:300]}")

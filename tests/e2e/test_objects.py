@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -188,6 +189,33 @@ def test_a_cancelled_batch_keeps_what_is_done(served: Served) -> None:
     done = read(served, batch.output_file_id)
     assert len(done) == batch.request_counts.completed
     assert 0 < len(done) < 400
+
+
+def test_commands_carry_a_file_out_and_fetch_what_came(served: Served, tmp_path: Path) -> None:
+    questions, answers = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
+    wrong = {"custom_id": "bad", "body": {"model": "no-such-model", "messages": QUESTION}}
+    questions.write_bytes(lines(2) + json.dumps(wrong).encode() + b"\n")
+    moulin = served.shell.moulin
+    run = moulin("batch", "run", str(questions), "--follow", "--output", str(answers))
+    assert run.returncode == 0, run.stderr
+    assert "completed: 3 of 3 done, 1 failed" in run.stderr
+    found = [json.loads(line) for line in answers.read_text().splitlines()]
+    assert [each["custom_id"] for each in found] == ["q0", "q1"]
+    (batch, *_) = served.shell.json("batch", "list", "--limit", "1")["items"]
+    assert batch["state"] == "completed"
+    assert moulin("batch", "results", batch["id"]).stdout == answers.read_text()
+    errors = moulin("batch", "results", batch["id"], "--errors")
+    assert json.loads(errors.stdout)["custom_id"] == "bad"
+    (name,) = batch["input_files"]
+    assert served.shell.json("files", "show", name)["name"] == "questions.jsonl"
+    copy = tmp_path / "copy.jsonl"
+    assert moulin("files", "download", name, "--output", str(copy)).returncode == 0
+    assert copy.read_bytes() == questions.read_bytes()
+    assert moulin("batch", "delete", batch["id"]).returncode == 0
+    assert moulin("files", "delete", name).returncode == 0
+    gone = moulin("batch", "show", batch["id"])
+    assert gone.returncode == 1
+    assert batch["id"] in gone.stderr
 
 
 def test_kills_cost_nobody_a_line(served: Served) -> None:

@@ -1,24 +1,18 @@
 """Commands about names that stand for endpoints: shares for a canary, rollback, deprecation."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from moulin.cli.screen import answer, table, write
 from moulin.cli.session import Data, IsJson, connect
-from moulin.domain.errors import InvalidRequest
 from moulin.domain.words import moment
-
-if TYPE_CHECKING:
-    from moulin.domain.control import FactoryPage
-    from moulin.domain.factory import Alias
 
 app = typer.Typer(
     help="Names that stand for one or several endpoints, with weights.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-MANAGED_BY = "alias {}"
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name that clients use.")]
 
 
@@ -53,7 +47,7 @@ def alias_set(
       moulin alias set chat chat-v1
       moulin alias set old-chat chat-v2 --deprecated 2026-12-01T00:00:00Z --sunset 2027-03-01T00:00:00Z
     """
-    from moulin.domain.factory import ObjectKind
+    from moulin.domain.factory import Alias, ObjectKind
     from moulin.domain.factoryfile import parse_factory
 
     body = {
@@ -74,7 +68,9 @@ def alias_set(
                 ]
             },
         )
-        applied = client.factory.apply(MANAGED_BY.format(name), objects)
+        (alias,) = objects
+        assert isinstance(alias, Alias)
+        applied = client.aliases.set(alias)
     answer(applied, is_json=is_json, show=lambda: write(f"{name} stands for {', '.join(targets)}"))
 
 
@@ -82,8 +78,7 @@ def alias_set(
 def alias_list(data: Data = None, is_json: IsJson = False) -> None:
     """List the aliases, those of operator files too."""
     with connect(data, is_operator=True) as client:
-        page = client.factory.get()
-    found = _aliases(page)
+        found = client.aliases.list()
 
     def show() -> None:
         table(
@@ -109,12 +104,7 @@ def alias_list(data: Data = None, is_json: IsJson = False) -> None:
 def alias_remove(name: Name, data: Data = None, is_json: IsJson = False) -> None:
     """Remove a name that `moulin alias set` made; requests for it are refused from then on."""
     with connect(data, is_operator=True) as client:
-        applied = client.factory.apply(MANAGED_BY.format(name), ())
-    if not applied.diffs:
-        raise InvalidRequest(
-            f"remove the alias {name!r}: `moulin alias set` made none of that name",
-            hint="`moulin alias list` shows them; one of an operator file is removed there",
-        )
+        applied = client.aliases.remove(name)
     answer(applied, is_json=is_json, show=lambda: write(f"{name} is removed"))
 
 
@@ -122,14 +112,3 @@ def _target(written: str) -> tuple[str, str]:
     """Return an endpoint's name and its weight, 1 where none is written."""
     model, _, weight = written.partition("=")
     return model, weight or "1"
-
-
-def _aliases(page: "FactoryPage") -> "list[tuple[Alias, str]]":
-    from moulin.domain.factory import Alias, ObjectKind
-    from moulin.domain.wire import decode
-
-    return [
-        (decode(Alias, view.body), view.managed_by)
-        for view in page.items
-        if view.kind == ObjectKind.ALIAS
-    ]

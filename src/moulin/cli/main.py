@@ -19,6 +19,7 @@ from moulin.cli import (
     batch,
     demo,
     join,
+    kept,
     keys,
     local,
     models,
@@ -72,6 +73,8 @@ app.add_typer(local.config, name="config")
 app.add_typer(runtimes.runtime, name="runtime")
 app.add_typer(keys.app, name="keys")
 app.add_typer(aliases.app, name="alias")
+app.add_typer(kept.files, name="files")
+app.add_typer(kept.batch, name="batch")
 app.add_typer(accounts.receipt, name="receipt")
 
 

@@ -7,7 +7,7 @@ how long, which error an answer is).
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, BinaryIO, Final, Generic, TypeVar
 
 from moulin.domain.errors import InvalidSpec, MoulinError, Unavailable, error_by_code
 from moulin.domain.wire import decode, encode_public
@@ -24,10 +24,20 @@ RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A file to send as a form, read as it goes; `fields` are the form's other fields."""
+
+    name: str
+    content: bytes | BinaryIO
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Generic[T]):
     """One request with the decoder of its answer.
 
-    `is_repeatable` means that sending it twice does no more than once.
+    `is_repeatable` means that sending it twice does no more than once. With an `upload` there is no
+    other body.
     """
 
     method: str
@@ -37,6 +47,7 @@ class Call(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     is_repeatable: bool = True
+    upload: Upload | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

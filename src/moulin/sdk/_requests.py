@@ -43,13 +43,14 @@ from moulin.domain.control import (
 )
 from moulin.domain.errors import InvalidRequest
 from moulin.domain.factory import DeclaredObject, kind_of
+from moulin.domain.objects import BatchJob, BatchPage, BatchWanted, StoredObject, StoredPage
 from moulin.domain.observation import LogChunk
 from moulin.domain.outlook import ModelFit, PriceExplained
 from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.views import ReceiptView, WorkloadView
 from moulin.domain.wire import encode_public
 from moulin.domain.workload import Scaling, WorkloadSpec
-from moulin.sdk._core import PREFIX, Call, body_of, reading
+from moulin.sdk._core import PREFIX, Call, Upload, body_of, reading
 
 T = TypeVar("T")
 
@@ -229,8 +230,67 @@ def webhook(project: str) -> Call[WebhookInfo]:
 
 
 def spend(by: str, project: str) -> Call[SpendReport]:
-    """Ask for sums by key, model or label."""
+    """Ask for sums by key, model, user or label."""
     return _get("/spend", SpendReport, by=by, project=project)
+
+
+def upload_file(upload: Upload) -> Call[StoredObject]:
+    """Store a file. Never sent twice by itself: each sending makes one."""
+    return Call(
+        method="POST",
+        path=f"{PREFIX}/files",
+        read=reading(StoredObject),
+        is_repeatable=False,
+        upload=upload,
+    )
+
+
+def files(purpose: str, page: tuple[str, int]) -> Call[StoredPage]:
+    """Ask for one page of files; `page` is (cursor, limit)."""
+    return _get("/files", StoredPage, purpose=purpose, cursor=page[0], limit=page[1])
+
+
+def file(id: str) -> Call[StoredObject]:
+    """Ask what is known of a file."""
+    return _get(f"/files/{_segment(id)}", StoredObject)
+
+
+def file_content(id: str) -> Call[bytes]:
+    """Ask for a file's bytes."""
+    path = f"{PREFIX}/files/{_segment(id)}/content"
+    return Call(method="GET", path=path, read=lambda answer: answer.body)
+
+
+def delete_file(id: str) -> Call[StoredObject]:
+    """Delete a file."""
+    path = f"{PREFIX}/files/{_segment(id)}"
+    return Call(method="DELETE", path=path, read=reading(StoredObject), is_repeatable=False)
+
+
+def open_batch(wanted: BatchWanted) -> Call[BatchJob]:
+    """Open a batch. Never sent twice by itself: each sending makes one."""
+    return _post("/batches", BatchJob, wanted, is_repeatable=False)
+
+
+def batches(page: tuple[str, int]) -> Call[BatchPage]:
+    """Ask for one page of batches; `page` is (cursor, limit)."""
+    return _get("/batches", BatchPage, cursor=page[0], limit=page[1])
+
+
+def batch(id: str) -> Call[BatchJob]:
+    """Ask for one batch with how far it is."""
+    return _get(f"/batches/{_segment(id)}", BatchJob)
+
+
+def cancel_batch(id: str) -> Call[BatchJob]:
+    """Begin no further line; once is as good as twice."""
+    return _post(f"/batches/{_segment(id)}/cancel", BatchJob, None)
+
+
+def delete_batch(id: str) -> Call[BatchJob]:
+    """Forget a batch that has ended."""
+    path = f"{PREFIX}/batches/{_segment(id)}"
+    return Call(method="DELETE", path=path, read=reading(BatchJob), is_repeatable=False)
 
 
 def revoke_key(id: str) -> Call[KeyInfo]:

@@ -5,18 +5,20 @@ answered or throw what it raised.
 """
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from moulin.domain.control import FetchStatus, ModelInfo, WorkloadPage
 from moulin.domain.errors import DeadlineExceeded, NotFound, error_by_code
+from moulin.domain.objects import FINAL_BATCH_STATES, BatchJob, BatchPage, StoredPage
 from moulin.domain.observation import LogChunk
 from moulin.domain.views import WorkloadView
 from moulin.domain.workload import FINAL_WORKLOAD_STATES
 from moulin.sdk import _requests as requests
 from moulin.sdk._core import Call
 
+BATCH_PAUSES_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 PAUSES_S: Final = (0.05, 0.1, 0.2, 0.5)
 LOG_BYTES: Final = 2**18
 
@@ -109,6 +111,44 @@ def every_workload(project: str, kind: str, states: tuple[str, ...], limit: int)
             return
 
 
+def every_file(purpose: str, limit: int) -> Script:
+    """Give files, newest first, page by page; at most `limit` (0: all)."""
+    yield from _pages(lambda page: requests.files(purpose, page), limit)
+
+
+def every_batch(limit: int) -> Script:
+    """Give batches, newest first, page by page; at most `limit` (0: all)."""
+    yield from _pages(requests.batches, limit)
+
+
+def follow_batch(id: str, timeout_s: float) -> Script:
+    """Give the batch each time it is further, the last time as it ended."""
+    pause = _Pauses(timeout_s, f"wait for {id} to end", BATCH_PAUSES_S)
+    seen: BatchJob | None = None
+    while True:
+        batch: BatchJob = yield requests.batch(id)
+        if batch != seen:
+            seen = batch
+            pause.restart()
+            yield Give(batch)
+        if batch.state in FINAL_BATCH_STATES:
+            return
+        yield pause.next(f"{batch.completed + batch.failed} of {batch.lines} lines are done")
+
+
+def _pages(call: Callable[[tuple[str, int]], Call[Any]], limit: int) -> Script:
+    cursor, given = "", 0
+    while True:
+        size = min(limit - given, 100) if limit else 100
+        page: StoredPage | BatchPage = yield call((cursor, size))
+        for item in page.items:
+            yield Give(item)
+        given += len(page.items)
+        cursor = page.next
+        if not cursor or (limit and given >= limit):
+            return
+
+
 def fetch_model(name: str, variant: str, source: str, timeout_s: float) -> Script:
     """Give the fetch's status as it moves, the last one `ready`; raise what stopped it."""
     pause = _Pauses(timeout_s, f"fetch {name}")
@@ -127,8 +167,11 @@ def fetch_model(name: str, variant: str, source: str, timeout_s: float) -> Scrip
 class _Pauses:
     """Pauses that grow while nothing happens, up to a deadline (0: none)."""
 
-    def __init__(self, timeout_s: float, attempted: str) -> None:
+    def __init__(
+        self, timeout_s: float, attempted: str, pauses_s: Sequence[float] = PAUSES_S
+    ) -> None:
         self._attempted = attempted
+        self._pauses_s = pauses_s
         self._timeout_s = timeout_s
         self._deadline_s = time.monotonic() + timeout_s
         self._count = 0
@@ -143,6 +186,6 @@ class _Pauses:
                 f"{self._attempted}: after {self._timeout_s:g} s {seen}",
                 hint="`moulin why` says what it waits for",
             )
-        wait_s = PAUSES_S[min(self._count, len(PAUSES_S) - 1)]
+        wait_s = self._pauses_s[min(self._count, len(self._pauses_s) - 1)]
         self._count += 1
         return Pause(wait_s)

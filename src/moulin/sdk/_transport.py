@@ -60,6 +60,15 @@ def headers_of(call: Call[Any]) -> dict[str, str]:
     return found
 
 
+def content(call: Call[Any]) -> dict[str, Any]:
+    """Return the arguments of httpx that are the body of one call."""
+    upload = call.upload
+    if upload is None:
+        return {"content": call.body or None}
+    file = (upload.name, upload.content, "application/octet-stream")
+    return {"data": dict(upload.fields), "files": {"file": file}}
+
+
 def query(call: Call[Any]) -> httpx.QueryParams:
     """Return the parameters of one call; a tuple becomes the same name several times."""
     pairs: list[tuple[str, str | int | float | bool | None]] = []

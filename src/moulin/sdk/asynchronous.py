@@ -63,10 +63,12 @@ from moulin.sdk._core import (
     finish,
     wait_before_repeat,
 )
+from moulin.sdk._kept import AsyncAliases, AsyncBatches, AsyncFiles
 from moulin.sdk._stream import EventReader
 from moulin.sdk._transport import (
     STREAM_TIMEOUT,
     arguments,
+    content,
     failure_of,
     headers_of,
     query,
@@ -113,6 +115,9 @@ class AsyncMoulin:
         self.keys = Keys(self)
         self.factory = Factory(self)
         self.receipts = Receipts(self)
+        self.files = AsyncFiles(self)
+        self.batches = AsyncBatches(self)
+        self.aliases = AsyncAliases(self)
 
     async def status(self) -> FactoryStatus:
         """Return the factory at a glance."""
@@ -167,6 +172,19 @@ class AsyncMoulin:
                     return finish(call, answer)
             await asyncio.sleep(wait_s)
 
+    async def pieces(self, call: Call[bytes]) -> AsyncIterator[bytes]:
+        """Send one request and yield the bytes of its answer as they come."""
+        try:
+            async with self._client.stream(call.method, call.path, params=query(call)) as found:
+                if found.status_code != 200:
+                    body = await found.aread()
+                    status, headers = found.status_code, found.headers
+                    raise error_of(Answer(status=status, headers=headers, body=body))
+                async for piece in found.aiter_bytes():
+                    yield piece
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
     async def run(self, script: scripts.Script) -> AsyncIterator[Any]:
         """Run a script of requests and yield what it gives."""
         result: object = None
@@ -215,7 +233,7 @@ class AsyncMoulin:
             call.path,
             params=query(call),
             headers=headers_of(call),
-            content=call.body or None,
+            **content(call),
         )
         return Answer(status=found.status_code, headers=found.headers, body=found.content)
 

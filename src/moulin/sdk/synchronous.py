@@ -63,10 +63,12 @@ from moulin.sdk._core import (
     finish,
     wait_before_repeat,
 )
+from moulin.sdk._kept import Aliases, Batches, Files
 from moulin.sdk._stream import EventReader
 from moulin.sdk._transport import (
     STREAM_TIMEOUT,
     arguments,
+    content,
     failure_of,
     headers_of,
     query,
@@ -113,6 +115,9 @@ class Moulin:
         self.keys = Keys(self)
         self.factory = Factory(self)
         self.receipts = Receipts(self)
+        self.files = Files(self)
+        self.batches = Batches(self)
+        self.aliases = Aliases(self)
 
     def status(self) -> FactoryStatus:
         """Return the factory at a glance."""
@@ -166,6 +171,18 @@ class Moulin:
                     return finish(call, answer)
             time.sleep(wait_s)
 
+    def pieces(self, call: Call[bytes]) -> Iterator[bytes]:
+        """Send one request and yield the bytes of its answer as they come."""
+        try:
+            with self._client.stream(call.method, call.path, params=query(call)) as found:
+                if found.status_code != 200:
+                    body = found.read()
+                    status, headers = found.status_code, found.headers
+                    raise error_of(Answer(status=status, headers=headers, body=body))
+                yield from found.iter_bytes()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
     def run(self, script: scripts.Script) -> Iterator[Any]:
         """Run a script of requests and yield what it gives."""
         result: object = None
@@ -214,7 +231,7 @@ class Moulin:
             call.path,
             params=query(call),
             headers=headers_of(call),
-            content=call.body or None,
+            **content(call),
         )
         return Answer(status=found.status_code, headers=found.headers, body=found.content)
 

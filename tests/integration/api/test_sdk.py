@@ -25,7 +25,7 @@ from moulin.domain.factory import Site, Zone
 from moulin.domain.ids import WorkloadId
 from moulin.domain.principal import Role
 from moulin.domain.workload import EndpointSpec, WorkloadKind
-from moulin.sdk import AsyncMoulin, Moulin, asynchronous, synchronous
+from moulin.sdk import AsyncMoulin, Moulin, _kept, asynchronous, synchronous
 from tests.integration.api.world import World, job_spec, running_world
 
 
@@ -198,9 +198,10 @@ def test_the_async_client_does_the_same(world):
 
 
 def test_both_clients_have_the_same_methods():
-    names = {"Moulin": "AsyncMoulin"}
+    names = {each: f"Async{each}" for each in ("Moulin", "Files", "Batches", "Aliases")}
+    homes = (synchronous.__name__, _kept.__name__)
     for name, plain in vars(synchronous).items():
-        if not inspect.isclass(plain) or plain.__module__ != synchronous.__name__:
+        if not inspect.isclass(plain) or plain.__module__ not in homes:
             continue
         twin = getattr(asynchronous, names.get(name, name))
         for method, function in vars(plain).items():

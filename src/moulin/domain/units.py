@@ -171,6 +171,8 @@ def share_out(total: int, weights: Sequence[int]) -> tuple[int, ...]:
 def divide_round_half_even(numerator: int, denominator: int) -> int:
     """Divide integers, rounding to nearest and halves to even; `denominator` above zero.
 
+    Raises `InvariantViolated` for a denominator that is not.
+
     >>> [divide_round_half_even(n, 2) for n in (1, 3, -1)]
     [0, 2, 0]
     """

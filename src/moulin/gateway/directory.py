@@ -5,7 +5,7 @@ directory, so nothing cached outlives a revocation. It never keeps a key's text 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import orjson
@@ -27,7 +27,8 @@ WAYS_MAX: Final = 256
 _BEARER: Final = b"bearer "
 
 
-class Route(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Route:
     """One key's way to one model; `fragment` is what its journal lines have in common, as JSON.
 
     `fleet` is None where there is no choice. `where` are the countries that the request allows,
@@ -57,7 +58,7 @@ class Route(NamedTuple):
         """
         if not marks:
             return self
-        return self._replace(marks=self.marks + marks, fragment=self.fragment + marks)
+        return replace(self, marks=self.marks + marks, fragment=self.fragment + marks)
 
 
 class Wish(NamedTuple):
@@ -185,7 +186,7 @@ class Directory:
             found = self._make_route(caller.view, name, where=route.where)
         except MoulinError:
             return None
-        return found._replace(alias=route.alias, headers=headers_of(route.alias, name))
+        return replace(found, alias=route.alias, headers=headers_of(route.alias, name))
 
     def visible_models(self, caller: Caller) -> Iterator[ModelView]:
         """Yield the models a key may use, by name, then the aliases that lead to one."""

@@ -12,7 +12,8 @@ import asyncio
 import logging
 import traceback
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
@@ -22,6 +23,7 @@ from moulin.gateway.directory import Caller
 from moulin.gateway.exchange import Exchange
 from moulin.gateway.fields import KEEP_BY_SPELLING, learn_spelling
 from moulin.gateway.grammar import METHODS, is_host, is_misread, is_target
+from moulin.gateway.heads import Traits
 from moulin.gateway.passing import UPLOADS, Passing
 from moulin.gateway.placing import NEVER_S
 from moulin.gateway.relay import Relay, Upload
@@ -42,7 +44,8 @@ _NOBODYS: Final = httptools.HttpRequestParser(object())
 _AUDIO_PATH: Final = b"/v1/audio/transcriptions"
 
 
-class Inbound(NamedTuple):
+@dataclass(slots=True)
+class Inbound:
     """A complete request; `caller` is None only on the paths that ask for no key.
 
     What follows `body` is what its head says: the `Traits` of `moulin.gateway.heads`.
@@ -316,9 +319,7 @@ class ClientConnection(Passing):
             self._end_upload(self._upload)
             return
         parts = self._body
-        inbound = Inbound(
-            self._caller,
-            parts[0] if len(parts) == 1 else b"".join(parts),
+        traits = (
             self._method,
             self._url if b"?" not in self._url else self._url.partition(b"?")[0],
             self.is_mistral,
@@ -329,9 +330,11 @@ class ClientConnection(Passing):
             self._url,
             self.authorization,
         )
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        inbound = Inbound(self._caller, body, *traits)
         self._drop_body()
         if self._whole:
-            self._learn(inbound)
+            self._learn(inbound, traits)
         if not self.is_busy:
             self._serve(inbound)
             return
@@ -420,11 +423,11 @@ class ClientConnection(Passing):
             self._give_up(fault)
         return True
 
-    def _learn(self, inbound: Inbound) -> None:
+    def _learn(self, inbound: Inbound, traits: Traits) -> None:
         """Remember the head of a request that came in one piece, unless its framing is unusual."""
         is_usual = inbound.keeps_alive and not (inbound.is_http_10 or self.wants_continue)
         if is_usual and inbound.caller is not None and not self.transfer_encodings:
-            self._service.heads.learn(self._whole, inbound[2:], len(inbound.body))
+            self._service.heads.learn(self._whole, traits, len(inbound.body))
 
     def _serve(self, inbound: Inbound) -> None:
         self.is_busy = True

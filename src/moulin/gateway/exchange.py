@@ -9,6 +9,7 @@ cut afterwards is charged: by the replica's usage where it was seen, else estima
 events, never above what was held.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 import orjson
@@ -103,7 +104,7 @@ class Exchange(Placing):
         self._route = self._route.marked(b',"user":%b' % orjson.dumps(recorded))
         if ask.user:
             ignored = tuple(name for name in ask.ignored if name not in USER_FIELDS)
-            self._order = self._order._replace(ask=ask._replace(ignored=ignored))
+            self._order = replace(self._order, ask=replace(ask, ignored=ignored))
         return crowd.purses(ask.user, recorded)
 
     def within_limits(self) -> None:
@@ -159,10 +160,11 @@ class Exchange(Placing):
         else:
             order = self._order
             amount = used(usage_of(body), order.bounds, len(body) // BYTES_PER_TOKEN)
-            cost_neur = order.model.cost_neur(amount[0], amount[1])
+            tokens = (amount.tokens_input, amount.tokens_output)
+            cost_neur = order.model.cost_neur(amount.tokens_input, amount.tokens_output)
             if self._route.fleet is not None or replica.circuit.failures:
-                self._learn(replica, amount[0] + amount[1])
-            figures = provisional(HEADERS, replica.view, amount[:2], cost_neur)
+                self._learn(replica, sum(tokens))
+            figures = provisional(HEADERS, replica.view, tokens, cost_neur)
             headers = self._headers(replica)
             if order.form is not None:
                 body = order.form.whole(body)
@@ -173,7 +175,7 @@ class Exchange(Placing):
         """Send the head of the stream; from here on another replica is no longer possible."""
         assert self._replica is not None
         if self._route.fleet is not None or self._replica.circuit.failures:
-            self._learn(self._replica, self._order.bounds[2] // BYTES_PER_TOKEN)
+            self._learn(self._replica, self._order.bounds.prompt_bytes // BYTES_PER_TOKEN)
         self._body = b""
         self._filter = EventFilter(shows_usage=self._order.ask.wants_usage)
         self._client.begin_stream(self._headers(self._replica))
@@ -201,8 +203,9 @@ class Exchange(Placing):
             self.broken("the stream ended early")
             return
         amount = used(events.usage, self._order.bounds, events.events)
-        cost_neur = self._order.model.cost_neur(amount.tokens_input, amount.tokens_output)
-        self._last = provisional(COMMENT, replica.view, amount[:2], cost_neur) + DONE
+        tokens = (amount.tokens_input, amount.tokens_output)
+        cost_neur = self._order.model.cost_neur(*tokens)
+        self._last = provisional(COMMENT, replica.view, tokens, cost_neur) + DONE
         if self._order.form is not None:
             self._last = self._order.form.end() + self._last
         self._end(COMPLETED, amount, cost_neur)
@@ -321,8 +324,8 @@ class Exchange(Placing):
             service.now_ns(),
             self._route.fragment,
             replica.fragment if replica is not None else _NO_REPLICA,
-            amount[0],
-            amount[1],
+            amount.tokens_input,
+            amount.tokens_output,
             cost_neur,
             outcome,
             b"true" if amount.is_estimated else b"false",

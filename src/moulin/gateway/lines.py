@@ -5,6 +5,7 @@ never before who queues. It is refused at once otherwise and comes back; its nam
 lets it be charged once.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from moulin.domain.errors import InvalidRequest, NotFound, Unavailable
@@ -29,7 +30,7 @@ def open_line(
     if not isinstance(inbound.caller, PassCaller):
         raise NotFound("serve this path", hint="see /v1/batches")
     line, _, path = inbound.path[len(LINES) :].partition(b"/")
-    exchange = service.open_exchange(client, inbound._replace(path=b"/" + path), identifier)
+    exchange = service.open_exchange(client, replace(inbound, path=b"/" + path), identifier)
     if exchange.asks_stream:
         raise InvalidRequest("answer a line of a batch as a stream", details={"param": "stream"})
     exchange.bill_line(line)

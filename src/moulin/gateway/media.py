@@ -72,9 +72,10 @@ class MediaExchange(Exchange):
             self._answer_failed(502, b"")
             return
         if self._route.fleet is not None or replica.circuit.failures:
-            self._learn(replica, amount[0] + amount[1])
-        cost_neur = self._order.model.cost_neur(amount[0], amount[1])
-        headers = self._headers(replica) + provisional(HEADERS, replica.view, amount[:2], cost_neur)
+            self._learn(replica, amount.tokens_input + amount.tokens_output)
+        tokens = (amount.tokens_input, amount.tokens_output)
+        cost_neur = self._order.model.cost_neur(*tokens)
+        headers = self._headers(replica) + provisional(HEADERS, replica.view, tokens, cost_neur)
         self._last = answers.whole(200, shown, headers=headers, content_type=content_type)
         self._end(COMPLETED, amount, cost_neur)
 
@@ -127,7 +128,7 @@ class Transcription(MediaExchange):
         return f'multipart/form-data; boundary="{self._media.boundary}"'
 
     def _more_headers(self) -> str:
-        return f"x-moulin-audio-ms-max: {self._order.bounds[0]}\r\n"
+        return f"x-moulin-audio-ms-max: {self._order.bounds.tokens_input}\r\n"
 
     def _answer(self, body: bytes) -> tuple[Used, bytes, bytes]:
         said = orjson.loads(body)

@@ -30,9 +30,9 @@ class Counts:
         """Count a settled request."""
         self.by_outcome[model, outcome] += 1
         tokens = self.tokens[model]
-        tokens[0] += amount[0]
-        tokens[1] += amount[1]
-        if amount[3]:
+        tokens[0] += amount.tokens_input
+        tokens[1] += amount.tokens_output
+        if amount.is_above:
             self.above_bound += 1
 
 

@@ -6,8 +6,8 @@ an answer. The choice itself is `moulin.routing.replicas`; what a failure costs 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import orjson
 
@@ -35,7 +35,8 @@ LOOK_AGAIN_S: Final = 5.0
 PATIENCE_GROWS: Final = 4
 
 
-class Order(NamedTuple):
+@dataclass(slots=True)
+class Order:
     """What was ordered, at the price it was promised; the route may change while it waits.
 
     `form` turns the replica's answer into another shape; most answers go as they come. `prefix` is
@@ -76,14 +77,15 @@ class Placing(ABC):
         self.asks_stream = order.ask.is_stream
         self._moves = 0
         self._sent_at_s = 0.0
-        self._work = 0 if route.fleet is None else work_of(order.bounds[2], order.bounds[1])
-        self.held_neur = order.model.cost_neur(order.bounds[0], order.bounds[1])
+        bounds = order.bounds
+        self._work = 0
+        if route.fleet is not None:
+            self._work = work_of(bounds.prompt_bytes, bounds.tokens_output)
+        self.held_neur = order.model.cost_neur(bounds.tokens_input, bounds.tokens_output)
         self._fallbacks = route.fallbacks
         if route.fallbacks:
-            self.held_neur = max(
-                self.held_neur,
-                *(model.cost_neur(*_refitted(order, model)[:2]) for model in route.fallbacks),
-            )
+            others = [_most_neur(model, _refitted(order, model)) for model in route.fallbacks]
+            self.held_neur = max(self.held_neur, *others)
         self.deadline_s = NEVER_S
         self.is_over = False
         self.queued_at_s = 0.0
@@ -107,10 +109,10 @@ class Placing(ABC):
             price_output_neur=model.price_output_neur * model.batch_ppm,
             price_per=model.price_per * WHOLE_PPM,
         )
-        self._order = self._order._replace(model=reduced)
+        self._order = replace(self._order, model=reduced)
         self._route = self._route.marked(b',"line":"%b"' % line)
         self._fallbacks = ()
-        self.held_neur = reduced.cost_neur(self._order.bounds[0], self._order.bounds[1])
+        self.held_neur = _most_neur(reduced, self._order.bounds)
 
     def finds_spare_room(self) -> bool:
         """Whether a replica has a slot that no person needs now; True also where none runs yet."""
@@ -123,7 +125,7 @@ class Placing(ABC):
 
     def shape(self, wrap: Callable[[Form | None], Form]) -> None:
         """Give the answer another form, over the one it may need anyway."""
-        self._order = self._order._replace(form=wrap(self._order.form))
+        self._order = replace(self._order, form=wrap(self._order.form))
 
     def place_again(self) -> bool:
         """Try to leave the queue; True when the exchange no longer belongs in it."""
@@ -212,14 +214,14 @@ class Placing(ABC):
             if route is None or order.ask.infills or not self._body.startswith(b"{"):
                 continue
             bounds = _refitted(order, route.model)
-            if route.model.cost_neur(bounds[0], bounds[1]) > self.held_neur:
+            if _most_neur(route.model, bounds) > self.held_neur:
                 continue
             body = orjson.loads(self._body)
             body["model"] = route.model.name
             if "max_tokens" in body:
                 body["max_tokens"] = bounds.tokens_output
             self._body = orjson.dumps(body)
-            self._order = order._replace(model=route.model, bounds=bounds)
+            self._order = replace(order, model=route.model, bounds=bounds)
             self._route, self._tried = route, ()
             self._service.counts.fell_back += 1
             self._place()
@@ -268,11 +270,12 @@ class Placing(ABC):
         replica.work += self._work
         self._sent_at_s = self._service.loop.time()
         timeout_s = self._service.limits.first_byte_timeout_s
-        tokens = self._order.bounds[2] // BYTES_PER_TOKEN
+        bounds = self._order.bounds
+        tokens = bounds.prompt_bytes // BYTES_PER_TOKEN
         if self.asks_stream:
             limit_s = fleet.heads.limit_s(tokens, timeout_s)
         else:
-            limit_s = fleet.wholes.limit_s(tokens + self._order.bounds[1], timeout_s)
+            limit_s = fleet.wholes.limit_s(tokens + bounds.tokens_output, timeout_s)
         self.deadline_s = self._sent_at_s + min(limit_s * PATIENCE_GROWS**self._moves, timeout_s)
 
     def _learn(self, replica: Replica, tokens: int) -> None:
@@ -342,8 +345,8 @@ class Placing(ABC):
             service.now_ns(),
             self._route.fragment,
             replica.fragment,
-            order.bounds[0],
-            order.bounds[1],
+            order.bounds.tokens_input,
+            order.bounds.tokens_output,
             self.held_neur,
         )
         service.journal.append(line, self)
@@ -351,9 +354,15 @@ class Placing(ABC):
 
 def _refitted(order: Order, model: ModelView) -> Bounds:
     """Return the bounds of an order that another model serves."""
-    tokens_input, tokens_output, prompt_bytes = order.bounds
-    context = model.context_tokens
-    return Bounds(min(tokens_input, context), min(tokens_output, context), prompt_bytes)
+    bounds, context = order.bounds, model.context_tokens
+    return Bounds(
+        min(bounds.tokens_input, context), min(bounds.tokens_output, context), bounds.prompt_bytes
+    )
+
+
+def _most_neur(model: ModelView, bounds: Bounds) -> int:
+    """Return the most a request within these bounds costs, in n€."""
+    return model.cost_neur(bounds.tokens_input, bounds.tokens_output)
 
 
 def busy(message: str, retry_after_s: int = 0) -> Unavailable:

@@ -6,6 +6,7 @@ are the exchange's. Without `store: true` nothing leaves this process but the an
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -171,7 +172,7 @@ class Responding:
     def _ask(self) -> None:
         wanted = self._wanted
         chat = {**wanted.chat, "messages": messages_of(wanted.instructions, self._items)}
-        inbound = self._inbound._replace(path=CHAT.path.encode(), body=orjson.dumps(chat))
+        inbound = replace(self._inbound, path=CHAT.path.encode(), body=orjson.dumps(chat))
         identifier = self._identifier
         exchange = self._service.open_exchange(self, inbound, identifier)
         created_s = self._service.now_ns() // NS_PER_S

@@ -60,6 +60,7 @@ from moulin.routing.requests import (
 _OPEN_PATHS: Final = frozenset({b"/healthz", b"/metrics"})
 _COMPLETIONS: Final = {dialect.path.encode(): dialect for dialect in (CHAT, TEXT, FIM)}
 _MODELS: Final = b"/v1/models"
+_GENERATE: Final = Ability.GENERATE
 _INCLUDE_USAGE: Final = {"include_usage": True}
 
 
@@ -306,14 +307,14 @@ class Service:
         model = route.model
         if route.alias is not None:
             body["model"] = model.name
-        if model.ability is not Ability.GENERATE:
-            check_ability(model, Ability.GENERATE)
+        if model.ability is not _GENERATE:
+            check_ability(model, _GENERATE)
         limit = body["max_tokens"] = output_limit(ask, model)
         if ask.is_stream:
             body["stream_options"] = _INCLUDE_USAGE
             if inbound.is_mistral:
                 # Mistral's API sends usage in every stream; its client has no way to ask.
-                ask = ask._replace(wants_usage=True)
+                ask.wants_usage = True
         if ask.infills:
             infill(body, model)
         bounds = Bounds(input_bound(ask, model, len(inbound.body)), limit, len(inbound.body))

@@ -4,7 +4,8 @@ They come from prices and from the model of the machine class, and are labelled 
 receipt is final when its metering interval closes. Exact integers all the way to the decimal point.
 """
 
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from moulin.domain.snapshot import ReplicaView
 
@@ -12,7 +13,8 @@ _GIGA: Final = 10**9
 _MEGA: Final = 10**6
 
 
-class Form(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Form:
     """One way to write figures: with energy and carbon, and where a replica's energy is not known."""
 
     whole: bytes

@@ -11,7 +11,8 @@ Source: OpenAI API reference (chat and completions), Mistral API reference, llam
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from moulin.domain.errors import InvalidRequest
 from moulin.domain.snapshot import ModelView
@@ -45,7 +46,8 @@ _SAMPLING: Final = frozenset(
 )  # fmt: skip
 
 
-class Dialect(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Dialect:
     """A shape of requests: the path it comes on, the path it goes to, the fields that go along."""
 
     path: str
@@ -100,8 +102,9 @@ _NAMED_MAX: Final = 32
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-class Ask(NamedTuple):
-    """What the gateway must know of a request; a tuple because one is made for every request.
+@dataclass(slots=True)
+class Ask:
+    """What the gateway must know of a request; not frozen, because one is made for every request.
 
     `tokens_output_max` is 0 when the client did not say. `choices` counts the completions asked
     for, `added_bytes` what was added to the prompt. `infills` when the prompt has to be brought
@@ -158,8 +161,9 @@ def read_request(dialect: Dialect, body: Any, *, drops: bool = False) -> Ask:
         check_messages(body)
         if not (is_safe or user) and _SPECIAL.isdisjoint(body):
             return ask
-        return _special_chat(body, ask._replace(user=user), is_safe=is_safe)
-    return ask._replace(
+        return _special_chat(body, replace(ask, user=user), is_safe=is_safe)
+    return replace(
+        ask,
         user=user,
         infills=_check_prompt(dialect, body),
         choices=_choices(dialect, body),
@@ -227,7 +231,8 @@ def _special_chat(body: dict[str, Any], ask: Ask, *, is_safe: bool) -> Ask:
     """Read what most requests do not have: tools, several choices, the safety prompt, a user."""
     has_tools = "tools" in body or "tool_choice" in body
     offer = read_offer(body) if has_tools else None
-    return ask._replace(
+    return replace(
+        ask,
         offer=offer,
         needs_form=offer is not None,
         choices=_choices(CHAT, body),

@@ -99,6 +99,7 @@ from moulin.domain.workload import (
     WorkloadState,
 )
 from tests.golden.batch_story import ARRAY, REPORT, TRAIN, batch
+from tests.golden.health_story import health
 from tests.golden.limits_story import limits, users
 from tests.golden.objects_story import objects
 
@@ -131,6 +132,7 @@ ENDS: Final = {
     "v1_limits": {},
     "v1_users": {},
     "v1_licence": {},
+    "v1_health": {},
     "v1_batch": {
         ARRAY: WorkloadState.FAILED,
         REPORT: WorkloadState.PLACED,
@@ -149,6 +151,7 @@ HELD: Final = {
     "v1_objects": {},
     "v1_licence": {},
     "v1_batch": {ARRAY: 0, REPORT: 0},
+    "v1_health": {},
 }
 
 
@@ -164,6 +167,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_objects": [*beginning(), *objects()],
         "v1_limits": [*beginning(), *limits()],
         "v1_batch": [*beginning(), *batch()],
+        "v1_health": [*beginning(), *health()],
         "v1_users": [*beginning(), *users()],
     }
     return {name: numbered(payloads) for name, payloads in stories.items()}

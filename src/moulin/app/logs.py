@@ -20,7 +20,10 @@ ANSWER_S: Final = 10.0
 
 
 def log_reader(plane: Plane) -> LogReader:
-    """Return what reads output of a unit's latest attempt, asking every engine of a plane."""
+    """Return what reads output of a unit's latest attempt, asking every engine of a plane.
+
+    It raises `NotFound` for what never started, and for what no engine has any more.
+    """
 
     def read(workload: str, unit: int, rank: int, cursor: int, limit: int) -> LogChunk:
         """Return output of a unit's latest attempt; raises `NotFound` before there is any."""

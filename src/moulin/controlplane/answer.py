@@ -62,7 +62,7 @@ from moulin.controlplane.schedule import present_policy
 from moulin.controlplane.status import read_status
 from moulin.controlplane.submit import submit_workload, try_workload
 from moulin.controlplane.sync import sync_gateway
-from moulin.domain.errors import InternalError, MoulinError, NotFound
+from moulin.domain.errors import InternalError, MoulinError, NotFound, StaleGeneration
 from moulin.domain.events import (
     KeyCreated,
     KeyRevoked,
@@ -171,6 +171,11 @@ def _ended(plane: Plane, workload: WorkloadId, doing: str) -> WorkloadView:
     found = plane.ports.store.workload(workload)
     if found is None:
         raise NotFound(f"{doing} {workload}: there is no such workload")
+    if found.state not in FINAL_WORKLOAD_STATES:
+        raise StaleGeneration(
+            f"{doing} {workload}: another control plane leads, and only that one knows it",
+            hint="repeat the request",
+        )
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from moulin.domain.batch_events import UnitFinished, WorkloadAdjusted
 from moulin.domain.factory import DeclaredObject, EnergyClass, ObjectKind
 from moulin.domain.ids import AttemptId, NodeId, ProjectId, StepId, WorkloadId
+from moulin.domain.node_events import NodeChecked, NodeHealthObserved, NodeJudged
 from moulin.domain.objects import BatchJob, StoredObject
 from moulin.domain.observation import Claim, NodeCapacity, TaskPhase
 from moulin.domain.plan import StopCause, TaskPlacement
@@ -472,6 +473,9 @@ Payload = (
     | NodeJoined
     | NodeReachabilityChanged
     | NodeLeft
+    | NodeHealthObserved
+    | NodeChecked
+    | NodeJudged
     | KeyCreated
     | KeyUpdated
     | KeyRevoked
@@ -519,6 +523,9 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     NodeJoined: "node.joined",
     NodeReachabilityChanged: "node.reachability_changed",
     NodeLeft: "node.left",
+    NodeHealthObserved: "node.health_observed",
+    NodeChecked: "node.checked",
+    NodeJudged: "node.judged",
     KeyCreated: "key.created",
     KeyUpdated: "key.updated",
     KeyRevoked: "key.revoked",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from moulin.domain.health import Verdict
 from moulin.domain.ids import AttemptId, NodeId, OrganisationId, ProjectId, StepId, WorkloadId
 from moulin.domain.reasons import Reason
 from moulin.domain.workload import EndpointSpec, Resources, TaskTemplate, WorkloadState
@@ -44,6 +45,7 @@ class StopCause(StrEnum):
     BUDGET = "budget"
     ZONE_CLOSED = "zone_closed"
     ROLLED_OUT = "rolled_out"
+    UNHEALTHY = "unhealthy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,15 @@ class FinishUnit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """Give a node another verdict."""
+
+    node: NodeId
+    verdict: Verdict
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Everything one cycle decided from one state.
 
@@ -126,12 +137,13 @@ class Plan:
     scales: tuple[Scale, ...] = ()
     drains: tuple[Drain, ...] = ()
     unit_finishes: tuple[FinishUnit, ...] = ()
+    judgements: tuple[Judge, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether applying the plan would change nothing."""
         ends = (self.stops, self.requeues, self.finishes, self.unit_finishes)
-        return not any((self.places, self.scales, self.drains, *ends))
+        return not any((self.places, self.scales, self.drains, self.judgements, *ends))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

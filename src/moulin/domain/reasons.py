@@ -52,6 +52,10 @@ class ReasonCode(StrEnum):
     ARRAY_LIMIT = "ArrayLimit"
     ARRAY_PART = "ArrayPart"
     NOBODY_TO_TELL = "NobodyToTell"
+    NODE_QUARANTINED = "NodeQuarantined"
+    NODE_SYMPTOM = "NodeSymptom"
+    NODE_WELL = "NodeWell"
+    NODE_SAID = "NodeSaid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +139,10 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.ARRAY_PART: (
         "of {size} elements {succeeded} succeeded, {failed} failed and {cancelled} were cancelled"
     ),
+    ReasonCode.NODE_QUARANTINED: "{count} node(s) that would have room are in quarantine",
+    ReasonCode.NODE_SYMPTOM: "node {node}: {signal} ({value}) at {device}, {since_s} s ago",
+    ReasonCode.NODE_WELL: "node {node} has shown nothing for {calm_s} s",
+    ReasonCode.NODE_SAID: "{actor} said so: {words}",
     ReasonCode.NOBODY_TO_TELL: "its end is to be told, and project {project} has no webhook",
 }
 

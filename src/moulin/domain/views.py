@@ -6,6 +6,7 @@ A view is derived from events and can always be rebuilt from them; nothing decid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from moulin.domain.health import Symptom, Verdict
 from moulin.domain.reasons import Reason
 from moulin.domain.usage import Charge, Usage
 from moulin.domain.workload import Scaling, WorkloadSpec
@@ -163,7 +164,7 @@ class IdempotencyRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
-    """A node's current row."""
+    """A node's current row; `symptoms` are present ones, `health_reason` why it is not healthy."""
 
     node: str
     pool: str
@@ -179,3 +180,6 @@ class NodeView:
     is_reachable: bool = True
     cpu_ids: tuple[int, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    health: Verdict = Verdict.HEALTHY
+    health_reason: Reason | None = None
+    symptoms: tuple[Symptom, ...] = ()

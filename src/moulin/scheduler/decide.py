@@ -7,8 +7,8 @@ bit-identical plans in any process.
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from moulin.domain.batch_events import UnitFinished
 from moulin.domain.events import (
@@ -20,7 +20,9 @@ from moulin.domain.events import (
     UnitRequeued,
     WorkloadFinished,
 )
-from moulin.domain.ids import AttemptId, WorkloadId, attempt_id
+from moulin.domain.health import Verdict
+from moulin.domain.ids import AttemptId, NodeId, WorkloadId, attempt_id
+from moulin.domain.node_events import NodeJudged
 from moulin.domain.plan import Finish, FinishUnit, Place, Plan, Requeue, Stop, TaskPlacement
 from moulin.scheduler.demand import Demand, options
 from moulin.scheduler.policy import SchedulerPolicy
@@ -29,8 +31,11 @@ from moulin.scheduler.quota import QuotaCheck, wanted_by
 from moulin.scheduler.room import Room
 from moulin.scheduler.rows import Held, WorkloadRow
 from moulin.scheduler.scaling import drains, scales
-from moulin.scheduler.settle import react
+from moulin.scheduler.settle import Reaction, react
 from moulin.scheduler.state import State
+from moulin.scheduler.wellbeing import judged
+
+ALL_UNITS: Final = -1
 
 
 def decide(state: State, now_ns: int, policy: SchedulerPolicy) -> Plan:
@@ -44,14 +49,16 @@ def decide(state: State, now_ns: int, policy: SchedulerPolicy) -> Plan:
     Cost:   O(demands · nodes) vectorised for candidates, then about constant per placed task.
     """
     reactions = list(react(state, now_ns, policy))
+    verdicts = tuple(judged(state, now_ns, policy))
     finishes = tuple(item for item in reactions if isinstance(item, Finish))
     leaving = tuple(drains(state, now_ns))
     placing = Placing(
         state,
         now_ns,
         policy,
-        ending={item.workload for item in finishes},
+        ending=ends_of(reactions),
         leaving=frozenset(item.attempt for item in leaving),
+        shunned=[each.node for each in verdicts if each.verdict is Verdict.QUARANTINED],
     )
     return Plan(
         now_ns=now_ns,
@@ -63,16 +70,21 @@ def decide(state: State, now_ns: int, policy: SchedulerPolicy) -> Plan:
         scales=tuple(scales(state, now_ns, policy)),
         drains=leaving,
         unit_finishes=tuple(item for item in reactions if isinstance(item, FinishUnit)),
+        judgements=verdicts,
     )
 
 
 def plan_events(plan: Plan) -> tuple[Payload, ...]:
     """Return a plan as the events to append, in order.
 
-    Ends (of elements before those of arrays), retries, stops, placements, then replicas that leave
+    Verdicts on nodes, ends (of elements before those of arrays), retries, stops, placements, then replicas that leave
     and new numbers of them: these may take units out of lines that the placements were taken from.
     """
     events: list[Payload] = [
+        NodeJudged(node=item.node, verdict=item.verdict, reason=item.reason)
+        for item in plan.judgements
+    ]
+    events.extend(
         UnitFinished(
             workload=item.workload,
             unit=item.unit,
@@ -81,7 +93,7 @@ def plan_events(plan: Plan) -> tuple[Payload, ...]:
             ended_at_ns=item.ended_at_ns,
         )
         for item in plan.unit_finishes
-    ]
+    )
     events.extend(
         WorkloadFinished(
             workload=item.workload,
@@ -127,6 +139,14 @@ def plan_events(plan: Plan) -> tuple[Payload, ...]:
     return tuple(events)
 
 
+def ends_of(reactions: Iterable[Reaction]) -> set[tuple[WorkloadId, int]]:
+    """Return which units end by a decision, so that it places none of them; -1 means every one."""
+    whole = {(item.workload, ALL_UNITS) for item in reactions if isinstance(item, Finish)}
+    return whole | {
+        (item.workload, item.unit) for item in reactions if isinstance(item, FinishUnit)
+    }
+
+
 class Entry(NamedTuple):
     """A waiting unit in the order of decision; `position` is its place in `line`, -1 for none."""
 
@@ -145,14 +165,16 @@ class Placing:
         now_ns: int,
         policy: SchedulerPolicy,
         *,
-        ending: set[WorkloadId],
+        ending: set[tuple[WorkloadId, int]],
         leaving: frozenset[AttemptId] = frozenset(),
+        shunned: Sequence[NodeId] = (),
     ) -> None:
         self.state = state
         self.now_ns = now_ns
         self.policy = policy
         self.ending = ending
         self.leaving = leaving
+        self.shunned = shunned
         self._room: Room | None = None
         self.quota = QuotaCheck(state)
         self.blocked: set[Demand] = set()
@@ -165,6 +187,8 @@ class Placing:
         """The free capacity, copied when it is first needed: most cycles have nothing to place."""
         if self._room is None:
             self._room = Room(self.state)
+            for node in self.shunned:
+                self._room.reserved[self.state.nodes.index[node]] = True
         return self._room
 
     def places(self) -> Iterator[Place]:
@@ -189,7 +213,10 @@ class Placing:
         """Place one unit, or remember why units like it cannot be."""
         row = self.state.workloads[ticket.workload]
         unit = row.units[ticket.unit]
-        if row.stop_requested_by or unit.is_stopping or ticket.workload in self.ending:
+        if row.stop_requested_by or unit.is_stopping:
+            return None
+        whole, own = (ticket.workload, ALL_UNITS), (ticket.workload, ticket.unit)
+        if whole in self.ending or own in self.ending:
             return None
         if unit.attempt in self.leaving or not row.is_eligible:
             return None  # it waits to come back, and nobody wants it any more, or not yet

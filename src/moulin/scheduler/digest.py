@@ -32,6 +32,8 @@ def plan_digest(plan: Plan) -> str:
         parts += [plan.scales, plan.drains]
     if plan.unit_finishes:
         parts.append(["elements", plan.unit_finishes])
+    if plan.judgements:
+        parts.append(["verdicts", plan.judgements])
     return digest_of(parts)
 
 

@@ -16,6 +16,7 @@ from moulin.scheduler.changes import attend, let_go_on
 from moulin.scheduler.queues import Due
 from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import State
+from moulin.scheduler.wellbeing import is_struck
 
 # A replica that was ready this long was healthy: what ends it is a new trouble, not the old one.
 HEALTHY_AFTER_NS: Final = 60 * 10**9
@@ -133,7 +134,7 @@ def _end_attempt(state: State, row: WorkloadRow, attempt: AttemptRow, at_ns: int
         started = [task.started_at_ns for task in attempt.tasks if task.started_at_ns]
         attempt.started_at_ns = min(started, default=0)
         row.started_at_ns = row.started_at_ns or attempt.started_at_ns
-    attempt.state = next_attempt_state(attempt.state, _trigger(attempt))
+    attempt.state = next_attempt_state(attempt.state, _trigger(state, attempt))
     attempt.ended_at_ns = at_ns
     if state.ports_held.get(attempt.port) == attempt.id:
         del state.ports_held[attempt.port]
@@ -150,8 +151,11 @@ def _end_attempt(state: State, row: WorkloadRow, attempt: AttemptRow, at_ns: int
     show_state(row)
 
 
-def _trigger(attempt: AttemptRow) -> Trigger:
-    """Return what ended the attempt: the decided stop, else the first task that broke."""
+def _trigger(state: State, attempt: AttemptRow) -> Trigger:
+    """Return what ended the attempt: the decided stop, else the first task that broke.
+
+    What fails on a device that is known to be broken was lost with it.
+    """
     if attempt.stop_cause is StopCause.PREEMPTED:
         return Trigger.PREEMPTED
     if attempt.stop_cause not in (None, StopCause.GANG_BROKEN):
@@ -159,7 +163,9 @@ def _trigger(attempt: AttemptRow) -> Trigger:
     if attempt.broken_rank < 0:
         return Trigger.ALL_SUCCEEDED
     broken = attempt.tasks[attempt.broken_rank]
-    return Trigger.TASK_FAILED if broken.phase is TaskPhase.EXITED else Trigger.TASK_LOST
+    row = state.nodes.row(broken.node)
+    has_failed = broken.phase is TaskPhase.EXITED and not (row and is_struck(row, broken))
+    return Trigger.TASK_FAILED if has_failed else Trigger.TASK_LOST
 
 
 def _count_outcome(row: WorkloadRow, unit: UnitRow, attempt: AttemptRow) -> None:

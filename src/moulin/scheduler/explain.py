@@ -11,12 +11,13 @@ from typing import Final
 import numpy as np
 
 from moulin.domain.factory import ZoneState
+from moulin.domain.health import Verdict
 from moulin.domain.ids import WorkloadId
 from moulin.domain.observation import TaskPhase
-from moulin.domain.plan import Finish, Place
+from moulin.domain.plan import Place
 from moulin.domain.reasons import Reason, ReasonCode
 from moulin.domain.workload import AfterWhen, Submission, WorkloadKind, units_wanted
-from moulin.scheduler.decide import Placing
+from moulin.scheduler.decide import Placing, ends_of
 from moulin.scheduler.declared import NOT_OPEN_YET
 from moulin.scheduler.demand import Demand, Shape, demand_of, options
 from moulin.scheduler.fleet import Fleet, Indices
@@ -314,6 +315,10 @@ def _room_reasons(room: Room, demand: Demand, zones: tuple[str, ...]) -> Iterato
         if lost:
             parameters = {"count": str(lost)}
             yield Reason(code=ReasonCode.NODE_UNREACHABLE, parameters=parameters)
+        sick = _quarantined_with_room(room, demand, zones)
+        if sick:
+            parameters = {"count": str(sick)}
+            yield Reason(code=ReasonCode.NODE_QUARANTINED, parameters=parameters)
         return
     if not room.choose(demand, zones).nodes:
         added_mw = added_draw_mw(room.columns_left()[:, fitting], demand.shape)
@@ -358,6 +363,15 @@ def _unreachable_with_room(room: Room, demand: Demand, zones: tuple[str, ...]) -
     )
 
 
+def _quarantined_with_room(room: Room, demand: Demand, zones: tuple[str, ...]) -> int:
+    able = room.able(demand.shape, zones)
+    rows = room.state.nodes.rows
+    return sum(
+        rows[node].health.verdict is Verdict.QUARANTINED and room.has_room(demand.shape, node)
+        for node in able.tolist()
+    )
+
+
 def _unreachable(state: State, row: WorkloadRow) -> Iterator[Reason]:
     nodes = set()
     for attempt in state.live_attempts(row):
@@ -374,9 +388,8 @@ def _after_others(
     state: State, row: WorkloadRow, unit: int, now_ns: int, policy: SchedulerPolicy
 ) -> Placing:
     """Return a decision in progress after everything that comes before this unit was placed."""
-    reactions = react(state, now_ns, policy)
-    ending = {item.workload for item in reactions if isinstance(item, Finish)}
-    placing = Placing(state, now_ns, policy, ending=ending)
+    reactions = list(react(state, now_ns, policy))
+    placing = Placing(state, now_ns, policy, ending=ends_of(reactions))
     placing.run_before(row.demand.priority, _ticket(row, unit))
     return placing
 

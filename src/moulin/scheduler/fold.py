@@ -41,6 +41,7 @@ from moulin.scheduler.queues import Due
 from moulin.scheduler.replicas import ENDPOINT_HANDLERS, new_serving
 from moulin.scheduler.rows import AttemptRow, Held, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import FINISHED_KEPT, State
+from moulin.scheduler.wellbeing import HEALTH_HANDLERS
 
 # Rendezvous ports of gangs: below the range from which Linux takes ports for outgoing connections.
 PORT_FIRST: Final = 20_000
@@ -340,4 +341,5 @@ _HANDLERS: Final[Mapping[type, Callable[[State, Any, Event], None]]] = {
     UsagesCharged: _charged,
     **ENDPOINT_HANDLERS,
     **BATCH_HANDLERS,
+    **HEALTH_HANDLERS,
 }

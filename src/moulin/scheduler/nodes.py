@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from moulin.domain.factory import ZoneState
+from moulin.domain.health import Verdict
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import NodeCapacity
 from moulin.scheduler.declared import Declared
 from moulin.scheduler.demand import Shape
+from moulin.scheduler.health import HealthRow
 from moulin.scheduler.rows import TaskRow
 
 Columns = npt.NDArray[np.int64]
@@ -63,19 +65,22 @@ class NodeRow:
     is_present: bool = True
     is_reachable: bool = True
     devices_free: int = 0
+    health: HealthRow = field(default_factory=HealthRow)
     tasks: dict[StepId, TaskRow] = field(default_factory=dict)
 
 
 class NodeTable:
     """Every node that was ever reported and is still served or still holds something."""
 
-    __slots__ = ("_room", "classes", "index", "names", "rows")
+    __slots__ = ("_room", "absent", "classes", "index", "names", "rows")
 
     def __init__(self) -> None:
         self.names: list[NodeId] = []
         self.rows: list[NodeRow] = []
         self.index: dict[NodeId, int] = {}
         self.classes: dict[str, int] = {"": 0}
+        # What is known against nodes that left: one that comes back is not well for having been away.
+        self.absent: dict[NodeId, HealthRow] = {}
         self._room: Columns = np.zeros((len(Column), _FIRST_ROOM), dtype=np.int64)
 
     def __len__(self) -> int:
@@ -95,7 +100,8 @@ class NodeTable:
         """Add a node, or take over changed facts about one; what it holds stays held."""
         row = self.row(capacity.node)
         if row is None:
-            row = NodeRow(capacity=capacity, pool=pool)
+            health = self.absent.pop(capacity.node, None) or HealthRow()
+            row = NodeRow(capacity=capacity, pool=pool, health=health)
             self._insert(capacity.node, row)
         row.capacity, row.pool, row.is_present = capacity, pool, True
         row.is_reachable = capacity.is_reachable
@@ -133,6 +139,7 @@ class NodeTable:
         is_open = zone is not None and zone.state is ZoneState.OPEN
         column[Column.IS_PRESENT] = row.is_present
         is_offered = row.is_present and row.is_reachable and not row.capacity.closed_because
+        is_offered = is_offered and row.health.verdict is not Verdict.QUARANTINED
         column[Column.IS_PLACEABLE] = is_offered and is_open
 
     def relabel(self, declared: Declared) -> None:
@@ -225,6 +232,8 @@ class NodeTable:
         if row.is_present or row.tasks:
             return
         position = self.index.pop(row.capacity.node)
+        if row.health.is_ailing or row.health.quarantines:
+            self.absent[row.capacity.node] = row.health
         self._room[:, position:-1] = self._room[:, position + 1 :]
         del self.names[position], self.rows[position]
         self._number_from(position)

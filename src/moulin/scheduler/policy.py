@@ -12,7 +12,9 @@ class SchedulerPolicy:
     `endpoints_frozen` those whose project cannot pay one more replica. `losses_max` is how often an
     attempt that its engine proved gone is tried again without counting as the program's failure. `reservations_max` bounds how many blocked gangs
     keep nodes free for themselves; `places_max` bounds one plan (the rest waits for the next
-    cycle, in the same order). `staleness_s` is how long a gateway that hears nothing serves on.
+    cycle, in the same order). `staleness_s` is how long a gateway that hears nothing serves on. A
+    symptom that lasts `suspect_s` puts a node into quarantine, and one that shows none for `calm_s`
+    is well again; out of quarantine it takes twice as long each time, up to `calm_max_s`.
     """
 
     projects_exhausted: tuple[str, ...] = ()
@@ -24,3 +26,6 @@ class SchedulerPolicy:
     reservations_max: int = 16
     places_max: int = 10_000
     staleness_s: int = 60
+    suspect_s: int = 60
+    calm_s: int = 300
+    calm_max_s: int = 86_400

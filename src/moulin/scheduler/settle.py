@@ -19,6 +19,7 @@ from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.rows import AttemptRow, UnitRow, WorkloadRow
 from moulin.scheduler.scaling import drained
 from moulin.scheduler.state import State
+from moulin.scheduler.wellbeing import stops_of_broken
 
 NS_PER_S: Final = 10**9
 _DOUBLINGS_MAX: Final = 30
@@ -35,18 +36,23 @@ class Outcome(NamedTuple):
 
 
 def react(state: State, now_ns: int, policy: SchedulerPolicy) -> Iterator[Reaction]:
-    """Yield every reaction due, at most one stop per attempt and one end per workload.
+    """Yield every reaction due, at most one stop per attempt and one end per workload and element.
 
     Order:  what ended or was asked for (in order of the log), limits, deadlines, budgets, zones,
-            replicas that nobody uses any more.
+            broken nodes, replicas that nobody uses any more.
     """
     stopped: set[AttemptId] = set()
     finished: set[WorkloadId] = set()
+    elements: set[tuple[WorkloadId, int]] = set()
     for reaction in _all_reactions(state, now_ns, policy):
         if isinstance(reaction, Stop):
             if reaction.attempt in stopped:
                 continue
             stopped.add(reaction.attempt)
+        elif isinstance(reaction, FinishUnit):
+            if (reaction.workload, reaction.unit) in elements or reaction.workload in finished:
+                continue
+            elements.add((reaction.workload, reaction.unit))
         elif reaction.workload in finished:
             continue
         elif isinstance(reaction, Finish):
@@ -67,6 +73,7 @@ def _all_reactions(state: State, now_ns: int, policy: SchedulerPolicy) -> Iterat
         if row is not None and not row.is_final:
             yield from _exhausted(state, row)
     yield from _closed_zones(state)
+    yield from stops_of_broken(state)
     yield from drained(state, now_ns, policy)
 
 
@@ -254,6 +261,10 @@ def _requeue_reason(state: State, unit: UnitRow, attempt: AttemptRow) -> Reason:
         found = state.declared.zones.get(zone)
         parameters = {"zone": zone, "state": found.state.value if found else "removed"}
         return Reason(code=ReasonCode.ZONE_NOT_OPEN, parameters=parameters)
+    if attempt.stop_cause is StopCause.UNHEALTHY:
+        row = state.nodes.row(attempt.tasks[0].node)
+        if row is not None and row.health.reason is not None:
+            return row.health.reason
     if attempt.state in {AttemptState.PREEMPTED, AttemptState.CANCELLED}:
         parameters = {"generation": str(unit.generation + 1), "left_s": "0"}
         return Reason(code=ReasonCode.BACKING_OFF, parameters=parameters)
@@ -320,13 +331,18 @@ def _time_limits(state: State, now_ns: int) -> Iterator[Stop]:
             yield _stop(row, attempt, StopCause.TIME_LIMIT)
 
 
-def _deadlines(state: State, now_ns: int) -> Iterator[Finish]:
+def _deadlines(state: State, now_ns: int) -> Iterator[Reaction]:
+    """Yield the ends of what still waits after its deadline: of an array, of each element."""
     for due in state.deadlines.until(now_ns):
         row = state.workloads[WorkloadId(due.id)]
-        if all(unit.is_waiting for unit in row.units):
-            parameters = {"late_s": str((now_ns - due.at_ns) // NS_PER_S)}
-            reason = Reason(code=ReasonCode.DEADLINE_PASSED, parameters=parameters)
+        waiting = [unit for unit in row.units if unit.is_waiting]
+        parameters = {"late_s": str((now_ns - due.at_ns) // NS_PER_S)}
+        reason = Reason(code=ReasonCode.DEADLINE_PASSED, parameters=parameters)
+        if len(waiting) == len(row.units):
             yield _finish(state, row, WorkloadState.FAILED, reason)
+        elif row.is_array:
+            outcome = Outcome(WorkloadState.FAILED, reason)
+            yield from (_finish_unit(row, unit, outcome) for unit in waiting)
 
 
 def _exhausted(state: State, row: WorkloadRow) -> Iterator[Reaction]:

@@ -43,7 +43,7 @@ class State:
     the open gateway epochs, `loads` their last words about load, `drains` replicas that get no new
     request and are not stopped yet. `attended` are endpoints whose replicas may have to change: they
     follow their load, or have one too many. `dependents` are those that wait for the end of another
-    workload, by that.
+    workload, by that. `ailing` are the nodes whose health a decision has to look at.
     """
 
     sequence: int = 0
@@ -68,6 +68,7 @@ class State:
     drains: dict[AttemptId, DrainRow] = field(default_factory=dict)
     attended: dict[WorkloadId, None] = field(default_factory=dict)
     dependents: dict[WorkloadId, dict[WorkloadId, None]] = field(default_factory=dict)
+    ailing: dict[NodeId, None] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Return the SHA-256 of everything folded; equal logs give equal digests in any process.
@@ -93,6 +94,7 @@ class State:
                 "drains": self.drains,
                 "attended": list(self.attended),
                 "dependents": self.dependents,
+                "ailing": [list(self.ailing), self.nodes.absent],
             }
         )
 

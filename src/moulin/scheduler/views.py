@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from moulin.domain.errors import NotFound
+from moulin.domain.health import Verdict
 from moulin.domain.ids import AttemptId, WorkloadId
 from moulin.domain.plan import StartStep
 from moulin.domain.views import NodeView, TaskView, UnitView, WorkloadView
@@ -261,4 +262,7 @@ def _node_view(state: State, position: int) -> NodeView:
         accelerators_held=capacity.accelerators - int(column[Column.DEVICES_FREE]),
         is_reachable=node.is_reachable and node.is_present,
         cpu_ids=capacity.cpu_ids,
+        health=node.health.verdict,
+        health_reason=node.health.reason if node.health.verdict is not Verdict.HEALTHY else None,
+        symptoms=node.health.symptoms,
     )

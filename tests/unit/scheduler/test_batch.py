@@ -16,6 +16,7 @@ from moulin.domain.workload import (
     JobArray,
     Resources,
     Retry,
+    When,
     WorkloadState,
 )
 from moulin.scheduler import (
@@ -239,6 +240,19 @@ def test_an_element_knows_its_index_and_its_try():
     here.cycle()
     here.cycle()
     assert start_step(here.state, AttemptId("x.u1.g2"), 0).env["MOULIN_RESTART_COUNT"] == "1"
+
+
+def test_elements_that_wait_past_the_deadline_fail_and_the_others_go_on():
+    here = array(3, at_most=2, when=When(deadline_s=30))
+    units_placed(here)
+    here.now_ns += 31 * SECOND
+    [end] = here.cycle().unit_finishes
+    assert (end.unit, end.state) == (2, WorkloadState.FAILED)
+    for unit in (0, 1):
+        here.exit(f"x.u{unit}.g1.t0")
+    here.cycle()
+    assert counts(here) == {"failed": 1, "succeeded": 2}
+    assert end_of(here) == ("failed", "ArrayPart")
 
 
 # -- what comes first -----------------------------------------------------------------------------

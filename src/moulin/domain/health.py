@@ -1,0 +1,83 @@
+"""What is read of a node's health and what is made of it: readings, symptoms, verdicts.
+
+A reading is raw. Whether it means anything is decided from the reading before it, in the scheduler.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from moulin.domain.ids import NodeId
+
+
+class Signal(StrEnum):
+    """What can be wrong with a node."""
+
+    XID = "xid"
+    ECC_UNCORRECTED = "ecc_uncorrected"
+    ROW_REMAP_PENDING = "row_remap_pending"
+    ROW_REMAP_FAILED = "row_remap_failed"
+    DEVICE_MISSING = "device_missing"
+    NVLINK_DOWN = "nvlink_down"
+    THERMAL = "thermal"
+    POWER_BRAKE = "power_brake"
+    MEMORY_UNCORRECTED = "memory_uncorrected"
+    DISK_FULL = "disk_full"
+    CLOCK_SKEW = "clock_skew"
+
+
+class Verdict(StrEnum):
+    """What a node is held for; nothing new is placed on a quarantined one."""
+
+    HEALTHY = "healthy"
+    SUSPECT = "suspect"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceReading:
+    """One accelerator as its driver tells, at `index` of its node; -1 and None where it cannot.
+
+    `ecc_uncorrected` and `xids` (times each XID was told, by its number) only count up, and start
+    again with the driver or whoever counts.
+    """
+
+    index: int
+    uuid: str
+    xids: Mapping[str, int] = field(default_factory=dict)
+    ecc_uncorrected: int = -1
+    is_remap_pending: bool | None = None
+    is_remap_failed: bool | None = None
+    is_hot: bool | None = None
+    is_braked: bool | None = None
+    links_down: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReading:
+    """One reading of a node; -1 for what could not be read.
+
+    `devices` is None where accelerators could not be asked for at all, which says nothing about
+    them. `memory_errors` counts uncorrected errors of the machine's own memory.
+    """
+
+    node: NodeId
+    at_ns: int
+    devices: tuple[DeviceReading, ...] | None = None
+    memory_errors: int = -1
+    disk_free_bytes: int = -1
+    clock_skew_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Symptom:
+    """One thing that is wrong; `device` is -1 for the node as a whole.
+
+    With `is_evidence` the device (or all of the node) is known to be broken, so that what runs there
+    is not worth waiting for. `value` is the XID, the number of errors, bytes or ns.
+    """
+
+    signal: Signal
+    device: int = -1
+    value: int = 0
+    is_evidence: bool = False

@@ -1,0 +1,242 @@
+"""What a node's readings mean: symptoms, verdicts that do not flap, and work that is not worth its wait.
+
+Evidence (a device that is gone or broken) puts a node into quarantine at once, and what holds that
+device starts again elsewhere. What may pass (heat, a full disk) first makes it suspect. Nothing here
+concludes from silence: a node that cannot be asked keeps its verdict.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from moulin.domain.health import DeviceReading, NodeReading, Signal, Symptom, Verdict
+from moulin.domain.ids import NodeId
+from moulin.domain.plan import Judge
+from moulin.domain.reasons import Reason, ReasonCode
+from moulin.scheduler.policy import SchedulerPolicy
+
+NS_PER_S: Final = 10**9
+# XIDs after which a device computes wrongly or not at all until it is reset or replaced: double-bit
+# errors, failed remaps, NVLink faults, off the bus, uncontained errors, a dead GSP (NVIDIA, "XID
+# Errors"). Others are mostly a program's own: 13 and 31 are its bad addresses.
+FATAL_XIDS: Final = frozenset({"48", "64", "74", "79", "95", "119", "120"})
+DISK_FREE_BYTES_MIN: Final = 10**9
+CLOCK_SKEW_NS_MAX: Final = NS_PER_S
+# How long a node stays known as one that was in quarantine before.
+_FORGIVEN_NS: Final = 7 * 86_400 * NS_PER_S
+_DOUBLINGS_MAX: Final = 20
+_COUNTED: Final = frozenset({Signal.XID, Signal.ECC_UNCORRECTED, Signal.MEMORY_UNCORRECTED})
+
+
+@dataclass(slots=True)
+class HealthRow:
+    """What is known of one node's health.
+
+    `since_ns` has when each present symptom was first seen, `symptom_ns` when the last one was. `evidence`
+    is what put it into quarantine, or will; `quarantines` how often in a row it was there.
+    """
+
+    verdict: Verdict = Verdict.HEALTHY
+    reason: Reason | None = None
+    by: str = ""
+    reading: NodeReading | None = None
+    symptoms: tuple[Symptom, ...] = ()
+    since_ns: dict[tuple[Signal, int], int] = field(default_factory=dict)
+    symptom_ns: int = 0
+    evidence: tuple[Symptom, ...] = ()
+    quarantines: int = 0
+    judged_ns: int = 0
+    passed_ns: int = 0
+
+    @property
+    def is_ailing(self) -> bool:
+        """Whether a decision has to look at it."""
+        return bool(self.symptoms or self.evidence) or self.verdict is not Verdict.HEALTHY
+
+    def is_broken(self, device: int) -> bool:
+        """Whether there is evidence against a device, or against the node as a whole."""
+        return any(each.device in (-1, device) for each in self.evidence)
+
+
+def symptoms_of(before: NodeReading | None, now: NodeReading) -> tuple[Symptom, ...]:
+    """Return what is wrong, by signal and device.
+
+    Counters mean what they grew by; one that is smaller than before has started again, and all it
+    counts is new. A first reading has nothing to compare with, so its counters mean nothing yet.
+    """
+    found = [*_of_devices(before, now)]
+    if before is not None and _grown(before.memory_errors, now.memory_errors):
+        grown = _grown(before.memory_errors, now.memory_errors)
+        found.append(Symptom(signal=Signal.MEMORY_UNCORRECTED, value=grown, is_evidence=True))
+    if 0 <= now.disk_free_bytes < DISK_FREE_BYTES_MIN:
+        found.append(Symptom(signal=Signal.DISK_FULL, value=now.disk_free_bytes))
+    if abs(now.clock_skew_ns) > CLOCK_SKEW_NS_MAX:
+        found.append(Symptom(signal=Signal.CLOCK_SKEW, value=now.clock_skew_ns))
+    return tuple(sorted(found, key=lambda each: (each.signal, each.device, each.value)))
+
+
+def is_news(row: HealthRow, reading: NodeReading) -> bool:
+    """Whether a reading has to be an event: other symptoms, counted ones again, or a first base."""
+    if row.reading is None:
+        return True
+    symptoms = symptoms_of(row.reading, reading)
+    if any(each.signal in _COUNTED for each in symptoms):
+        return True
+    return _names(symptoms) != _names(row.symptoms) or _is_other_base(row.reading, reading)
+
+
+def observe_health(row: HealthRow, reading: NodeReading, at_ns: int) -> None:
+    """Take over a reading that is news."""
+    symptoms = symptoms_of(row.reading, reading)
+    present = _names(symptoms)
+    row.since_ns = {name: row.since_ns.get(name, at_ns) for name in sorted(present)}
+    if symptoms or row.symptoms:
+        row.symptom_ns = at_ns  # also when the last one went: the calm begins here
+    row.symptoms = symptoms
+    known = {(each.signal, each.device) for each in row.evidence}
+    row.evidence += tuple(
+        each for each in symptoms if each.is_evidence and (each.signal, each.device) not in known
+    )
+    row.reading = _with_known_devices(row.reading, reading)
+
+
+def judge(row: HealthRow, verdict: Verdict, reason: Reason, *, by: str, at_ns: int) -> None:
+    """Take over a verdict."""
+    if verdict is Verdict.QUARANTINED and row.verdict is not Verdict.QUARANTINED:
+        is_again = row.quarantines and at_ns - row.judged_ns < _FORGIVEN_NS
+        row.quarantines = row.quarantines + 1 if is_again else 1
+    if verdict is Verdict.HEALTHY:
+        row.evidence = ()
+    row.verdict, row.reason, row.by, row.judged_ns = verdict, reason, by, at_ns
+
+
+def judgements(
+    node: NodeId, row: HealthRow, now_ns: int, policy: SchedulerPolicy
+) -> Iterator[Judge]:
+    """Yield the verdict a node has now, when it is another one."""
+    if row.verdict is Verdict.QUARANTINED:
+        if is_calm(row, now_ns, policy) and row.passed_ns > row.judged_ns and not row.by:
+            yield Judge(node=node, verdict=Verdict.HEALTHY, reason=_well(node, row, now_ns))
+        return
+    lasting = [
+        each
+        for each in row.symptoms
+        if now_ns - row.since_ns[(each.signal, each.device)] >= policy.suspect_s * NS_PER_S
+    ]
+    worst = row.evidence or (lasting if row.verdict is Verdict.SUSPECT else ())
+    if worst:
+        reason = _symptom(node, worst[0], row, now_ns)
+        yield Judge(node=node, verdict=Verdict.QUARANTINED, reason=reason)
+    elif row.verdict is Verdict.HEALTHY and row.symptoms:
+        reason = _symptom(node, row.symptoms[0], row, now_ns)
+        yield Judge(node=node, verdict=Verdict.SUSPECT, reason=reason)
+    elif row.verdict is Verdict.SUSPECT and is_calm(row, now_ns, policy):
+        yield Judge(node=node, verdict=Verdict.HEALTHY, reason=_well(node, row, now_ns))
+
+
+def is_calm(row: HealthRow, now_ns: int, policy: SchedulerPolicy) -> bool:
+    """Whether a node has shown nothing for long enough: longer after each quarantine in a row."""
+    doublings = min(max(row.quarantines - 1, 0), _DOUBLINGS_MAX)
+    calm_s = min(policy.calm_s << doublings, policy.calm_max_s)
+    since_ns = max(row.symptom_ns, row.judged_ns if row.verdict is Verdict.QUARANTINED else 0)
+    return not row.symptoms and now_ns - since_ns >= calm_s * NS_PER_S
+
+
+def needs_check(row: HealthRow, now_ns: int, policy: SchedulerPolicy) -> bool:
+    """Whether a node in quarantine is to be looked at again; what a person said only they take back."""
+    is_due = row.verdict is Verdict.QUARANTINED and not row.by and row.passed_ns <= row.judged_ns
+    return is_due and is_calm(row, now_ns, policy)
+
+
+# -- devices --------------------------------------------------------------------------------------
+
+
+def _of_devices(before: NodeReading | None, now: NodeReading) -> Iterator[Symptom]:
+    if now.devices is None:
+        return
+    known = {each.uuid: each for each in (before.devices or ())} if before is not None else {}
+    for device in now.devices:
+        yield from _of_device(known.get(device.uuid), device)
+    present = {each.uuid for each in now.devices}
+    for gone in known.values():
+        if gone.uuid not in present:
+            yield Symptom(signal=Signal.DEVICE_MISSING, device=gone.index, is_evidence=True)
+
+
+def _of_device(before: DeviceReading | None, now: DeviceReading) -> Iterator[Symptom]:
+    if before is not None:
+        for xid, count in sorted(now.xids.items()):
+            if xid in FATAL_XIDS and _grown(before.xids.get(xid, 0), count):
+                value = int(xid)
+                yield Symptom(signal=Signal.XID, device=now.index, value=value, is_evidence=True)
+        grown = _grown(before.ecc_uncorrected, now.ecc_uncorrected)
+        if grown:
+            yield Symptom(
+                signal=Signal.ECC_UNCORRECTED, device=now.index, value=grown, is_evidence=True
+            )
+    if now.is_remap_failed:
+        yield Symptom(signal=Signal.ROW_REMAP_FAILED, device=now.index, is_evidence=True)
+    flags = (
+        (Signal.ROW_REMAP_PENDING, now.is_remap_pending),
+        (Signal.THERMAL, now.is_hot),
+        (Signal.POWER_BRAKE, now.is_braked),
+    )
+    yield from (Symptom(signal=signal, device=now.index) for signal, is_on in flags if is_on)
+    if now.links_down > 0:
+        yield Symptom(signal=Signal.NVLINK_DOWN, device=now.index, value=now.links_down)
+
+
+def _grown(before: int, now: int) -> int:
+    """Return by how much a counter grew, 0 where it cannot be known; a smaller one began again."""
+    if before < 0 or now < 0:
+        return 0
+    return now - before if now >= before else now
+
+
+def _with_known_devices(before: NodeReading | None, now: NodeReading) -> NodeReading:
+    """Return a reading as the next one's base: a device that is gone stays known, so that it is missed."""
+    if before is None or before.devices is None:
+        return now
+    present = {each.uuid for each in now.devices or ()}
+    gone = tuple(each for each in before.devices if each.uuid not in present)
+    return NodeReading(
+        node=now.node,
+        at_ns=now.at_ns,
+        devices=(*(now.devices or ()), *gone),
+        memory_errors=max(
+            now.memory_errors, -1 if now.memory_errors >= 0 else before.memory_errors
+        ),
+        disk_free_bytes=now.disk_free_bytes,
+        clock_skew_ns=now.clock_skew_ns,
+    )
+
+
+def _is_other_base(before: NodeReading, now: NodeReading) -> bool:
+    """Whether devices came that no earlier reading had: from here on they would be missed."""
+    known = {each.uuid for each in before.devices or ()}
+    return any(each.uuid not in known for each in now.devices or ())
+
+
+def _names(symptoms: tuple[Symptom, ...]) -> set[tuple[Signal, int]]:
+    return {(each.signal, each.device) for each in symptoms}
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+
+def _symptom(node: NodeId, symptom: Symptom, row: HealthRow, now_ns: int) -> Reason:
+    since_ns = row.since_ns.get((symptom.signal, symptom.device), now_ns)
+    parameters = {
+        "node": node,
+        "signal": symptom.signal.value,
+        "value": str(symptom.value),
+        "device": "the whole node" if symptom.device < 0 else f"device {symptom.device}",
+        "since_s": str((now_ns - since_ns) // NS_PER_S),
+    }
+    return Reason(code=ReasonCode.NODE_SYMPTOM, parameters=parameters)
+
+
+def _well(node: NodeId, row: HealthRow, now_ns: int) -> Reason:
+    calm_s = (now_ns - row.symptom_ns) // NS_PER_S
+    parameters = {"node": str(node), "calm_s": str(calm_s)}
+    return Reason(code=ReasonCode.NODE_WELL, parameters=parameters)

@@ -1,0 +1,85 @@
+"""How events change what is known of a node's health, and what follows for the work on it.
+
+What readings mean is decided in `health`; here they meet the nodes of a state.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from moulin.domain.events import Event
+from moulin.domain.health import Verdict
+from moulin.domain.ids import NodeId, WorkloadId
+from moulin.domain.node_events import NodeChecked, NodeHealthObserved, NodeJudged
+from moulin.domain.plan import Judge, Stop, StopCause
+from moulin.scheduler.health import judge, judgements, observe_health
+from moulin.scheduler.nodes import NodeRow
+from moulin.scheduler.policy import SchedulerPolicy
+from moulin.scheduler.rows import TaskRow
+from moulin.scheduler.state import State
+
+
+def judged(state: State, now_ns: int, policy: SchedulerPolicy) -> Iterator[Judge]:
+    """Yield the nodes that have another verdict now, by name."""
+    for node in sorted(state.ailing):
+        row = state.nodes.row(node)
+        if row is not None:
+            yield from judgements(node, row.health, now_ns, policy)
+
+
+def stops_of_broken(state: State) -> Iterator[Stop]:
+    """Yield the stops of work that holds what is known to be broken; its node is in quarantine.
+
+    What runs beside it, on devices nothing is known against, is left to end by itself.
+    """
+    for node in sorted(state.ailing):
+        row = state.nodes.row(node)
+        if row is None or row.health.verdict is not Verdict.QUARANTINED or not row.health.evidence:
+            continue
+        for task in row.tasks.values():
+            attempt = state.attempts[task.attempt]
+            if attempt.stop_cause is None and is_struck(row, task):
+                grace_s = state.workloads[WorkloadId(attempt.workload)].submission.spec.stop_grace_s
+                yield Stop(attempt=attempt.id, cause=StopCause.UNHEALTHY, grace_s=grace_s)
+
+
+def is_struck(row: NodeRow, task: TaskRow) -> bool:
+    """Whether there is evidence against what a task holds."""
+    held = task.devices or (-1,)
+    return any(row.health.is_broken(device) for device in held)
+
+
+def _observed(state: State, payload: NodeHealthObserved, event: Event) -> None:
+    row = state.nodes.row(payload.node)
+    if row is not None:
+        observe_health(row.health, payload.reading, event.at_ns)
+        _attend(state, payload.node, row)
+
+
+def _checked(state: State, payload: NodeChecked, event: Event) -> None:
+    row = state.nodes.row(payload.node)
+    if row is not None:
+        row.health.passed_ns = event.at_ns if payload.is_passed else 0
+
+
+def _judged(state: State, payload: NodeJudged, event: Event) -> None:
+    row = state.nodes.row(payload.node)
+    if row is None:
+        return
+    state.impossible.clear()
+    judge(row.health, payload.verdict, payload.reason, by=payload.by, at_ns=event.at_ns)
+    state.nodes.label(row, state.declared)
+    _attend(state, payload.node, row)
+
+
+def _attend(state: State, node: NodeId, row: NodeRow) -> None:
+    if row.health.is_ailing:
+        state.ailing[node] = None
+    else:
+        state.ailing.pop(node, None)
+
+
+HEALTH_HANDLERS: Final[Mapping[type, Callable[[State, Any, Event], None]]] = {
+    NodeHealthObserved: _observed,
+    NodeChecked: _checked,
+    NodeJudged: _judged,
+}

@@ -56,7 +56,7 @@ JobCompType=jobcomp/none
 MinJobAge=30
 KillWait=5
 SlurmdTimeout=10
-MessageTimeout=10
+MessageTimeout=3
 TCPTimeout=2
 InactiveLimit=0
 SchedulerParameters=batch_sched_delay=0

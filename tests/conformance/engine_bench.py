@@ -214,6 +214,7 @@ class SlurmBench:
     directory: Path
     cluster: SlurmCluster
     is_delegated: bool = False
+    constraint: str = ""
     engine: SlurmEngine = field(init=False)
 
     def __post_init__(self) -> None:
@@ -227,6 +228,7 @@ class SlurmBench:
             accelerator_class="H100",
             is_delegated=self.is_delegated,
             prefix="node-" if self.is_delegated else "",
+            constraint=self.constraint,
             poll_s=0.2,
         )
         transport = LocalTransport(self.cluster.environment)

@@ -5,6 +5,7 @@ that answers and has dropped the job. Whatever is concluded is put on record bes
 Slurm may forget.
 """
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -32,6 +33,8 @@ from moulin.engines.task.spool import (
 # How long a record that a node has written may take to show here, on a slow shared file system.
 RECORD_S: Final = 3.0
 _MISSING_MIN: Final = 2
+# What a shim records of a signal that no `stop` file announced.
+ASKED_TO_END: Final = "shim was asked to end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ class Evidence:
         """Return the step's phase; raises `OSError`, `KeyError`, `ValueError` for a broken spool."""
         attempt = case.attempt
         end = read_end(case.step, case.files, attempt.claim, case.now_ns)
-        if end is not None:
+        if end is not None and end.evidence != ASKED_TO_END:
             return end
         words = _why_absent(case)
         if words:
@@ -133,7 +136,9 @@ class Evidence:
 
     def _missing(self, case: Case, jobs: Reading[Jobs]) -> Observation:
         """Conclude from a job that an answering controller does not list, not once but twice."""
-        attempt = case.attempt
+        attempt, end = case.attempt, case.recorded()
+        if end is not None:
+            return end
         if jobs.asked_s > attempt.submitted_s and jobs.number != attempt.missing_number:
             attempt.missing += 1
             attempt.missing_number = jobs.number
@@ -148,7 +153,7 @@ class Evidence:
             return case.unreachable(words)
         if recalled is None:
             words = f"Slurm has no job {attempt.job} any more, and it left no record"
-            return case.recorded() or case.bury(TaskPhase.GONE, 0, words)
+            return case.bury(TaskPhase.GONE, 0, words)
         if not recalled.has_ended:
             return case.unreachable(f"accounting has job {attempt.job} as {recalled.state}")
         return _ended(case, recalled)
@@ -168,14 +173,25 @@ def _live(case: Case, job: SlurmJob) -> Observation:
     if job.state in PENDING or job.state in STARTING:
         return case.live(f"Slurm job {job.id} waits: {job.reason or job.state.lower()}")
     words = f"Slurm job {job.id} on {job.nodes}; memory limit by rss-watch"
-    return case.recorded() or case.live(words)
+    end = case.recorded()
+    if end is not None and end.evidence == ASKED_TO_END:
+        return case.live(f"Slurm is ending job {job.id}; why will be known then")
+    return end or case.live(words)
 
 
 def _ended(case: Case, job: SlurmJob) -> Observation:
-    """Return how a task of an ended job ended: by its own record, or by Slurm's word for the job."""
+    """Return how a task of an ended job ended: by its own record, or by Slurm's word for the job.
+
+    A task that somebody else than Moulin asked to end is gone through no fault of its own where
+    Slurm says that its node was lost or its job preempted.
+    """
     end = case.recorded()
     if end is not None:
-        return end
+        if end.evidence != ASKED_TO_END or job.state not in LOST:
+            return end
+        os.unlink(case.files.exit)
+        words = f"Slurm job {job.id}: {job.state}"
+        return case.bury(TaskPhase.GONE, 0, words, end.ended_at_ns)
     now_s, attempt = time.monotonic(), case.attempt
     attempt.unrecorded_s = attempt.unrecorded_s or now_s
     if now_s < attempt.unrecorded_s + RECORD_S:

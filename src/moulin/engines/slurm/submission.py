@@ -40,6 +40,13 @@ def refuse_what_slurm_cannot_run(step: StartStep, nodes: Mapping[str, NodeCapaci
         raise refusal(step, f"node {unknown} is not one of this engine", "the plan is out of date")
     if len(set(step.nodes)) != len(step.nodes):
         raise refusal(step, "two tasks of the gang are on one node", "the plan is out of date")
+    node, asked = nodes[step.nodes[step.rank]], step.resources
+    if (
+        whole_cpus(asked.cpu_milli) * 1000 > node.cpu_milli
+        or asked.memory_bytes > node.memory_bytes
+        or asked.accelerators > node.accelerators
+    ):
+        raise refusal(step, f"it asks for more than {node.node} has", "ask for less on each node")
     if step.task.image:
         raise refusal(
             step,

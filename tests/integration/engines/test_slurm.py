@@ -1,0 +1,290 @@
+"""The Slurm engine against a real Slurm: what other engines cannot have, judged by effects."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from moulin.domain.errors import EngineRefused, EngineUnavailable
+from moulin.domain.ids import NodeId
+from moulin.domain.observation import TaskPhase
+from moulin.domain.workload import Resources, TaskTemplate
+from moulin.engines.slurm.attempt import read_attempt
+from moulin.engines.task.spool import step_files
+from tests.conformance.engine_bench import (
+    ENDED,
+    SlurmBench,
+    make_step,
+    phase,
+    wait_for,
+    wait_until,
+)
+
+pytestmark = pytest.mark.slurm
+
+
+@pytest.fixture
+def bench(tmp_path, slurm_cluster):
+    made = SlurmBench(tmp_path, slurm_cluster)
+    yield made
+    made.close()
+
+
+def gang(name, script, nodes=("node-2", "node-0", "node-3"), **more):
+    """Return the steps of a gang, each saying what it was given."""
+    task = TaskTemplate(command=("sh", "-c", script))
+    return [make_step(name, task, rank=rank, nodes=nodes, **more) for rank in range(len(nodes))]
+
+
+def jobs_named(cluster, name):
+    return cluster.run("squeue", "-h", "--states=all", f"--name={name}", "-o", "%i").split()
+
+
+def log_of(bench, step):
+    return bench.engine.logs(step.step, 0, 1 << 20).data.decode()
+
+
+def test_a_gang_is_one_job_with_ranks_in_the_order_of_the_plan(bench, slurm_cluster):
+    steps = gang("g", 'echo "$RANK $SLURM_PROCID $SLURMD_NODENAME $WORLD_SIZE"; exit $RANK')
+    claims = {bench.engine.start(step) for step in steps[:2]}
+    assert phase(bench, steps[0].step) is TaskPhase.ABSENT  # nothing runs before all are on record
+    claims.add(bench.engine.start(steps[2]))
+    ends = [wait_for(bench, step.step, TaskPhase.EXITED) for step in steps]
+    assert len(claims) == 1
+    assert len(jobs_named(slurm_cluster, steps[0].attempt)) == 1
+    assert [end.exit_code for end in ends] == [0, 1, 2]
+    assert [log_of(bench, step) for step in steps] == [
+        "0 0 node-2 3\n",
+        "1 1 node-0 3\n",
+        "2 2 node-3 3\n",
+    ]
+
+
+def test_a_gang_is_told_once_to_end(bench):
+    told = bench.directory / "told"
+    script = f"trap 'echo $RANK >> {told}; sleep 0.5; exit 4' TERM; echo up; sleep 1000 & wait"
+    steps = gang("g", script, nodes=("node-0", "node-1"))
+    for step in steps:
+        bench.engine.start(step)
+    wait_until(lambda: all(log_of(bench, step) == "up\n" for step in steps), bench.pause)
+    for step in steps:
+        bench.engine.stop(step.step, 30)
+        bench.engine.stop(step.step, 30)
+    assert [wait_for(bench, s.step, TaskPhase.EXITED).exit_code for s in steps] == [4, 4]
+    assert sorted(told.read_text().split()) == ["0", "1"]
+
+
+def test_a_submission_whose_number_was_lost_is_found_by_its_name(bench, slurm_cluster):
+    step = make_step("a", bench.program(seconds=0.5))
+    bench.engine.start(step)
+    files = step_files(bench.directory / "spool", step.step)
+    Path(read_attempt(files, step.attempt).path("job")).unlink()
+    bench.renew()
+    assert phase(bench, step.step) in (TaskPhase.UNREACHABLE, TaskPhase.RUNNING)
+    bench.engine.start(step)
+    assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 0
+    assert bench.runs(step.step) == 1
+    assert len(jobs_named(slurm_cluster, step.attempt)) == 1
+
+
+def test_of_two_jobs_for_one_attempt_one_runs_it(bench, slurm_cluster):
+    step = make_step("a", bench.program(seconds=1))
+    bench.engine.start(step)
+    job = jobs_named(slurm_cluster, step.attempt)[0]
+    script = slurm_cluster.run("scontrol", "write", "batch_script", job, "-")
+    again = bench.directory / "again.sh"
+    again.write_text(f"{script}\n")
+    second = slurm_cluster.run("sbatch", "--parsable", "--output=/dev/null", str(again))
+    assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 0
+    slurm_cluster.wait_for(
+        lambda: "COMPLETED" in slurm_cluster.run("scontrol", "show", "job", second), "no end"
+    )
+    assert bench.runs(step.step) == 1
+
+
+def test_a_controller_that_is_down_makes_tasks_unreachable_and_ends_none(bench, slurm_cluster):
+    go = bench.directory / "go"
+    script = f"echo ran >> {bench.directory}/effects/$MOULIN_STEP_ID; while [ ! -e {go} ]; do sleep 0.1; done"
+    step = make_step("a", TaskTemplate(command=("sh", "-c", script)))
+    late = make_step("b", bench.program())
+    bench.engine.start(step)
+    wait_for(bench, step.step, TaskPhase.RUNNING)
+    slurm_cluster.stop_controller()
+    try:
+        wait_for(bench, step.step, TaskPhase.UNREACHABLE)
+        with pytest.raises(EngineUnavailable):
+            bench.engine.capacity()
+        with pytest.raises(EngineUnavailable):
+            bench.engine.start(late)
+    finally:
+        slurm_cluster.start_controller()
+    go.touch()
+    assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 0
+    assert bench.runs(step.step) == 1
+    wait_until(lambda: starts(bench, late), bench.pause)
+    wait_for(bench, late.step, TaskPhase.EXITED)
+    assert bench.runs(late.step) == 1
+
+
+def starts(bench, step) -> bool:
+    try:
+        bench.engine.start(step)
+    except EngineUnavailable:
+        return False
+    return True
+
+
+def test_a_node_that_slurm_calls_down_is_evidence(bench, slurm_cluster):
+    step = make_step("a", bench.program(seconds=1000), nodes=("node-3",))
+    bench.engine.start(step)
+    wait_for(bench, step.step, TaskPhase.RUNNING)
+    slurm_cluster.kill_node("node-3")
+    slurm_cluster.run("scontrol", "update", "NodeName=node-3", "State=DOWN", "Reason=power off")
+    try:
+        seen = wait_for(bench, step.step, *ENDED)
+        assert (seen.phase, "NODE_FAIL" in seen.evidence) == (TaskPhase.GONE, True)
+        wait_until(lambda: not capacity(bench)["node-3"].is_reachable, bench.pause)
+        assert "power off" in capacity(bench)["node-3"].closed_because
+    finally:
+        slurm_cluster.start_node("node-3")
+        slurm_cluster.wait_for(lambda: "down" not in slurm_cluster.states(), "still down")
+
+
+def capacity(bench):
+    return {node.node: node for node in bench.engine.capacity()}
+
+
+def test_a_drained_node_is_closed_with_its_reason_and_keeps_its_tasks(bench, slurm_cluster):
+    step = make_step("a", bench.program(seconds=1.5), nodes=("node-1",))
+    bench.engine.start(step)
+    wait_for(bench, step.step, TaskPhase.RUNNING)
+    slurm_cluster.run("scontrol", "update", "NodeName=node-1", "State=DRAIN", "Reason=bad fan")
+    try:
+        wait_until(lambda: bool(capacity(bench)["node-1"].closed_because), bench.pause)
+        node = capacity(bench)["node-1"]
+        assert "drain" in node.closed_because
+        assert "bad fan" in node.closed_because
+        assert node.is_reachable
+        assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 0
+    finally:
+        slurm_cluster.run("scontrol", "update", "NodeName=node-1", "State=RESUME")
+    wait_until(lambda: not capacity(bench)["node-1"].closed_because, bench.pause)
+
+
+def test_jobs_of_others_are_counted_and_never_touched(bench, slurm_cluster):
+    before = capacity(bench)["node-2"]
+    own = make_step("a", bench.program(seconds=1000), nodes=("node-2",))
+    bench.engine.start(own)
+    words = ("--nodelist=node-2", "--cpus-per-task=3", "--mem=1000", "--gres=gpu:2")
+    job = slurm_cluster.run(
+        *("sbatch", "--parsable", "--output=/dev/null", *words, "--wrap", "sleep 1000")
+    )
+    try:
+        wait_until(lambda: capacity(bench)["node-2"].taken_cpu_milli == 3000, bench.pause)
+        node = capacity(bench)["node-2"]
+        assert (node.cpu_milli, node.accelerators) == (before.cpu_milli, before.accelerators)
+        assert (node.taken_memory_bytes, node.taken_accelerators) == (1000 << 20, 2)
+        assert bench.engine.steps() == (own.step,)
+        bench.close()
+        wait_for(bench, own.step, *ENDED)
+        assert "RUNNING" in slurm_cluster.run("scontrol", "show", "job", job)
+    finally:
+        slurm_cluster.run("scancel", job)
+    wait_until(lambda: capacity(bench)["node-2"].taken_cpu_milli == 0, bench.pause)
+
+
+def test_a_task_sees_its_devices(bench):
+    step = make_step("a", TaskTemplate(command=("sh", "-c", "echo $CUDA_VISIBLE_DEVICES")))
+    wanted = Resources(accelerators=2, accelerator_class="H100")
+    step = replace(step, devices=(1, 3), resources=wanted)
+    bench.engine.start(step)
+    wait_for(bench, step.step, TaskPhase.EXITED)
+    assert log_of(bench, step) == "1,3\n"
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        Resources(memory_bytes=10**12),
+        Resources(cpu_milli=8_001),
+        Resources(accelerators=5),
+    ],
+)
+def test_more_than_a_node_has_is_refused(bench, resources):
+    step = replace(make_step("a", bench.program()), resources=resources)
+    with pytest.raises(EngineRefused, match="more than node-0 has"):
+        bench.engine.start(step)
+    assert phase(bench, step.step) is TaskPhase.ABSENT
+
+
+def test_what_slurm_will_never_take_is_refused_in_its_own_words(tmp_path, slurm_cluster):
+    bench = SlurmBench(tmp_path, slurm_cluster, constraint="no-such-feature")
+    step = make_step("a", bench.program())
+    with pytest.raises(EngineRefused, match="Invalid feature specification"):
+        bench.engine.start(step)
+    bench.renew()
+    assert phase(bench, step.step) is TaskPhase.ABSENT
+    assert bench.engine.steps() == ()
+    assert bench.runs(step.step) == 0
+
+
+def test_a_job_that_an_administrator_cancels_has_ended(bench, slurm_cluster):
+    step = make_step("a", bench.program(seconds=1000))
+    bench.engine.start(step)
+    wait_for(bench, step.step, TaskPhase.RUNNING)
+    slurm_cluster.run("scancel", *jobs_named(slurm_cluster, step.attempt))
+    seen = wait_for(bench, step.step, *ENDED)
+    assert (seen.phase, seen.exit_code) == (TaskPhase.EXITED, 143)
+
+
+def test_a_queued_job_that_is_stopped_never_runs(bench, slurm_cluster):
+    blocker = make_step("a", bench.program(seconds=1000))
+    blocker = replace(blocker, resources=Resources(cpu_milli=8000))
+    waiting = replace(make_step("b", bench.program()), resources=Resources(cpu_milli=8000))
+    bench.engine.start(blocker)
+    wait_for(bench, blocker.step, TaskPhase.RUNNING)
+    bench.engine.start(waiting)
+    wait_until(lambda: "waits" in bench.engine.observe([waiting.step])[0].evidence, bench.pause)
+    assert phase(bench, waiting.step) is TaskPhase.STARTING
+    bench.engine.stop(waiting.step, 5)
+    wait_for(bench, waiting.step, TaskPhase.ABSENT)
+    assert bench.runs(waiting.step) == 0
+    slurm_cluster.wait_for(
+        lambda: (
+            "CANCELLED"
+            in slurm_cluster.run(
+                "scontrol", "show", "job", *jobs_named(slurm_cluster, waiting.attempt)
+            )
+        ),
+        "it is still queued",
+    )
+
+
+def test_changes_tell_each_phase_once(bench):
+    step = make_step("a", bench.program(seconds=0.5, exit_code=3))
+    assert bench.engine.changes() == ()
+    bench.engine.start(step)
+    told: list[TaskPhase] = []
+    deadline_s = time.monotonic() + 30
+    while TaskPhase.EXITED not in told and time.monotonic() < deadline_s:
+        told.extend(seen.phase for seen in bench.engine.changes())
+        time.sleep(0.05)
+    assert told == [TaskPhase.STARTING, TaskPhase.RUNNING, TaskPhase.EXITED]
+    bench.renew()
+    assert [seen.phase for seen in bench.engine.changes()] == [TaskPhase.EXITED]
+
+
+def test_a_delegated_pool_offers_places_and_slurm_chooses_the_nodes(tmp_path, slurm_cluster):
+    bench = SlurmBench(tmp_path, slurm_cluster, is_delegated=True)
+    places = [node.node for node in bench.engine.capacity()]
+    assert places == [NodeId(f"node-{index:05d}") for index in range(4)]
+    script = 'echo "$RANK of $WORLD_SIZE at $MASTER_ADDR"; echo $SLURMD_NODENAME >> ../nodes'
+    steps = gang("g", script, nodes=(places[3], places[1]))
+    for step in steps:
+        bench.engine.start(step)
+    for rank, step in enumerate(steps):
+        assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 0
+        assert log_of(bench, step) == f"{rank} of 2 at 127.0.0.1\n"
+    files = step_files(Path(tmp_path) / "spool", steps[0].step)
+    assert len(set((Path(files.attempt_directory) / "nodes").read_text().split())) == 2

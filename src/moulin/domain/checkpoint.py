@@ -24,6 +24,7 @@ WEIGHTS: Final = ".safetensors"
 ENDINGS: Final = (WEIGHTS, ".json", ".txt", ".model", ".jinja", ".tiktoken")
 LENGTH_BYTES: Final = 8
 HEADER_BYTES_MAX: Final = 100 * 10**6
+_DIMENSIONS_MAX: Final = 16
 _DTYPE_BYTES: Final = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2,
     "U16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
@@ -216,8 +217,10 @@ def _tensor(name: str, tensor: object) -> tuple[str, int, int]:
 
 
 def _are_counts(values: object, length: int | None = None) -> TypeGuard[list[int]]:
+    # Bounded, because the product of what a stranger wrote is taken.
     return (
         isinstance(values, list)
-        and all(type(value) is int and value >= 0 for value in values)
+        and len(values) <= _DIMENSIONS_MAX
+        and all(type(value) is int and 0 <= value < 1 << 63 for value in values)
         and length in (None, len(values))
     )

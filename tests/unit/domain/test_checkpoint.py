@@ -104,6 +104,8 @@ def described(**fields: object) -> bytes:
         (described(shape=[3]), "another size"),
         (described(shape=[2.0]), "not described"),
         (described(shape=[-2]), "not described"),
+        (described(shape=[2] * 17), "not described"),
+        (described(shape=[1 << 63]), "not described"),
         (described(dtype=4), "not described"),
         (described(data_offsets=[8]), "not described"),
         (described(data_offsets=[8, 0]), "another size"),

@@ -115,8 +115,21 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[1])
+
+
 def shared_names() -> set[str]:
     return {path.name for path in SHARED.iterdir() if path.name.startswith(("psm_", "sem.mp"))}
+
+
+def stop_leaves_no_process_and_no_memory(served: Served) -> None:
+    before = served.tree()
+    stopped = served.shell.moulin("stop", NAME)
+    assert stopped.returncode == 0, stopped.stderr
+    served.shell.until(lambda: not any(map(is_alive, before.values())))
+    assert not served.tree()
+    assert shared_names() <= served.named_before
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +154,10 @@ def served(tmp_path_factory) -> Iterator[Served]:
             max_retries=0,
             timeout=300,
         ) as client:
-            yield Served(shell, client, facts, named_before)
+            found = Served(shell, client, facts, named_before)
+            yield found
+            # Here and not in a test, because tests come in any order.
+            stop_leaves_no_process_and_no_memory(found)
     finally:
         shell.close()
 
@@ -233,21 +249,32 @@ def test_a_replica_is_adopted_when_the_control_plane_is_killed(served) -> None:
     assert served.tree() == before
 
 
-def test_whichever_member_is_killed_nothing_is_left_and_a_stop_leaves_nothing(served) -> None:
+def test_a_replica_that_drains_finishes_its_stream_and_then_holds_nothing(served) -> None:
     before = served.tree()
-    os.kill(before["EngineCore"], signal.SIGKILL)
+    stream = served.client.chat.completions.create(
+        model=NAME,
+        messages=[{"role": "user", "content": "Tell a long story about a mill."}],
+        max_tokens=96,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = [next(stream)]
+    assert served.shell.moulin("scale", NAME, "0").returncode == 0
+    chunks += list(stream)
+    assert chunks[-1].usage.completion_tokens > 1
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] in ("stop", "length")
     served.shell.until(lambda: not any(map(is_alive, before.values())))
+    assert served.shell.moulin("scale", NAME, "1").returncode == 0
     served.shell.until(served.answers)
-    again = served.tree()
-    assert not set(again.values()) & set(before.values())
-    # The shim, which is the runtime's parent.
-    status = Path(f"/proc/{again['runtime']}/status").read_text()
-    shim = int(next(x for x in status.splitlines() if x.startswith("PPid")).split()[1])
-    os.kill(shim, signal.SIGKILL)
-    served.shell.until(lambda: not any(map(is_alive, again.values())))
-    served.shell.until(lambda: "runtime" in served.tree())
-    third = served.tree()
-    stopped = served.shell.moulin("stop", NAME)
-    assert stopped.returncode == 0, stopped.stderr
-    served.shell.until(lambda: not served.tree() and not any(map(is_alive, third.values())))
+    assert not set(served.tree().values()) & set(before.values())
+
+
+@pytest.mark.parametrize("member", ["EngineCore", "shim"])
+def test_whichever_member_is_killed_nothing_is_left_and_it_comes_back(served, member) -> None:
+    before = served.tree()
+    os.kill(before[member] if member in before else parent_of(before["runtime"]), signal.SIGKILL)
+    served.shell.until(lambda: not any(map(is_alive, before.values())))
     assert shared_names() <= served.named_before
+    served.shell.until(served.answers)
+    assert not set(served.tree().values()) & set(before.values())

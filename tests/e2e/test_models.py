@@ -45,6 +45,37 @@ def test_where_a_model_fits_is_said_with_the_origin_of_each_figure(mill):
     assert "estimated by memory bandwidth / bytes per step, at most" in shown
 
 
+def test_each_form_names_its_runtime_and_how_that_is_installed(mill):
+    forms = {form["name"]: form for form in mill.json("models", "show", MODEL)["variants"]}
+    assert forms["q4_1-packaged"]["runtime"] == "llm"
+    assert forms["bf16"]["runtime"] == "vllm"
+    assert forms["bf16"]["runtime_hint"] == "moulin runtime install vllm"
+    shown = mill.moulin("models", "show", MODEL).stdout
+    assert "runtime:    vllm (not installed: moulin runtime install vllm)" in shown
+    found = mill.json("models", "fit", MODEL)["rows"]
+    assert {(row["variant"], row["runtime"]) for row in found} == {
+        ("q4_1-packaged", "llm"),
+        ("bf16", "vllm"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--runtime", "vllm"), "hint: moulin runtime install vllm"),
+        (("--variant", "bf16"), "hint: moulin runtime install vllm"),
+        (("--variant", "bf16", "--runtime", "llm"), "it has bf16 on vllm"),
+        (("--runtime", "sglang"), "q4_1-packaged on llm, bf16 on vllm"),
+    ],
+)
+def test_a_form_that_nothing_here_serves_is_refused_before_it_is_fetched(mill, words, said):
+    refused = mill.moulin("deploy", MODEL, "--name", "another", *words)
+    assert refused.returncode != 0
+    assert said in refused.stderr
+    assert "fetching" not in refused.stderr
+    assert "downloading" not in refused.stderr
+
+
 def test_what_does_not_fit_is_said_with_numbers(mill):
     found = mill.json(
         "models", "fit", "qwen2.5-coder-0.5b-instruct", "--context", "32768", "--parallel", "256"

@@ -31,8 +31,8 @@ MILLION: Final = 10**6
 _MILLI: Final = 1000
 NOTES: Final = (
     (
-        "memory: weights, KV cache, batch buffers and process of a llama.cpp server, as measured on "
-        "CPUs; other runtimes reserve more"
+        "memory: weights, KV cache, batch buffers and processes of the row's runtime, as measured on "
+        "CPUs; on GPUs vLLM reserves nine tenths of the device"
     ),
     "speed at most: links between devices, sampling and scheduling only make it slower",
     (

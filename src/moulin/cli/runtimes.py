@@ -9,7 +9,9 @@ from moulin.cli.screen import answer, say, table, write
 from moulin.cli.session import IsJson
 
 runtime = typer.Typer(
-    help="Install what serves models other than text.", no_args_is_help=True, rich_markup_mode=None
+    help="Install what serves models; make checkpoints.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 DataText = Annotated[
     str | None, typer.Option("--data", metavar="DIR", help="Data directory (.moulin).")

@@ -44,7 +44,7 @@ from moulin.runtimes.tree import TIED, Words, end, start, unname_shared_memory
 
 RUNTIME: Final = Runtime(
     name=VLLM,
-    title="text generation: vLLM, for checkpoints (CPU build; GPUs see docs/guides/run-vllm.md)",
+    title="text generation: vLLM, for checkpoints of the model hub",
     abilities=(Ability.GENERATE,),
     modules=("vllm",),
     lock="vllm.txt",

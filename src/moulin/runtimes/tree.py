@@ -32,14 +32,17 @@ if not any("resource_tracker" in word for word in sys.orig_argv):
 """
 
 
-def start(argv: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a server, which dies with this process; its words come through a pipe.
+def start(
+    argv: Sequence[str], variables: Mapping[str, str], folder: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a server in a folder, which dies with this process; its words come through a pipe.
 
     To be called while this process has one thread.
     """
     return subprocess.Popen(
         argv,
         env=variables,
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

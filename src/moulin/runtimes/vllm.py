@@ -58,7 +58,6 @@ GPU_MEMORY_SHARE: Final = "0.9"
 CACHE_VARIABLE: Final = "VLLM_CPU_KVCACHE_SPACE"
 FOLDER_VARIABLE: Final = "MOULIN_ATTEMPT_DIR"
 _POLL_S: Final = 0.2
-_SOCKET_PATH_MAX: Final = 60
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +81,7 @@ def serve(spec: ServeSpec, flags: Sequence[str] = ()) -> NoReturn:
         folder, address = Path(name), f"127.0.0.1:{_free_port()}"
         devices = visible_devices(os.environ)
         argv = [*command(spec, architecture, address, devices), *flags]
-        server = start(argv, environment(spec, folder, os.environ))
+        server = start(argv, environment(spec, folder, os.environ), folder)
         words = Words(server)
         stop_asked = catch_stop()
         try:
@@ -145,7 +144,13 @@ def command(
         else ("--kv-cache-memory-bytes", str(cache_bytes), "--enforce-eager")
     )
     return (
-        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(spec.model_path)),
+        *(
+            sys.executable,
+            "-m",
+            "vllm.entrypoints.cli.main",
+            "serve",
+            str(spec.model_path.absolute()),
+        ),
         *("--host", host, "--port", port),
         *("--served-model-name", spec.alias, "--max-model-len", str(spec.context_tokens)),
         *("--max-num-seqs", str(spec.parallel), "--disable-uvicorn-access-log"),
@@ -159,13 +164,12 @@ def environment(spec: ServeSpec, folder: Path, base: Mapping[str, str]) -> Mappi
     VLLM_CPU_KVCACHE_SPACE is left out: it would come before the cache that was planned.
     """
     path = os.pathsep.join(filter(None, (str(write_hooks(folder)), base.get("PYTHONPATH", ""))))
-    # The path of a socket has at most 107 characters, and vLLM adds a name of its own.
-    sockets = {"VLLM_RPC_BASE_PATH": str(folder)} if len(str(folder)) < _SOCKET_PATH_MAX else {}
     return {
         **{name: value for name, value in base.items() if name != CACHE_VARIABLE},
         **waiting_politely(base),
-        **sockets,
         "PYTHONPATH": path,
+        # Its sockets lie where it is started; a whole path may be longer than a socket's can be.
+        "VLLM_RPC_BASE_PATH": ".",
         "VLLM_API_KEY": spec.key,
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",

@@ -130,3 +130,17 @@ def is_over(client, workload) -> bool:
         return client.workloads.get(workload).state in ("succeeded", "failed", "cancelled")
     except Exception:  # noqa: BLE001 - the control plane is being started again
         return False
+
+
+def test_a_cluster_is_imported_as_it_is(front, slurm_cluster):
+    words = ("--country", "SE", "--site", "norr", "--conf", slurm_cluster.environment["SLURM_CONF"])
+    target = front.folder / "norr.yaml"
+    done = front.moulin("cluster", "import", *words, "-o", str(target))
+    assert done.returncode == 0, done.stderr
+    text = target.read_text()
+    assert "norr: {country: SE}" in text
+    assert "4 × 8 CPUs" in text
+    assert "4 × h100" in text
+    shown = front.moulin("apply", str(target), "--dry-run")
+    assert shown.returncode == 1
+    assert "pools batch, gpu: both are the same Slurm partition" in shown.stderr

@@ -4,6 +4,7 @@
 """
 
 import stat
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,17 +23,24 @@ from moulin.app.meters import SIMULATED_CLASS, MachineMeter
 from moulin.app.models import ModelLibrary
 from moulin.app.own_machine import OwnMachine
 from moulin.app.webhooks import Webhooks
+from moulin.catalog.machines import MACHINE_CLASSES
 from moulin.controlplane.allowances import tell_again
 from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.plane import Plane, PlaneSettings, Ports
 from moulin.controlplane.recover import take_lead
 from moulin.controlplane.telling import tell_ends_again
-from moulin.domain.errors import EngineRefused, InvalidSpec, LocalError
+from moulin.domain.errors import (
+    EngineRefused,
+    EngineUnavailable,
+    InvalidSpec,
+    LocalError,
+    NotFound,
+)
 from moulin.domain.factory import Pool, PoolMode
 from moulin.domain.factoryfile import parse_milliwatts
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import ENDED_PHASES, NodeCapacity
-from moulin.domain.section import nearest
+from moulin.domain.section import check_country, check_name, nearest
 from moulin.energy import cpu_power
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.local.engine import LocalEngine
@@ -42,6 +50,13 @@ from moulin.engines.ray.package import pack
 from moulin.engines.simulated.engine import SimulatedEngine
 from moulin.engines.simulated.world import World
 from moulin.engines.slurm.engine import SlurmEngine
+from moulin.engines.slurm.formats import read_jobs
+from moulin.engines.slurm.importing import (
+    Naming,
+    operator_file,
+    read_cluster_nodes,
+    read_cluster_partitions,
+)
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import LocalTransport, SshTransport, Transport
 from moulin.ledger import key_name
@@ -50,6 +65,7 @@ from moulin.ports.store import Store
 from moulin.scheduler import SchedulerPolicy
 from moulin.sources.machine import read_machine
 from moulin.sources.signing import open_signer
+from moulin.sources.wellbeing import MachineHealth
 from moulin.store.folder import ObjectFolder
 from moulin.store.opening import open_store
 
@@ -281,6 +297,64 @@ def slurm_engine(directory: Path, clock: SystemClock, pool: Pool) -> SlurmEngine
     return SlurmEngine(settings, _slurm_transport(words, place), clock=clock)
 
 
+def import_slurm(
+    *,
+    country: str,
+    site: str,
+    settings: Mapping[str, str],
+    is_delegated: bool,
+    files: Sequence[Path | None] = (None, None, None),
+) -> str:
+    """Return the operator file of a Slurm cluster, from files or from its own commands.
+
+    `files` hold nodes, partitions and jobs; without nodes and partitions Slurm is asked for all.
+    Raises `EngineUnavailable` when it cannot be asked, `NotFound` and `InvalidSpec` for the files,
+    and `InvalidSpec` for a country that is no code.
+    """
+    words = {name: settings.get(name, "") for name in SLURM_SETTINGS}
+    is_asked = files[0] is None or files[1] is None
+    with tempfile.TemporaryDirectory(prefix="moulin-") as folder:
+        commands = (
+            ("scontrol", "show", "node", "-d", "-o"),
+            ("scontrol", "show", "partition", "-o"),
+            ("squeue", "--json", "--states=all"),
+        )
+        transport = _slurm_transport(words, Path(folder) / "import") if is_asked else None
+        nodes, partitions, jobs = (
+            _said(transport, command, file) for command, file in zip(commands, files, strict=True)
+        )
+    naming = Naming(
+        site=check_name("--site", "site", site),
+        country=check_country("--country", "country", country),
+        classes=tuple(MACHINE_CLASSES),
+        settings=settings,
+        is_delegated=is_delegated,
+    )
+    return operator_file(
+        read_cluster_nodes(nodes),
+        read_cluster_partitions(partitions),
+        read_jobs(jobs) if jobs else (),
+        naming,
+    )
+
+
+def _said(transport: Transport | None, command: Sequence[str], file: Path | None) -> bytes:
+    if file is not None:
+        try:
+            return file.read_bytes()
+        except OSError as cause:
+            raise NotFound(f"read {file}: {cause.strerror}", hint="check the path") from cause
+    if transport is None:
+        return b""
+    answer = transport.run(command)
+    if answer.status != 0:
+        raise EngineUnavailable(
+            f"run {' '.join(command)}: {answer.words}",
+            hint="run this where Slurm's commands work, or give --ssh, --conf or files",
+        )
+    return answer.output
+
+
 def _slurm_transport(words: Mapping[str, str], directory: Path) -> Transport:
     environment = {"SLURM_CONF": words["conf"]} if words["conf"] else {}
     if not words["ssh"]:
@@ -335,6 +409,7 @@ def local_engine(data_dir: Path, clock: SystemClock, nodes: int, prefix: str) ->
         nodes=stated,
         cgroup=find_cgroup_base(),
         booted_at_ns=machine.booted_at_ns,
+        read_health=MachineHealth(data_dir, clock),
     )
 
 

@@ -17,6 +17,7 @@ from moulin.cli import (
     accounts,
     aliases,
     batch,
+    cluster,
     demo,
     join,
     kept,
@@ -73,6 +74,7 @@ app.add_typer(local.config, name="config")
 app.add_typer(runtimes.runtime, name="runtime")
 app.add_typer(keys.app, name="keys")
 app.add_typer(aliases.app, name="alias")
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(kept.files, name="files")
 app.add_typer(kept.batch, name="batch")
 app.add_typer(accounts.receipt, name="receipt")

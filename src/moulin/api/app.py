@@ -17,6 +17,7 @@ from moulin.api import (
     gateway,
     keys,
     models,
+    nodes,
     objects,
     problems,
     receipts,
@@ -30,6 +31,7 @@ from moulin.api.state import ApiState, make_state
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     status.router,
+    nodes.router,
     workloads.router,
     events.router,
     factory.router,

@@ -17,6 +17,7 @@ from moulin.domain.control import (
     ApplyWanted,
     ElementsWanted,
     FetchWanted,
+    JudgementWanted,
     KeyChange,
     KeyRotation,
     KeyWanted,
@@ -149,6 +150,7 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
     },
     ScaleWanted: {"replicas": Whole(minimum=0, maximum=1000)},
     AdjustWanted: {"priority": Whole(minimum=0, maximum=100)},
+    JudgementWanted: {"words": Text(length_max=200)},
     ElementsWanted: {"indices": Whole(minimum=0, maximum=ARRAY_INDEX_MAX)},
     StopWanted: {
         "name": Text(length_max=63, pattern=f"(?:{NAME})?"),

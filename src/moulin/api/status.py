@@ -12,7 +12,7 @@ from moulin.api.describe import described
 from moulin.api.exchange import json_response, respond
 from moulin.api.state import state_of
 from moulin.controlplane.commands import ReadStatus
-from moulin.domain.control import FactoryStatus, Health, NodePage
+from moulin.domain.control import FactoryStatus, Health
 from moulin.domain.principal import Principal
 from moulin.identity import Action, Reach, reach
 
@@ -46,15 +46,6 @@ async def read_status(
 ) -> Response:
     """Return zones, nodes and balances; a tenant sees its own balance only."""
     return respond(await status_for(request, principal))
-
-
-@router.get("/nodes", **described(NodePage))
-async def list_nodes(
-    request: Request, principal: Annotated[Principal, Depends(Allow(Action.NODE_READ))]
-) -> Response:
-    """Return the nodes with what is held on them."""
-    found = await state_of(request).bridge.ask(ReadStatus(), FactoryStatus)
-    return respond(NodePage(items=tuple(sorted(found.nodes, key=lambda node: node.node))))
 
 
 async def status_for(request: Request, principal: Principal) -> FactoryStatus:

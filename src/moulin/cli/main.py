@@ -24,6 +24,7 @@ from moulin.cli import (
     keys,
     local,
     models,
+    nodes,
     operate,
     runtimes,
     scale,
@@ -69,6 +70,7 @@ def trust(
 for part in (demo, local, operate, join, submit, work, batch, serve, scale, accounts):
     app.add_typer(part.app)
 app.add_typer(models.app, name="models")
+app.add_typer(nodes.app, name="nodes")
 app.add_typer(models.prices, name="price")
 app.add_typer(local.config, name="config")
 app.add_typer(runtimes.runtime, name="runtime")

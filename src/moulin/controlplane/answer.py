@@ -21,11 +21,13 @@ from moulin.controlplane.commands import (
     Answer,
     ApplyFactory,
     CancelBatch,
+    CheckNode,
     CreateKey,
     DeleteObject,
     EndBatch,
     ExplainWorkload,
     Explanation,
+    JudgeNode,
     OpenBatch,
     ReadAllowances,
     ReadElements,
@@ -47,6 +49,7 @@ from moulin.controlplane.commands import (
 from moulin.controlplane.declare import apply_factory
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.endpoints import rollout_endpoint, scale_endpoint
+from moulin.controlplane.health import check_node, judge_node
 from moulin.controlplane.inbox import Call
 from moulin.controlplane.keys import rotate_key, update_key
 from moulin.controlplane.objects import (
@@ -231,6 +234,8 @@ HANDLERS: Final[Mapping[type, Handler]] = {
     StopElements: stop_elements,
     AdjustWorkload: adjust_workload,
     ReadElements: read_elements,
+    JudgeNode: judge_node,
+    CheckNode: check_node,
     ScaleEndpoint: scale_endpoint,
     RolloutEndpoint: rollout_endpoint,
     ExplainWorkload: _explain,

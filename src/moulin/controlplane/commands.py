@@ -22,12 +22,13 @@ from moulin.domain.control import (
     ZoneStatus,
 )
 from moulin.domain.factory import DeclaredObject
-from moulin.domain.ids import KeyId, ProjectId, WorkloadId
+from moulin.domain.health import Verdict
+from moulin.domain.ids import KeyId, NodeId, ProjectId, WorkloadId
 from moulin.domain.objects import BatchJob, StoredObject
 from moulin.domain.principal import ApiKey, Principal
 from moulin.domain.snapshot import SyncReply, SyncRequest
 from moulin.domain.terms import LicenceAcceptance
-from moulin.domain.views import WorkloadView
+from moulin.domain.views import NodeView, WorkloadView
 from moulin.domain.workload import Scaling, WorkloadSpec
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Applied",
     "ApplyFactory",
     "CancelBatch",
+    "CheckNode",
     "Command",
     "CreateKey",
     "DeleteObject",
@@ -45,6 +47,7 @@ __all__ = [
     "Explanation",
     "FactoryStatus",
     "Idempotency",
+    "JudgeNode",
     "ObjectDiff",
     "OpenBatch",
     "ReadAllowances",
@@ -149,6 +152,24 @@ class ReadElements:
     workload: WorkloadId
     indices: tuple[int, ...] = ()
     states: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeNode:
+    """Say that a node is in quarantine, or well. Answer: its `NodeView`; raises `NotFound`."""
+
+    principal: Principal
+    node: NodeId
+    verdict: Verdict
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckNode:
+    """Look at a node now. Answer: its `NodeView`; raises `NotFound`, `EngineUnavailable`."""
+
+    principal: Principal
+    node: NodeId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,6 +354,8 @@ Command = (
     | StopElements
     | AdjustWorkload
     | ReadElements
+    | JudgeNode
+    | CheckNode
     | ScaleEndpoint
     | RolloutEndpoint
     | ExplainWorkload
@@ -355,6 +378,7 @@ Command = (
 Answer = (
     WorkloadView
     | ElementPage
+    | NodeView
     | Stopped
     | Trial
     | Explanation

@@ -20,6 +20,7 @@ from moulin.domain.events import (
     TaskObserved,
 )
 from moulin.domain.ids import WorkloadId
+from moulin.domain.node_events import NodeChecked, NodeHealthObserved, NodeJudged
 from moulin.domain.usage import Entry
 from moulin.domain.views import IdempotencyRecord, NodeIntervalView, ReceiptView, WorkloadView
 from moulin.ledger import Frontier
@@ -92,6 +93,8 @@ def site_of(books: Books, payload: Payload) -> str:
             row = schedule.attempts.get(attempt)
             node = row.tasks[0].node if row is not None and row.tasks else None
         case IntervalMetered(node=named) | NodeLeft(node=named):
+            node = named
+        case NodeHealthObserved(node=named) | NodeChecked(node=named) | NodeJudged(node=named):
             node = named
         case NodeReachabilityChanged(node=named):
             node = named

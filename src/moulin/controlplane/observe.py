@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from moulin.controlplane.draft import Draft
+from moulin.controlplane.health import observe_health
 from moulin.controlplane.lookup import (
     is_news,
     is_reachable,
@@ -49,6 +50,7 @@ def observe(plane: Plane, draft: Draft) -> None:
     if is_capacity_due:
         for declared in draft.books.pools():
             _observe_capacity(plane, draft, declared)
+            observe_health(plane, draft, declared.name)
         for node in nodes_of_undeclared_pools(draft.books.schedule):
             draft.append(NodeLeft(node=node))
 

@@ -164,6 +164,13 @@ class ElementPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgementWanted:
+    """Why somebody puts a node into quarantine, or takes it out."""
+
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopWanted:
     """Which of a project's workloads are to end; what is empty does not choose, and all is refused.
 

@@ -31,6 +31,7 @@ class Action(StrEnum):
     RECEIPT_READ = "receipt.read"
     USAGE_READ = "usage.read"
     NODE_READ = "node.read"
+    NODE_JUDGE = "node.judge"
     INTERVAL_READ = "interval.read"
     MODEL_READ = "model.read"
     MODEL_FETCH = "model.fetch"

@@ -7,6 +7,7 @@ belong to the control plane. Extra abilities are one-method protocols tested onc
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from moulin.domain.health import NodeReading
 from moulin.domain.ids import StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation
 from moulin.domain.plan import StartStep
@@ -82,5 +83,17 @@ class ReportsChanges(Protocol):
         The first call of an instance returns every step it has, so a restarted control plane
         misses nothing that happened before. An observation can be lost after it was handed out:
         a caller that relies on this still polls with `observe` now and then.
+        """
+        ...
+
+
+@runtime_checkable
+class ReportsHealth(Protocol):
+    """An engine that can read how well its nodes are."""
+
+    def health(self) -> tuple[NodeReading, ...]:
+        """Return a reading of each node that can be read now, in the order of `capacity`.
+
+        Returns soon: it is called from the cycle. Raises `EngineUnavailable` when nothing can be read.
         """
         ...

@@ -8,6 +8,8 @@ from moulin.scheduler.decide import decide, plan_events
 from moulin.scheduler.digest import plan_digest
 from moulin.scheduler.explain import explain, possible, trial
 from moulin.scheduler.fold import fold
+from moulin.scheduler.health import is_news as is_health_news
+from moulin.scheduler.health import needs_check, symptoms_of
 from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.power import site_draw_w
 from moulin.scheduler.rows import AttemptRow, Serving, TaskRow, UnitRow, WorkloadRow
@@ -28,8 +30,10 @@ __all__ = [
     "explain",
     "fold",
     "growing",
+    "is_health_news",
     "is_load_news",
     "live_steps",
+    "needs_check",
     "next_due_ns",
     "node_views",
     "plan_digest",
@@ -37,6 +41,7 @@ __all__ = [
     "possible",
     "site_draw_w",
     "start_step",
+    "symptoms_of",
     "trial",
     "unit_views",
     "workload_view",

@@ -6,7 +6,7 @@ concludes from silence: a node that cannot be asked keeps its verdict.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from moulin.domain.health import DeviceReading, NodeReading, Signal, Symptom, Verdict
@@ -194,21 +194,28 @@ def _grown(before: int, now: int) -> int:
 
 
 def _with_known_devices(before: NodeReading | None, now: NodeReading) -> NodeReading:
-    """Return a reading as the next one's base: a device that is gone stays known, so that it is missed."""
-    if before is None or before.devices is None:
+    """Return a reading as the next one's base, with what was known and could not be read this time.
+
+    A device that is gone stays known, so that it is missed until it comes back.
+    """
+    if before is None:
         return now
-    present = {each.uuid for each in now.devices or ()}
-    gone = tuple(each for each in before.devices if each.uuid not in present)
-    return NodeReading(
-        node=now.node,
-        at_ns=now.at_ns,
-        devices=(*(now.devices or ()), *gone),
-        memory_errors=max(
-            now.memory_errors, -1 if now.memory_errors >= 0 else before.memory_errors
-        ),
-        disk_free_bytes=now.disk_free_bytes,
-        clock_skew_ns=now.clock_skew_ns,
+    known = {each.uuid: each for each in before.devices or ()}
+    devices = [_with_known_count(known.get(each.uuid), each) for each in now.devices or ()]
+    present = {each.uuid for each in devices}
+    devices += (each for uuid, each in known.items() if uuid not in present)
+    is_known = before.devices is not None or now.devices is not None
+    return replace(
+        now,
+        devices=tuple(devices) if is_known else None,
+        memory_errors=now.memory_errors if now.memory_errors >= 0 else before.memory_errors,
     )
+
+
+def _with_known_count(before: DeviceReading | None, now: DeviceReading) -> DeviceReading:
+    if before is None or now.ecc_uncorrected >= 0:
+        return now
+    return replace(now, ecc_uncorrected=before.ecc_uncorrected)
 
 
 def _is_other_base(before: NodeReading, now: NodeReading) -> bool:

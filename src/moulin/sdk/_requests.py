@@ -20,6 +20,7 @@ from moulin.domain.control import (
     FetchStatus,
     FetchWanted,
     IntervalPage,
+    JudgementWanted,
     KeyChange,
     KeyInfo,
     KeyIssued,
@@ -47,7 +48,7 @@ from moulin.domain.objects import BatchJob, BatchPage, BatchWanted, StoredObject
 from moulin.domain.observation import LogChunk
 from moulin.domain.outlook import ModelFit, PriceExplained
 from moulin.domain.terms import LicenceAcceptance
-from moulin.domain.views import ReceiptView, WorkloadView
+from moulin.domain.views import NodeView, ReceiptView, WorkloadView
 from moulin.domain.wire import encode_public
 from moulin.domain.workload import Scaling, WorkloadSpec
 from moulin.sdk._core import PREFIX, Call, Upload, body_of, reading
@@ -182,6 +183,16 @@ def apply(managed_by: str, objects: Sequence[DeclaredObject], *, is_dry_run: boo
 def nodes() -> Call[NodePage]:
     """Ask for the nodes."""
     return _get("/nodes", NodePage)
+
+
+def judge_node(node: str, doing: str, words: str) -> Call[NodeView]:
+    """Put a node into quarantine or release it; once is as good as twice."""
+    return _post(f"/nodes/{_segment(node)}/{doing}", NodeView, JudgementWanted(words=words))
+
+
+def check_node(node: str) -> Call[NodeView]:
+    """Look at a node now."""
+    return _post(f"/nodes/{_segment(node)}/check", NodeView, None)
 
 
 def intervals(node: str, start_ns: int, limit: int) -> Call[IntervalPage]:

@@ -44,7 +44,7 @@ from moulin.domain.factory import DeclaredObject
 from moulin.domain.observation import LogChunk
 from moulin.domain.outlook import ModelFit, PriceExplained
 from moulin.domain.terms import LicenceAcceptance
-from moulin.domain.views import ReceiptView, WorkloadView
+from moulin.domain.views import NodeView, ReceiptView, WorkloadView
 from moulin.domain.workload import (
     EndpointSpec,
     Resources,
@@ -505,6 +505,18 @@ class Factory(_Resource):
     async def nodes(self) -> NodePage:
         """Return the nodes with what is held on them."""
         return await self._client.send(requests.nodes())
+
+    async def quarantine(self, node: str, words: str = "") -> NodeView:
+        """Place nothing more on a node until it is released; `words` say why."""
+        return await self._client.send(requests.judge_node(node, "quarantine", words))
+
+    async def release(self, node: str, words: str = "") -> NodeView:
+        """Say that a node is well."""
+        return await self._client.send(requests.judge_node(node, "release", words))
+
+    async def check(self, node: str) -> NodeView:
+        """Look at a node now and put on record whether it shows anything."""
+        return await self._client.send(requests.check_node(node))
 
     async def intervals(
         self, *, node: str = "", start_ns: int = 0, limit: int = 1000

@@ -44,7 +44,7 @@ from moulin.domain.factory import DeclaredObject
 from moulin.domain.observation import LogChunk
 from moulin.domain.outlook import ModelFit, PriceExplained
 from moulin.domain.terms import LicenceAcceptance
-from moulin.domain.views import ReceiptView, WorkloadView
+from moulin.domain.views import NodeView, ReceiptView, WorkloadView
 from moulin.domain.workload import (
     EndpointSpec,
     Resources,
@@ -478,6 +478,18 @@ class Factory(_Resource):
     def nodes(self) -> NodePage:
         """Return the nodes with what is held on them."""
         return self._client.send(requests.nodes())
+
+    def quarantine(self, node: str, words: str = "") -> NodeView:
+        """Place nothing more on a node until it is released; `words` say why."""
+        return self._client.send(requests.judge_node(node, "quarantine", words))
+
+    def release(self, node: str, words: str = "") -> NodeView:
+        """Say that a node is well."""
+        return self._client.send(requests.judge_node(node, "release", words))
+
+    def check(self, node: str) -> NodeView:
+        """Look at a node now and put on record whether it shows anything."""
+        return self._client.send(requests.check_node(node))
 
     def intervals(self, *, node: str = "", start_ns: int = 0, limit: int = 1000) -> IntervalPage:
         """Return where each node's reading went."""

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from moulin.controlplane import commands as c
 from moulin.domain.control import ElementPage, Stopped
+from moulin.domain.views import NodeView
 
 
 def _row(standin: Any, command: Any) -> Any:
@@ -25,6 +26,21 @@ def _elements(standin: Any, command: c.ReadElements) -> ElementPage:
     return ElementPage(items=view.units, counts=view.counts)
 
 
+def _node(standin: Any, command: c.JudgeNode | c.CheckNode) -> NodeView:
+    standin.actors.append(command.principal.key)
+    return NodeView(
+        node=command.node,
+        pool="p",
+        zone="z",
+        engine="e",
+        machine_class="m",
+        cpu_milli=1,
+        cpu_milli_held=0,
+        memory_bytes=1,
+        memory_bytes_held=0,
+    )
+
+
 HANDLERS: Final[Mapping[type, Callable[[Any, Any], Any]]] = {
     c.ScaleEndpoint: _row,
     c.RolloutEndpoint: _row,
@@ -32,4 +48,6 @@ HANDLERS: Final[Mapping[type, Callable[[Any, Any], Any]]] = {
     c.StopElements: _row,
     c.StopWorkloads: _stop_many,
     c.ReadElements: _elements,
+    c.JudgeNode: _node,
+    c.CheckNode: _node,
 }

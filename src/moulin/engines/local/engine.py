@@ -9,11 +9,12 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moulin.domain.errors import EngineRefused, EngineUnavailable, InUse, InvalidSpec
+from moulin.domain.health import NodeReading
 from moulin.domain.ids import StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
@@ -76,11 +77,13 @@ class LocalEngine:
         cgroup: CgroupBase | None = None,
         environment: Mapping[str, str] | None = None,
         booted_at_ns: int = 0,
+        read_health: Callable[[], NodeReading] | None = None,
     ) -> None:
         """Open or make the spool under `data_dir`.
 
         `nodes` come from `divide_machine`, `cgroup` from `find_cgroup_base` (None: no groups).
         `environment` offers PATH, HOME and the like to tasks; the rest of it is not passed on.
+        `read_health` reads the machine as a whole, None where nobody does.
         No task of an earlier boot is believed to have lived past `booted_at_ns` (0: not known).
         """
         self._spool = (data_dir / "spool").resolve()
@@ -91,6 +94,7 @@ class LocalEngine:
         self._node_by_id = {node.node: node for node in self._nodes}
         self._cgroup = cgroup
         self._booted_at_ns = booted_at_ns
+        self._read_health = read_health
         self._dropped = Dropped(self._spool)
         self._base_env = clean_environment(os.environ if environment is None else environment)
         self._known: dict[StepId, _Known] = {}
@@ -152,6 +156,24 @@ class LocalEngine:
     def capacity(self) -> tuple[NodeCapacity, ...]:
         """Return this machine's nodes by number."""
         return self._nodes
+
+    def health(self) -> tuple[NodeReading, ...]:
+        """Return a reading of each node: its own devices, and what all nodes share."""
+        if self._read_health is None:
+            return ()
+        found, read = self._read_health(), []
+        first = 0
+        for node in self._nodes:
+            devices = found.devices
+            own = tuple(
+                replace(each, index=each.index - first)
+                for each in devices or ()
+                if first <= each.index < first + node.accelerators
+            )
+            first += node.accelerators
+            known = None if devices is None else own
+            read.append(replace(found, node=node.node, devices=known))
+        return tuple(read)
 
     def logs(self, step: StepId, cursor: int, limit_bytes: int) -> LogChunk:
         """Return at most `limit_bytes` (and 4 MiB) of output from byte `cursor`.

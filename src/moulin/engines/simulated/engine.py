@@ -7,6 +7,7 @@ way. It never decides what happens: `World` does.
 from collections.abc import Sequence
 
 from moulin.domain.errors import EngineUnavailable, NotFound
+from moulin.domain.health import NodeReading
 from moulin.domain.ids import StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
@@ -55,6 +56,10 @@ class SimulatedEngine:
         self._dropped -= len(steps) - len(kept)
         found = tuple(self._observe(step) for step in kept)
         return found + found if self.is_doubling else found
+
+    def health(self) -> tuple[NodeReading, ...]:
+        """Return what a harness says of the nodes; of others there is nothing to read."""
+        return self.world.readings()
 
     def stop(self, step: StepId, grace_s: int) -> None:
         """End the step in the world, or fence it."""

@@ -12,6 +12,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from moulin.domain.errors import EngineRefused, EngineUnavailable, InUse
+from moulin.domain.health import NodeReading
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import SEEN_PHASES, Claim, NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
@@ -69,6 +70,7 @@ class World:
         self._changed: dict[StepId, None] = {}
         self._is_reachable = True
         self._lost_replies = 0
+        self._readings: dict[NodeId, NodeReading] = {}
         self.history: list[Run] = []
 
     # What an engine does to the world.
@@ -191,6 +193,21 @@ class World:
         self.advance()
         self._nodes[node] = replace(self._nodes[node], is_reachable=is_reachable)
         self._changed.update(self._tasks_on[node])
+
+    def set_reading(self, reading: NodeReading) -> None:
+        """Let a node be read like this from now on."""
+        self._readings[reading.node] = reading
+
+    def readings(self) -> tuple[NodeReading, ...]:
+        """Return the readings of the nodes that can be reached, as they would be taken now."""
+        if not self._is_reachable:
+            return ()
+        now_ns = self._clock.now_ns()
+        return tuple(
+            replace(self._readings[node], at_ns=now_ns)
+            for node, capacity in self._nodes.items()
+            if node in self._readings and capacity.is_reachable
+        )
 
     def set_engine_reachable(self, is_reachable: bool) -> None:  # noqa: FBT001 - a state
         """Cut off or reconnect the whole engine; its tasks go on unseen."""

@@ -1,5 +1,6 @@
 """Vectors, transcripts and speech through a real Moulin with the stock `openai` client, to receipts."""
 
+import base64
 import io
 import json
 import wave
@@ -149,6 +150,58 @@ def test_a_labelled_voice_for_other_languages(served) -> None:
     ).read()
     with wave.open(io.BytesIO(said)) as file:
         assert file.getnframes() > file.getframerate() // 2
+
+
+# OpenAI retires its own model for this and says so in its client.
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+def test_french_is_translated_into_english_and_charged_by_its_length(served) -> None:
+    said = served.client.audio.speech.create(
+        model=SPEAKER,
+        voice="espeak-ng-fr",
+        input="Bonjour. Je voudrais acheter deux billets de train pour Paris.",
+        response_format="wav",
+    ).read()
+    asked = {"model": LISTENER, "file": ("say.wav", said, "audio/wav"), "temperature": 0}
+    french = served.client.audio.transcriptions.create(**asked, language="fr").text.lower()
+    heard = served.client.audio.translations.with_raw_response.create(**asked)
+    words = heard.parse().text.lower()
+    assert "bonjour" in french
+    assert "hello" in words or "good morning" in words
+    assert "bonjour" not in words
+    receipt = served.receipt(heard.headers["x-moulin-receipt"])
+    assert set(receipt["usage"]["quantities"]) == {"audio_ms"}
+    full = served.client.audio.translations.create(**asked, response_format="verbose_json")
+    assert full.language == "english"
+    assert full.segments
+    with pytest.raises(openai.BadRequestError, match="language"):
+        served.client.audio.translations.create(**asked, extra_body={"language": "fr"})
+
+
+def test_speech_comes_as_events_where_they_are_asked_for(served) -> None:
+    asked = {"model": SPEAKER, "voice": "joe", "input": SAID, "response_format": "wav"}
+    with served.client.audio.speech.with_streaming_response.create(
+        **asked, stream_format="sse"
+    ) as answer:
+        assert answer.headers["content-type"] == "text/event-stream"
+        events = [
+            json.loads(line.removeprefix("data: ")) for line in answer.iter_lines() if line.strip()
+        ]
+    assert events[-1]["type"] == "speech.audio.done"
+    assert events[-1]["usage"]["input_characters"] == len(SAID)
+    audio = base64.b64decode("".join(each["audio"] for each in events[:-1]))
+    with wave.open(io.BytesIO(audio)) as file:
+        assert file.getnframes() > file.getframerate()
+
+
+def test_vectors_are_never_shortened_and_the_error_is_openais(served) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        served.client.embeddings.create(model=EMBEDDER, input="x", dimensions=128)
+    assert caught.value.body == {
+        "message": "This model does not support specifying dimensions.",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": None,
+    }
 
 
 def test_what_a_model_does_not_do_is_said(served) -> None:

@@ -278,6 +278,17 @@ def test_mistral_files_and_jobs(served: Served) -> None:
         model=MODEL,
     )
     assert inline.id in [each.id for each in served.mistral.batch.jobs.list().data]
+    infill = served.mistral.batch.jobs.create(
+        requests=[{"custom_id": "f", "body": {"prompt": "def f(", "suffix": "return x"}}],
+        endpoint="/v1/fim/completions",
+        model=MODEL,
+    )
+    ends = {"SUCCESS", "FAILED"}
+    served.shell.until(lambda: served.mistral.batch.jobs.get(job_id=infill.id).status in ends)
+    infill = served.mistral.batch.jobs.get(job_id=infill.id)
+    assert (infill.total_requests, infill.failed_requests) == (1, 1)
+    why = served.mistral.files.download(file_id=infill.error_file).read()
+    assert b"cannot fill in" in why, "this model has no marks for it"
     long = b"".join(data.replace(b'"custom_id": "', b'"custom_id": "%d-' % n) for n in range(200))
     many = served.mistral.files.upload(file={"file_name": "m", "content": long}, purpose="batch")
     job = served.mistral.batch.jobs.create(

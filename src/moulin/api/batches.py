@@ -31,7 +31,12 @@ router = APIRouter(tags=["batches"])
 Reader = Annotated[Principal, Depends(Allow(Action.OBJECT_READ))]
 Writer = Annotated[Principal, Depends(Allow(Action.OBJECT_WRITE))]
 BatchPath = Annotated[str, Path(pattern=ID, description="A batch's id.")]
-ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+ENDPOINTS: Final = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/fim/completions",
+)
 
 
 @router.post("/batches", **described(BatchJob, body=BatchWanted, status=201))

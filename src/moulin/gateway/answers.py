@@ -11,6 +11,7 @@ from moulin.domain.errors import MoulinError
 from moulin.domain.reasons import Reason
 
 JSON: Final = b"application/json"
+EVENTS: Final = b"text/event-stream"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 COMPLETION: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b%b\r\n%b"
@@ -69,7 +70,7 @@ def error_body(error: MoulinError, status: int = 0, reason: Reason | None = None
         "message": f"{error.message} ({error.hint})" if error.hint else error.message,
         "type": kind,
         "param": error.details.get("param"),
-        "code": error.details.get("code") or _CODE_BY_STATUS.get(status, error.code),
+        "code": error.details.get("code", _CODE_BY_STATUS.get(status, error.code)),
     }
     if reason is not None:
         fields["reason"] = {"code": reason.code.value, "parameters": dict(reason.parameters)}

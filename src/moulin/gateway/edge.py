@@ -41,7 +41,7 @@ _PIPELINED_BYTES_MAX: Final = 1 << 20
 _LOG: Final = logging.getLogger(__name__)
 # What a closed connection has instead of its parser; nothing is fed to it.
 _NOBODYS: Final = httptools.HttpRequestParser(object())
-_AUDIO_PATH: Final = b"/v1/audio/transcriptions"
+_AUDIO_PATHS: Final = frozenset((b"/v1/audio/transcriptions", b"/v1/audio/translations"))
 
 
 @dataclass(slots=True)
@@ -554,7 +554,7 @@ class ClientConnection(Passing):
         limits = self._service.limits
         if self._url[:9] == UPLOADS and not self.is_busy:
             return limits.upload_bytes_max
-        is_audio = self._url.partition(b"?")[0] == _AUDIO_PATH
+        is_audio = self._url.partition(b"?")[0] in _AUDIO_PATHS
         return limits.audio_bytes_max if is_audio else limits.body_bytes_max
 
     def _body_too_large(self) -> tuple[MoulinError, int]:

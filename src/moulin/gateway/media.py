@@ -26,6 +26,7 @@ from moulin.routing.media import (
     read_embeddings,
     read_speech,
     read_transcription,
+    speech_events,
     transcript,
 )
 from moulin.routing.requests import Ask
@@ -148,7 +149,10 @@ class Speech(MediaExchange):
     counts_tokens: ClassVar[bool] = False
 
     def _answer(self, body: bytes) -> tuple[Used, bytes, bytes]:
-        return Used(self._media.units, 0), body, CONTENT_TYPES[self._media.format]
+        used_here = Used(self._media.units, 0)
+        if self._media.wants_events:
+            return used_here, speech_events(body, self._media), answers.EVENTS
+        return used_here, body, CONTENT_TYPES[self._media.format]
 
 
 def _read_embeddings(inbound: Inbound) -> Media:
@@ -163,11 +167,15 @@ def _read_transcription(inbound: Inbound) -> Media:
     return read_transcription(inbound.body, drops=inbound.drops_params)
 
 
+def _read_translation(inbound: Inbound) -> Media:
+    return read_transcription(inbound.body, drops=inbound.drops_params, is_translation=True)
+
+
 _Kind = tuple[Ability, type[MediaExchange], Callable[[Inbound], Media]]
-TRANSCRIPTIONS: Final = b"/v1/audio/transcriptions"
 KINDS: Final[Mapping[bytes, _Kind]] = {
     b"/v1/embeddings": (Ability.EMBED, Embedding, _read_embeddings),
-    TRANSCRIPTIONS: (Ability.TRANSCRIBE, Transcription, _read_transcription),
+    b"/v1/audio/transcriptions": (Ability.TRANSCRIBE, Transcription, _read_transcription),
+    b"/v1/audio/translations": (Ability.TRANSCRIBE, Transcription, _read_translation),
     b"/v1/audio/speech": (Ability.SPEAK, Speech, _read_speech),
 }
 

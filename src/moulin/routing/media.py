@@ -1,11 +1,13 @@
 """What a request for vectors, a transcript or speech asks for, the most it can use, and its answer.
 
 It decides which fields are served and what is reserved: tokens for vectors, the length of audio for
-a transcript, characters for speech. It never decodes audio and never looks at the words of a text.
+a transcript or a translation, characters for speech. It never decodes audio and never looks at the words of a text.
 
 Source: OpenAI API reference (embeddings, audio), Mistral API reference (embeddings).
 """
 
+import base64
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +15,7 @@ from moulin.domain.errors import InvalidRequest
 from moulin.domain.model import Ability
 from moulin.domain.multipart import Form, read_form
 from moulin.domain.snapshot import ModelView
-from moulin.routing.parameters import USER_FIELDS, user_of
+from moulin.routing.parameters import USER_FIELDS, bad, user_of
 
 INPUTS_MAX: Final = 2048
 TOKENS_AROUND: Final = 4
@@ -27,23 +29,27 @@ CONTENT_TYPES: Final = {
     "mp3": b"audio/mpeg", "opus": b"audio/ogg", "aac": b"audio/aac", "flac": b"audio/flac",
     "wav": b"audio/wav", "pcm": b"audio/pcm",
 }  # fmt: skip
+EVENT_BYTES: Final = 24 * 1024
+"""Audio in one event: a whole number of base64's groups, so that texts may be joined, too."""
 TRANSCRIPT_FORMATS: Final = ("json", "text", "srt", "vtt", "verbose_json")
 GRANULARITIES: Final = ("segment", "word")
 
 _EMBED_FIELDS: Final = frozenset({"model", "input", "encoding_format"})
-_SPEAK_FIELDS: Final = frozenset({"model", "input", "voice", "response_format", "speed"})
+_SPEAK_FIELDS: Final = frozenset(
+    {"model", "input", "voice", "response_format", "speed", "stream_format"}
+)
 _TRANSCRIBE_FIELDS: Final = frozenset(
     {
         "model", "language", "prompt", "response_format", "temperature",
         "timestamp_granularities[]",
     }
 )  # fmt: skip
+_TRANSLATE_FIELDS: Final = frozenset({"model", "prompt", "response_format", "temperature"})
 _IGNORED: Final = frozenset(
     {*USER_FIELDS, "instructions", "stream", "stream[]", "chunking_strategy", "metadata"}
 )
 _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
     "output_dtype": ("float",),
-    "stream_format": ("audio",),
     "include[]": ("",),
 }
 """Fields whose only value here is the one that changes nothing."""
@@ -54,7 +60,8 @@ class Media(NamedTuple):
 
     `units` is the most it can use of what its model counts. `granularities` and `format` are of the
     answer, `boundary` divides the form that goes upstream as it came; other bodies are made of
-    `fields`.
+    `fields`. `user` is whom the client names as its user. Speech may be wanted as `events`, and what
+    was said as a translation into English.
     """
 
     model: str
@@ -65,6 +72,8 @@ class Media(NamedTuple):
     granularities: tuple[str, ...] = ()
     boundary: str = ""
     user: str = ""
+    wants_events: bool = False
+    is_translation: bool = False
 
 
 def read_embeddings(body: Any, body_bytes: int, *, drops: bool = False) -> Media:
@@ -72,6 +81,8 @@ def read_embeddings(body: Any, body_bytes: int, *, drops: bool = False) -> Media
 
     Raises `InvalidRequest` for a field that is not served or a value out of range.
     """
+    if not drops:
+        _refuse_dimensions(body)
     fields, ignored = _served(body, _EMBED_FIELDS, drops=drops)
     texts = _texts(fields.get("input"))
     if fields.get("encoding_format", "float") not in {"float", "base64"}:
@@ -97,17 +108,29 @@ def read_speech(body: Any, *, drops: bool = False) -> Media:
     answer_format = fields.setdefault("response_format", "mp3")
     if answer_format not in CONTENT_TYPES:
         raise _bad("response_format", f"one of {', '.join(CONTENT_TYPES)}")
-    return Media(_model(fields), len(text), ignored, fields, answer_format, user=user_of(body))
+    stream_format = fields.pop("stream_format", "audio")
+    if stream_format not in {"audio", "sse"}:
+        raise _bad("stream_format", "audio or sse")
+    return Media(
+        _model(fields),
+        len(text),
+        ignored,
+        fields,
+        answer_format,
+        user=user_of(body),
+        wants_events=stream_format == "sse",
+    )
 
 
-def read_transcription(body: bytes, *, drops: bool = False) -> Media:
+def read_transcription(body: bytes, *, drops: bool = False, is_translation: bool = False) -> Media:
     """Check a form; the length of its audio is bounded by its bytes, and always by `AUDIO_MS_MAX`.
 
     Raises `InvalidRequest` for a form that is malformed or has no file, and as `read_embeddings`.
     """
     form = read_form(body)
     values = dict(form.fields)
-    fields, ignored = _served(values, _TRANSCRIBE_FIELDS, drops=drops)
+    known = _TRANSLATE_FIELDS if is_translation else _TRANSCRIBE_FIELDS
+    fields, ignored = _served(values, known, drops=drops)
     files = [part for part in form.files if part.name == "file"]
     if len(files) != 1 or len(form.files) != 1:
         raise _bad("file", "exactly one file of audio")
@@ -123,6 +146,7 @@ def read_transcription(body: bytes, *, drops: bool = False) -> Media:
         _granularities(form, answer_format),
         form.boundary,
         user_of(values),
+        is_translation=is_translation,
     )
 
 
@@ -162,10 +186,42 @@ def transcript(said: Mapping[str, Any], media: Media) -> tuple[bytes | dict[str,
     if media.format == "json":
         return {"text": said["text"], "usage": usage}, b"application/json"
     shown = {name: said[name] for name in ("task", "language", "duration", "text")}
+    if media.is_translation:
+        shown["language"] = "english"  # OpenAI's word, of what is said now
     for name, granularity in (("words", "word"), ("segments", "segment")):
         if granularity in media.granularities:
             shown[name] = said.get(name, [])
     return {**shown, "usage": usage}, b"application/json"
+
+
+def speech_events(audio: bytes, media: Media) -> bytes:
+    """Return audio as the events of OpenAI's `stream_format: sse`.
+
+    No tokens are counted for speech; the last event says the characters that are charged.
+    """
+    pieces = (audio[at : at + EVENT_BYTES] for at in range(0, len(audio), EVENT_BYTES))
+    events = [
+        {"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode()}
+        for piece in pieces
+    ]
+    usage = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+    done = {"type": "speech.audio.done", "usage": {**usage, "input_characters": media.units}}
+    return "".join(f"data: {json.dumps(each)}\n\n" for each in (*events, done)).encode()
+
+
+def _refuse_dimensions(body: Any) -> None:
+    """Raise what OpenAI's service says of a model whose vectors cannot be shortened: all here."""
+    wanted = body.get("dimensions") if type(body) is dict else None
+    if wanted is None:
+        return
+    if type(wanted) is not int:
+        raise bad("dimensions", "an integer", "invalid_type")
+    if wanted < 1:
+        raise bad("dimensions", "an integer of 1 or more", "integer_below_min_value")
+    raise InvalidRequest(
+        "This model does not support specifying dimensions.",
+        details={"param": None, "code": None},
+    )
 
 
 def _served(

@@ -4,8 +4,8 @@
         --threads N --key-file FILE
 
 The arguments and the contract are those of `program`. The model is a USTAR archive with the files
-of a CTranslate2 Whisper. It reads the form of OpenAI's `/v1/audio/transcriptions` and always answers
-all it knows (text, segments, words where asked for) with `usage.audio_ms`; which part of that a
+of a CTranslate2 Whisper. It reads the form of OpenAI's `/v1/audio/transcriptions`, and of
+`/v1/audio/translations` where the model knows more than English, and always answers all it knows (text, segments, words where asked for) with `usage.audio_ms`; which part of that a
 client sees is the gateway's work. Audio is decoded in memory, never longer than the caller's header
 `x-moulin-audio-ms-max` allows, by demuxers of plain containers only: a playlist could name files.
 
@@ -35,6 +35,7 @@ RUNTIME: Final = Runtime(
     size_bytes=480 * 10**6,
 )
 PATH: Final = "/v1/audio/transcriptions"
+TRANSLATIONS: Final = "/v1/audio/translations"
 LIMIT_HEADER: Final = "x-moulin-audio-ms-max"
 AUDIO_MS_MAX: Final = 5 * 60 * 1000
 RATE_HZ: Final = 16_000
@@ -59,7 +60,10 @@ def serve(spec: ServeSpec) -> NoReturn:
         alias=spec.alias,
         key=spec.key,
         parallel=spec.parallel,
-        works={PATH: lambda body, headers: answer(model, body, headers)},
+        works={
+            PATH: lambda body, headers: answer(model, body, headers),
+            TRANSLATIONS: lambda body, headers: answer(model, body, headers, "translate"),
+        },
     )
     stay(door.open())
 
@@ -106,18 +110,23 @@ def read_archive(path: Path) -> dict[str, bytes]:
         raise SourceError(f"read the model file {path}: {cause}") from cause
 
 
-def answer(model: Any, body: bytes, headers: Mapping[str, str]) -> Answer:
-    """Answer one request.
+def answer(model: Any, body: bytes, headers: Mapping[str, str], task: str = "transcribe") -> Answer:
+    """Answer one request; the other task is to `translate` into English.
 
     Raises `InvalidRequest` for a form, a field or audio that cannot be served.
     """
+    if task == "translate" and not model.model.is_multilingual:
+        raise InvalidRequest(
+            "this model knows no language but English: it cannot translate",
+            details={"param": "model"},
+        )
     form = read_form(body)
     file = next((part for part in form.files if part.name == "file"), None)
     if file is None:
         raise InvalidRequest("the form has no file", details={"param": "file"})
     limit = headers.get(LIMIT_HEADER, "")
     audio = decode(file.data, min(int(limit), AUDIO_MS_MAX) if limit.isdigit() else AUDIO_MS_MAX)
-    return as_json(transcribe(model, audio, options_of(form)))
+    return as_json(transcribe(model, audio, {**options_of(form), "task": task}))
 
 
 def options_of(form: Form) -> dict[str, Any]:
@@ -193,7 +202,7 @@ def transcribe(model: Any, audio: bytes, options: Mapping[str, Any]) -> dict[str
     segments = list(found)
     audio_ms = milliseconds(len(samples))
     said: dict[str, Any] = {
-        "task": "transcribe",
+        "task": options.get("task", "transcribe"),
         "language": info.language,
         "duration": audio_ms / 1000,
         "text": "".join(segment.text for segment in segments).strip(),

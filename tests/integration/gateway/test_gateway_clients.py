@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.gateway.plant import KEY, Plant, eventually, model_view, replica_view
+from moulin.identity.passes import make_pass
+from tests.integration.gateway.plant import KEY, PEPPER, Plant, eventually, model_view, replica_view
 from tests.integration.gateway.replica_fake import ReplicaFake
 
 openai = pytest.importorskip("openai")
@@ -229,6 +230,19 @@ def test_mistral_fills_in(mistralai: Any, plant: Plant, replica: ReplicaFake) ->
     answer = mistralai.fim.complete(model="smol", prompt="a", suffix="b", random_seed=1)
     assert answer.choices[0].message.content == "Paris."
     assert replica.seen.bodies[-1]["prompt"] == "<p>a<s>b<m>"
+
+
+def test_lines_of_mistrals_batches_fill_in(plant: Plant, replica: ReplicaFake) -> None:
+    marks = ("<p>", "<s>", "<m>")
+    plant.control.publish(models=(model_view(replica_view(replica), infill=marks),))
+    path = "/v1/batch-lines/batch_1.0/v1/fim/completions"
+    body = {"model": "smol", "prompt": "a", "suffix": "b", "max_tokens": 8}
+    own = make_pass(PEPPER, "key_1")
+    eventually(lambda: plant.post(body, path=path, key=own).status == 200)
+    answer = plant.post(body, path=path, key=own)
+    assert answer.json["choices"][0]["message"]["content"] == "Paris."
+    assert replica.seen.bodies[-1]["prompt"] == "<p>a<s>b<m>"
+    assert plant.post(body, path=path).status == 404
 
 
 def test_mistral_errors(mistralai: Any, plant: Plant) -> None:

@@ -1,5 +1,7 @@
 """What requests for vectors, transcripts and speech may ask, what is held for them, how answers look."""
 
+import base64
+import json
 from dataclasses import replace
 
 import pytest
@@ -15,6 +17,7 @@ from moulin.routing.media import (
     read_embeddings,
     read_speech,
     read_transcription,
+    speech_events,
     transcript,
 )
 
@@ -66,7 +69,10 @@ def test_texts_and_tokens_are_read_and_bounded_by_their_bytes(given, texts) -> N
         ({"model": "m", "input": [["a"]]}, "input"),
         ({"model": "m", "input": ["a"] * 2049}, "input"),
         ({"model": "m", "input": "a", "encoding_format": "hex"}, "encoding_format"),
-        ({"model": "m", "input": "a", "dimensions": 3}, "dimensions"),
+        ({"model": "m", "input": "a", "dimensions": 3}, None),
+        ({"model": "m", "input": "a", "dimensions": "3"}, "dimensions"),
+        ({"model": "m", "input": "a", "dimensions": 0}, "dimensions"),
+        ({"model": "m", "input": "a", "user": 3}, "user"),
         ({"model": "m", "input": "a", "output_dtype": "int8"}, "output_dtype"),
     ],
 )
@@ -95,7 +101,7 @@ def test_speech_is_held_by_its_characters() -> None:
         ({"speed": 5}, "speed"),
         ({"speed": True}, "speed"),
         ({"response_format": "midi"}, "response_format"),
-        ({"stream_format": "sse"}, "stream_format"),
+        ({"stream_format": "ndjson"}, "stream_format"),
     ],
 )
 def test_speech_that_cannot_be_had_is_refused(changed, param) -> None:
@@ -104,10 +110,37 @@ def test_speech_that_cannot_be_had_is_refused(changed, param) -> None:
     assert caught.value.details["param"] == param
 
 
+def test_speech_as_events_is_the_same_audio() -> None:
+    media = read_speech({**SPEECH, "stream_format": "sse"})
+    assert "stream_format" not in media.fields
+    assert not read_speech({**SPEECH, "stream_format": "audio"}).wants_events
+    audio = bytes(range(256)) * 300
+    *deltas, done, end = speech_events(audio, media).decode().split("\n\n")
+    parts = [json.loads(each.removeprefix("data: ")) for each in deltas]
+    assert {part["type"] for part in parts} == {"speech.audio.delta"}
+    assert base64.b64decode("".join(part["audio"] for part in parts)) == audio
+    last = json.loads(done.removeprefix("data: "))
+    assert (last["type"], last["usage"]["input_characters"]) == ("speech.audio.done", 7)
+    assert end == ""
+
+
 def test_a_form_is_read() -> None:
     media = read_transcription(form(("model", "m"), ("stream", "false")))
     assert (media.model, media.format, media.boundary, media.units) == ("m", "json", "b", 2001)
     assert media.ignored == ("stream",)
+
+
+def test_a_translation_is_read_and_shown_in_english() -> None:
+    media = read_transcription(
+        form(("model", "m"), ("response_format", "verbose_json")), is_translation=True
+    )
+    assert media.is_translation
+    answer, _ = transcript({**SAID, "task": "translate", "language": "fr"}, media)
+    assert isinstance(answer, dict)
+    assert (answer["task"], answer["language"]) == ("translate", "english")
+    with pytest.raises(InvalidRequest) as caught:
+        read_transcription(form(("model", "m"), ("language", "fr")), is_translation=True)
+    assert caught.value.details["param"] == "language"
 
 
 @pytest.mark.parametrize(

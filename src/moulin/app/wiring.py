@@ -42,6 +42,9 @@ from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import ENDED_PHASES, NodeCapacity
 from moulin.domain.section import check_country, check_name, nearest
 from moulin.energy import cpu_power
+from moulin.engines.kubernetes.api import Api, open_client
+from moulin.engines.kubernetes.engine import KubernetesEngine
+from moulin.engines.kubernetes.manifests import KubernetesPool
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.local.engine import LocalEngine
 from moulin.engines.local.nodes import divide_machine
@@ -98,10 +101,15 @@ MEMBER_PACKAGES: Final = (
     *("moulin.domain", "moulin.ports"),
     *("moulin.engines.local", "moulin.engines.task", "moulin.engines.ray"),
 )
+# What a pool with `engine: kubernetes` can be told.
+KUBERNETES_SETTINGS: Final = (
+    *("accelerator", "context", "image", "kubeconfig", "namespace", "queue", "selector"),
+)
 # The settings that say which machines a pool has, and what those are.
 SHARED_PLACES: Final[Mapping[str, tuple[Sequence[str], str]]] = {
     "slurm": (SLURM_PLACE, "Slurm partition"),
     "ray": (("address",), "Ray cluster"),
+    "kubernetes": (("kubeconfig", "context", "selector"), "Kubernetes nodes"),
 }
 STOP_GRACE_S: Final = 5
 NS_PER_S: Final = 1_000_000_000
@@ -144,6 +152,7 @@ class EngineBook:
             "simulated": self._simulated,
             "slurm": self._slurm,
             "ray": self._ray,
+            "kubernetes": self._kubernetes,
         }
 
     def engine_for(self, pool: Pool) -> Engine:
@@ -217,23 +226,53 @@ class EngineBook:
     def _ray(self, pool: Pool) -> Engine:
         return ray_engine(self._data_dir / "ray" / pool.name, self._clock, pool)
 
+    def _kubernetes(self, pool: Pool) -> Engine:
+        return kubernetes_engine(self._clock, pool)
+
+
+def kubernetes_engine(clock: SystemClock, pool: Pool) -> KubernetesEngine:
+    """Return the engine of a Kubernetes cluster.
+
+    Raises `InvalidSpec` for settings that there are not, and for a delegated pool;
+    `EngineUnavailable` when the client is not installed or knows no such cluster.
+    """
+    _check_settings(pool, KUBERNETES_SETTINGS)
+    words = pool.settings
+    reached = KubernetesPool(
+        name=pool.name,
+        namespace=words.get("namespace", "default"),
+        queue=words.get("queue", ""),
+        image=words.get("image", ""),
+        selector=words.get("selector", ""),
+        accelerator=words.get("accelerator", "nvidia.com/gpu"),
+        machine_class=pool.machine_class,
+    )
+    client = open_client(words.get("kubeconfig", ""), words.get("context", ""))
+    return KubernetesEngine(reached, Api(client, reached.namespace), clock=clock)
+
+
+def _check_settings(pool: Pool, names: Sequence[str]) -> None:
+    """Raise `InvalidSpec` for a setting that a pool's engine does not have, or a delegated pool."""
+    for name in pool.settings:
+        if name not in names:
+            raise InvalidSpec(
+                f"connect pool {pool.name!r}: engine {pool.engine} has no setting {name!r}",
+                hint=nearest(name, names),
+            )
+    if pool.mode is PoolMode.DELEGATED:
+        raise InvalidSpec(
+            f"connect pool {pool.name!r}: a pool of engine {pool.engine} is owned",
+            hint="leave `mode` out",
+        )
+
 
 def ray_engine(directory: Path, clock: SystemClock, pool: Pool) -> RayEngine:
     """Return the engine of a Ray cluster; `directory` keeps which node each step was given to.
 
     Raises `InvalidSpec` for settings that there are not, and for a delegated pool.
     """
-    for name in pool.settings:
-        if name not in RAY_SETTINGS:
-            raise InvalidSpec(
-                f"connect pool {pool.name!r}: engine ray has no setting {name!r}",
-                hint=nearest(name, RAY_SETTINGS),
-            )
+    _check_settings(pool, RAY_SETTINGS)
     place = ray_place(pool.name, pool.settings)
-    if pool.mode is PoolMode.DELEGATED:
-        raise InvalidSpec(
-            f"connect pool {pool.name!r}: a pool of engine ray is owned", hint="leave `mode` out"
-        )
     port = _count(pool, "agent_port", RAY_AGENT_PORT)
     reached = RayPool(
         name=pool.name,

@@ -1,0 +1,69 @@
+"""Pools that other systems run: settings are checked by name, and no machine is counted twice."""
+
+import pytest
+
+from moulin.app.clock import SystemClock
+from moulin.app.wiring import EngineBook
+from moulin.domain.errors import InvalidSpec
+from moulin.domain.factory import Pool, PoolMode
+from moulin.ports.engine import Forgets, ListsSteps
+
+CLUSTERS = """
+apiVersion: v1
+kind: Config
+current-context: here
+contexts: [{name: here, context: {cluster: here, user: me}}]
+clusters: [{name: here, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: me, user: {token: a-token}}]
+"""
+
+
+def pool(name: str, engine: str, mode: PoolMode = PoolMode.OWNED, /, **settings: str) -> Pool:
+    return Pool(
+        name=name, zone="z", engine=engine, machine_class="box", mode=mode, settings=settings
+    )
+
+
+@pytest.mark.parametrize("engine", ["ray", "kubernetes"])
+def test_a_pool_has_the_engine_it_names(tmp_path, engine):
+    config = tmp_path / "kubeconfig"
+    config.write_text(CLUSTERS)
+    words = {"kubeconfig": str(config)} if engine == "kubernetes" else {}
+    made = EngineBook(tmp_path, SystemClock()).engine_for(pool("p", engine, **words))
+    assert isinstance(made, ListsSteps)
+    assert isinstance(made, Forgets)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (pool("p", "ray", adress="http://h:1"), "no setting 'adress'"),
+        (pool("p", "ray", PoolMode.DELEGATED), "is owned"),
+        (pool("p", "ray", address="h:8265"), "`address` is 'h:8265'"),
+        (pool("p", "ray", agent_port="one"), "agent_port is 'one'"),
+        (pool("p", "kubernetes", name_space="n"), "no setting 'name_space'"),
+        (pool("p", "kubernetes", PoolMode.DELEGATED), "is owned"),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path, wrong, words):
+    with pytest.raises(InvalidSpec, match=words):
+        EngineBook(tmp_path, SystemClock()).engine_for(wrong)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        (pool("a", "ray"), pool("b", "ray"), True),
+        (pool("a", "ray", address="http://h:1"), pool("b", "ray", address="http://i:1"), False),
+        (pool("a", "kubernetes"), pool("b", "kubernetes"), True),
+        (pool("a", "kubernetes"), pool("b", "kubernetes", selector="gpu=yes"), False),
+        (pool("a", "ray"), pool("b", "kubernetes"), False),
+        (pool("a", "simulated"), pool("b", "simulated"), False),
+    ],
+)
+def test_no_machine_is_counted_twice(one, other, is_same):
+    if is_same:
+        with pytest.raises(InvalidSpec, match="connect pools a, b"):
+            EngineBook.check_pools([one, other])
+    else:
+        EngineBook.check_pools([one, other])

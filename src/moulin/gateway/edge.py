@@ -23,7 +23,7 @@ from moulin.gateway.directory import Caller
 from moulin.gateway.exchange import Exchange
 from moulin.gateway.fields import KEEP_BY_SPELLING, learn_spelling
 from moulin.gateway.grammar import METHODS, is_host, is_misread, is_target
-from moulin.gateway.heads import Traits
+from moulin.gateway.heads import KnownHead, Traits, learn
 from moulin.gateway.passing import UPLOADS, Passing
 from moulin.gateway.placing import NEVER_S
 from moulin.gateway.relay import Relay, Upload
@@ -82,6 +82,7 @@ class ClientConnection(Passing):
         "_is_head_long",
         "_is_in_message",
         "_is_paused",
+        "_known",
         "_method",
         "_pipeline",
         "_pipeline_bytes",
@@ -111,6 +112,7 @@ class ClientConnection(Passing):
         self._last_words = b""
         self._unfinished = b""
         self._whole = b""
+        self._known: KnownHead | None = None
         self._is_chunked_answer = True
         self._keeps_alive = True
         self.exchange: Exchange | Several | Relay | Upload | Responding | None = None
@@ -157,7 +159,7 @@ class ClientConnection(Passing):
             self._discard(data)
         elif self._is_in_message or self.is_busy:
             self._parse(data)
-        elif not self._serve_known(data):
+        elif self._known is None or not self._serve_known(self._known, data):
             self._whole = data
             self._parse(data)
             self._whole = b""
@@ -403,20 +405,19 @@ class ClientConnection(Passing):
 
     # -- internal -----------------------------------------------------------------------------
 
-    def _serve_known(self, data: bytes) -> bool:
+    def _serve_known(self, known: KnownHead, data: bytes) -> bool:
         """Serve a request that came in one piece and whose head is known; False for any other."""
-        service = self._service
-        found = service.heads.find(data)
-        if found is None:
+        body = known.body_of(data)
+        if body is None:
             return False
-        traits, body = found
+        service = self._service
         limits = service.limits
         room_bytes = limits.buffered_bytes_max - service.buffered_bytes
         if len(body) > limits.body_bytes_max or len(body) > room_bytes:
             return False
         try:
-            caller = service.authorise(traits[7], traits[8])
-            self._serve(Inbound(caller, body, *traits))
+            caller = service.authorise(known.traits[7], known.traits[8])
+            self._serve(Inbound(caller, body, *known.traits))
         except MoulinError as error:
             self._refuse(error)
         except Exception as fault:  # noqa: BLE001 - the loop would log its words
@@ -427,7 +428,7 @@ class ClientConnection(Passing):
         """Remember the head of a request that came in one piece, unless its framing is unusual."""
         is_usual = inbound.keeps_alive and not (inbound.is_http_10 or self.wants_continue)
         if is_usual and inbound.caller is not None and not self.transfer_encodings:
-            self._service.heads.learn(self._whole, traits, len(inbound.body))
+            self._known = learn(self._whole, traits, len(inbound.body))
 
     def _serve(self, inbound: Inbound) -> None:
         self.is_busy = True

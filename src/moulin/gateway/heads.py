@@ -1,9 +1,9 @@
-r"""Heads of requests that were read before, so that a client's next request costs one look-up.
+"""The head a client sent before, so that its next request is found by its bytes and not parsed.
 
-A client sends the same head again and again; only its length changes. It decides nothing by itself:
-a head is here only after the strict parser and the edge took it, and is found again only byte for
-byte, but for the digits of its Content-Length. What is not one whole request with such a head goes
-the long way. It never keeps a body.
+A client sends the same head again and again on a connection; only its length changes. It decides
+nothing by itself: a head is kept only after the strict parser and the edge took it, and is found
+again only byte for byte, but for the digits of its Content-Length. What is not one whole request
+with that head goes the long way. It never keeps a body.
 
 Reference: RFC 9112 section 6.3; `benchmarks smuggling` drives both ways.
 """
@@ -18,55 +18,46 @@ _LINE_END: Final = b"\r\n"
 _LENGTH: Final = b"\r\nContent-Length: "
 _LENGTH_LOWER: Final = b"\r\ncontent-length: "
 _DIGITS_MAX: Final = 9
-# Clients choose what is remembered, so there is an end to it.
-_REMEMBERED_MAX: Final = 1000
-_REMEMBERED_BYTES_MAX: Final = 2048
+_HEAD_BYTES_MAX: Final = 2048
 
 
-class Heads:
-    """What was read of each head, by its bytes without the digits of its length."""
+class KnownHead:
+    """A head that was taken: what it says, and its bytes before and behind the digits."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_before", "_behind", "traits")
 
-    def __init__(self) -> None:
-        self._known: dict[bytes, Traits] = {}
+    def __init__(self, before: bytes, behind: bytes, traits: Traits) -> None:
+        self._before = before
+        self._behind = behind
+        self.traits = traits
 
-    def find(self, data: bytes) -> tuple[Traits, bytes] | None:
-        """Return what the head says and the body, where `data` is one request with a known head."""
-        end = data.find(_HEAD_END) + 4
-        key, length = _split(data, end)
-        traits = self._known.get(key)
-        if traits is None or len(data) - end != length:
+    def body_of(self, data: bytes) -> bytes | None:
+        """Return the body where `data` is one whole request with this head, None for all else."""
+        if not data.startswith(self._before):
             return None
-        return traits, data[end:]
-
-    def learn(self, data: bytes, traits: Traits, body_bytes: int) -> None:
-        """Remember the head of a request that was taken, if all of it, and nothing else, is `data`."""
-        end = data.find(_HEAD_END) + 4
-        if end > _REMEMBERED_BYTES_MAX or len(data) - end != body_bytes:
-            return
-        key, length = _split(data, end)
-        if length != body_bytes:
-            return
-        if len(self._known) >= _REMEMBERED_MAX:
-            self._known.clear()
-        self._known[key] = traits
+        begin = len(self._before)
+        end = data.find(_LINE_END, begin, begin + _DIGITS_MAX + 2)
+        digits = data[begin:end]
+        if end < 0 or not digits.isdigit() or not data.startswith(self._behind, end):
+            return None
+        body = data[end + len(self._behind) :]
+        return body if len(body) == int(digits) else None
 
 
-def _split(data: bytes, end: int) -> tuple[bytes, int]:
-    """Return a head without the digits of its length, and the length; -1 where there is none.
+def learn(data: bytes, traits: Traits, body_bytes: int) -> KnownHead | None:
+    """Return the head of a request that was taken, if all of it, and nothing else, is `data`.
 
     The digits stand behind the first line that begins as one of the two spellings; the parser has
     refused heads with a second such field, so nothing else in a known head can be its length.
     """
+    end = data.find(_HEAD_END) + len(_HEAD_END)
+    if end > _HEAD_BYTES_MAX or len(data) - end != body_bytes:
+        return None
     begin = data.find(_LENGTH, 0, end)
     if begin < 0:
         begin = data.find(_LENGTH_LOWER, 0, end)
         if begin < 0:
-            return b"", -1
+            return None
     begin += len(_LENGTH)
-    after = data.find(_LINE_END, begin, end)
-    digits = data[begin:after]
-    if after - begin > _DIGITS_MAX or not digits.isdigit():
-        return b"", -1
-    return data[:begin] + data[after:end], int(digits)
+    known = KnownHead(data[:begin], data[data.find(_LINE_END, begin) : end], traits)
+    return known if known.body_of(data) is not None else None

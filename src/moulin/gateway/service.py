@@ -25,7 +25,6 @@ from moulin.gateway.edge import ClientConnection, Inbound
 from moulin.gateway.exchange import Client, Exchange
 from moulin.gateway.fleet import Fleet, keep_fleets
 from moulin.gateway.forms import Form, make_form
-from moulin.gateway.heads import Heads
 from moulin.gateway.identifiers import RequestIds
 from moulin.gateway.journal import Journal
 from moulin.gateway.limits import Limits
@@ -79,7 +78,6 @@ class Service:
         self.journal = journal
         self.loop = loop
         self.counts = Counts()
-        self.heads = Heads()
         self.connections: set[ClientConnection] = set()
         self.exchanges: set[Exchange] = set()
         self.relays: set[Relay] = set()

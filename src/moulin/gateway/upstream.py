@@ -5,7 +5,7 @@ byte). It never retries and never decides what a failure costs.
 """
 
 import asyncio
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
 import httptools
 
@@ -13,13 +13,6 @@ from moulin.domain.snapshot import ReplicaView
 from moulin.gateway.limits import Limits
 from moulin.routing.affinity import seat_of
 from moulin.routing.breaker import Circuit, Failure
-
-_GOOD: Final = b"HTTP/1.1 200 "
-_HEAD_END: Final = b"\r\n\r\n"
-_LINE_END: Final = b"\r\n"
-_LENGTH: Final = b"\r\ncontent-length: "
-_CHUNKED: Final = b"transfer-encoding"
-_CLOSE: Final = b"close"
 
 
 class Caller(Protocol):
@@ -145,9 +138,9 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection to a replica."""
 
     __slots__ = (
-        "_caller", "_has_begun", "_is_complete", "_is_fed", "_is_paused", "_is_reused", "_is_stream",
-        "_keeps_alive", "_limits", "_parser", "_parts", "_replica", "_size_bytes", "_status",
-        "_transport", "is_closed",
+        "_caller", "_has_begun", "_is_complete", "_is_paused", "_is_reused", "_is_stream", "_keeps_alive",
+        "_limits", "_parser", "_parts", "_replica", "_size_bytes", "_status", "_transport",
+        "is_closed",
     )  # fmt: skip
 
     def __init__(self, replica: Replica, limits: Limits) -> None:
@@ -158,7 +151,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.is_closed = False
         self._is_paused = False
-        self._is_fed = False
         self._reset()
 
     def start(self, caller: Caller, *, is_reused: bool) -> None:
@@ -204,25 +196,22 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, then hand on once what came together."""
-        caller = self._caller
-        if caller is None:
+        if self._caller is None:
             self.abort()
             return
-        if not self._is_fed and not caller.asks_stream:
-            body = whole_body(data)
-            if body is not None and len(body) <= self._limits.answer_bytes_max:
-                self._caller = None
-                self._free()
-                caller.answered(200, body)
-                return
-        self._is_fed = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail("the replica does not speak HTTP")
             return
-        if self._caller is not None:
-            self._hand_on(self._caller)
+        if self._is_stream and self._parts:
+            piece = b"".join(self._parts)
+            self._parts.clear()
+            self._caller.streamed(piece)
+        if self._is_complete and self._caller is not None:
+            self._finish()
+        elif self._size_bytes > self._limits.answer_bytes_max and self._caller is not None:
+            self._fail("the answer is too long")
 
     # -- httptools ----------------------------------------------------------------------------
 
@@ -252,19 +241,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     # -- internal -----------------------------------------------------------------------------
 
-    def _hand_on(self, caller: Caller) -> None:
-        """Tell what came since the last time, and the end."""
-        if self._is_stream and self._parts:
-            piece = b"".join(self._parts)
-            self._parts.clear()
-            caller.streamed(piece)
-        if self._caller is None:
-            return
-        if self._is_complete:
-            self._finish()
-        elif self._size_bytes > self._limits.answer_bytes_max:
-            self._fail("the answer is too long")
-
     def _reset(self) -> None:
         self._parts.clear()
         self._size_bytes = 0
@@ -272,7 +248,6 @@ class UpstreamConnection(asyncio.Protocol):
         self._is_stream = False
         self._has_begun = False
         self._is_complete = False
-        self._is_fed = False
         self._is_reused = False
         self._keeps_alive = False
 
@@ -280,21 +255,19 @@ class UpstreamConnection(asyncio.Protocol):
         caller, self._caller = self._caller, None
         assert caller is not None
         is_stream, status = self._is_stream, self._status
-        body = b"" if is_stream else b"".join(self._parts)
+        parts = self._parts
+        body = parts[0] if len(parts) == 1 and not is_stream else b"".join(parts)
         if self._keeps_alive:
+            if self._is_paused:
+                self.resume()
             self._reset()
-            self._free()
+            self._replica.keep(self)
         else:
             self.abort()
         if is_stream:
             caller.stream_ended()
         else:
             caller.answered(status, body)
-
-    def _free(self) -> None:
-        if self._is_paused:
-            self.resume()
-        self._replica.keep(self)
 
     def _fail(self, why: str) -> None:
         caller, self._caller = self._caller, None
@@ -307,22 +280,3 @@ class UpstreamConnection(asyncio.Protocol):
             caller.broken(why)
         else:
             caller.unanswered(self._replica, Failure.ERROR, is_stale_connection=is_reused)
-
-
-def whole_body(data: bytes) -> bytes | None:
-    r"""Return the body where `data` is one whole good answer that leaves its connection open.
-
-    None for all else, which is the parser's to judge. Answers that are no streams come in one piece
-    unless they are long, and this takes a quarter of the parser's time.
-
-    >>> whole_body(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-    b'{}'
-    """
-    if not data.startswith(_GOOD):
-        return None
-    head, _, body = data.partition(_HEAD_END)
-    head = head.lower()
-    behind = head.partition(_LENGTH)[2]
-    if _CHUNKED in head or _CLOSE in head or _LENGTH in behind:
-        return None
-    return body if behind.partition(_LINE_END)[0] == b"%d" % len(body) else None

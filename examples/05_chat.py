@@ -23,7 +23,8 @@ assert completion.usage is not None
 
 print(f"{model}: {completion.choices[0].message.content}")
 print(f"tokens: {completion.usage.prompt_tokens} in, {completion.usage.completion_tokens} out")
-# Provisional until the metering interval closes; then the receipt has the final figures. Energy
-# is told once an earlier interval has shown what a token takes on this replica.
-for name in ("x-moulin-cost-eur", "x-moulin-energy-j", "x-moulin-co2e-g", "x-moulin-receipt"):
+# Provisional until the metering interval closes; then the receipt has the final figures. The class of
+# energy is `estimated` until an earlier interval has shown what a token takes here.
+names = ("energy-class", "energy-uncertainty", "energy-j", "co2e-g", "cost-eur", "receipt")
+for name in (f"x-moulin-{each}" for each in names):
     print(f"{name}: {answer.headers.get(name, 'not known yet')}")

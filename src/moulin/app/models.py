@@ -26,6 +26,7 @@ from moulin.catalog.lookup import (
     is_file_name,
     parse_address,
 )
+from moulin.catalog.speed import kv_bytes_per_token
 from moulin.domain.control import FetchStatus, FetchWanted, ModelInfo, VariantInfo
 from moulin.domain.errors import (
     AlreadyExists,
@@ -52,7 +53,7 @@ from moulin.domain.model import (
 )
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import EndpointSpec, TaskTemplate
-from moulin.ports.launcher import ModelFacts
+from moulin.ports.launcher import ModelFacts, ModelWork
 from moulin.sources.disk import Report, full_disk_named
 from moulin.sources.fetch import choose_source, fetch_variant, held_variants, with_digests
 from moulin.sources.files import describe_file
@@ -155,6 +156,12 @@ class ModelLibrary:
             context_tokens=context_tokens,
             ability=model.ability,
             terms=model.terms,
+            work=ModelWork(
+                parameters=model.architecture.parameters,
+                weights_bytes=held.size_bytes,
+                kv_bytes_per_token=kv_bytes_per_token(model.architecture),
+                ability=model.ability,
+            ),
         )
 
     def task(self, step: StartStep) -> TaskTemplate:
@@ -203,7 +210,7 @@ class ModelLibrary:
     def _described(self, name: str, sha256: str, origin: str) -> Model:
         """Describe a model that is in the store from its own header."""
         path = Shelf(directory=self._store_dir).path_of(sha256)
-        model = replace(describe_file(f"{FILE_PREFIX}{path}"), name=name)
+        model = replace(describe_file(f"{FILE_PREFIX}{path}", sha256=sha256), name=name)
         if not origin:
             return model
         variant = replace(

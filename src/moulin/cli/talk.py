@@ -21,6 +21,7 @@ from moulin.domain.errors import (
     Unavailable,
     error_by_code,
 )
+from moulin.domain.snapshot import ESTIMATED
 from moulin.sdk import Credentials
 from moulin.sdk.credentials import trust_of
 
@@ -43,13 +44,15 @@ class Said:
     co2e_g: str
     receipt: str
     zone: str
+    energy_class: str = ""
 
     @property
     def figures(self) -> str:
         """Return the line for people."""
         return (
             f"{self.tokens_input} tokens in, {self.tokens_output} out · {self.cost_eur or '?'} € · "
-            f"{self.energy_j or '?'} J · {self.co2e_g or '?'} g CO2e (provisional) · "
+            f"{self.energy_j or '?'} J · {self.co2e_g or '?'} g CO2e "
+            f"({'estimated' if self.energy_class == ESTIMATED else 'provisional'}) · "
             f"zone {self.zone or '?'} · {self.receipt}"
         )
 
@@ -123,6 +126,7 @@ class Talk:
             co2e_g=heard.figures[2],
             receipt=headers.get("x-moulin-receipt", ""),
             zone=headers.get("x-moulin-zone", ""),
+            energy_class=headers.get("x-moulin-energy-class", ""),
         )
 
     def __enter__(self) -> Self:

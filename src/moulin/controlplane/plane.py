@@ -5,6 +5,7 @@ Nothing here decides; `cycle.py` composes the stages over these parts.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from moulin.controlplane.books import Books
 from moulin.controlplane.inbox import Inbox
@@ -79,6 +80,15 @@ class Ports:
     notify: Callable[[Notice], None] = nobody_to_tell
 
 
+class TokenEnergy(NamedTuple):
+    """Energy per input and output token in µJ, its class (`ESTIMATED` before any reading), its range."""
+
+    input_uj: int
+    output_uj: int
+    quality: str
+    uncertainty_ppm: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Plane:
     """One leading control plane.
@@ -90,7 +100,8 @@ class Plane:
     not reach the engine; `reports` are observations made while acting, taken by the next cycle.
     `unmetered` are nodes whose interval is due, `forgetting` is what engines are to forget. `journal_until_ns` is the time up to which a
     gateway epoch has told all it did, `heard_ns` when it last said anything. `provisional_uj` maps
-    an endpoint to its last measured energy per input and output token, for headers only. `shares` says which gateway may use which
+    an endpoint to its last measured energy per input and output token, for headers only, `priors` a
+    replica to what was estimated before. `shares` says which gateway may use which
     part of rate limits, from the first that is heard.
     """
 
@@ -116,7 +127,8 @@ class Plane:
     led_since_ns: int = 0
     snapshot: GatewaySnapshot | None = None
     snapshot_sequence: int = -1
-    provisional_uj: dict[str, tuple[int, int]] = field(default_factory=dict)
+    provisional_uj: dict[str, TokenEnergy] = field(default_factory=dict)
+    priors: dict[str, TokenEnergy] = field(default_factory=dict)
     shares: Shares | None = None
 
     def now_ns(self) -> int:
@@ -138,12 +150,16 @@ class Plane:
             weight = INPUT_TOKEN_WEIGHT * tokens_in + OUTPUT_TOKEN_WEIGHT * tokens_out
             if usage.request and weight and usage.energy_mj:
                 uj = round_to_two_digits(usage.energy_mj * 1000 // weight)
-                self.provisional_uj[usage.workload] = (
+                self.provisional_uj[usage.workload] = TokenEnergy(
                     uj * INPUT_TOKEN_WEIGHT,
                     uj * OUTPUT_TOKEN_WEIGHT,
+                    usage.energy_quality.value,
+                    usage.energy_uncertainty_ppm,
                 )
         for gone in sorted(self.provisional_uj.keys() - self.books.endpoints):
             del self.provisional_uj[gone]
+        attempts = self.books.schedule.attempts
+        self.priors = {name: each for name, each in self.priors.items() if name in attempts}
 
 
 def round_to_two_digits(value: int) -> int:

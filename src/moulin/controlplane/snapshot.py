@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from moulin.controlplane.books import Books
+from moulin.controlplane.expected import expected_energy
 from moulin.controlplane.plane import Plane
 from moulin.domain.factory import Alias, ObjectKind, Organisation, Price, PriceBook, Project, Site
 from moulin.domain.limits import USER_LABEL, UserNames, UserRule
@@ -170,7 +171,7 @@ def _replicas(plane: Plane, books: Books, row: WorkloadRow) -> Iterator[ReplicaV
         endpoint = row.spec_of(unit).endpoint
         zone = books.schedule.zone_of_node(task.node)
         site = books.site_of(zone) or Site(name="unknown", country="")
-        figures = plane.provisional_uj.get(row.submission.id, (0, 0))
+        energy = expected_energy(plane, books, task, endpoint, site)
         yield ReplicaView(
             attempt=attempt.id,
             address=task.address,
@@ -179,7 +180,9 @@ def _replicas(plane: Plane, books: Books, row: WorkloadRow) -> Iterator[ReplicaV
             country=site.country,
             country_basis=site.country_basis,
             parallel_requests=endpoint.parallel_requests if endpoint else 1,
-            energy_uj_per_token_input=figures[0],
-            energy_uj_per_token_output=figures[1],
+            energy_uj_per_token_input=energy.input_uj,
+            energy_uj_per_token_output=energy.output_uj,
+            energy_class=energy.quality,
+            energy_uncertainty_ppm=energy.uncertainty_ppm,
             carbon_ng_per_j=site.carbon_location_ng_per_kwh // 3_600_000,
         )

@@ -16,6 +16,8 @@ from moulin.domain.reasons import Reason
 from moulin.domain.units import divide_round_half_even
 
 JOURNAL_VERSION: Final = 1
+ESTIMATED: Final = "estimated"
+"""Stands for a class of energy where nothing was metered yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,8 @@ class KeyView:
 class ReplicaView:
     """One ready replica. `key` authenticates the gateway to it; it is never shown to tenants.
 
-    `energy_mj_per_*` are provisional figures for headers, from the model of the machine class.
+    `energy_uj_per_*` are provisional figures for headers: as last metered, with the class and the
+    uncertainty of that reading, or `ESTIMATED` from model and machine; 0 is not known.
     """
 
     attempt: str
@@ -70,6 +73,8 @@ class ReplicaView:
     energy_uj_per_token_input: int = 0
     energy_uj_per_token_output: int = 0
     carbon_ng_per_j: int = 0
+    energy_class: str = ""
+    energy_uncertainty_ppm: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

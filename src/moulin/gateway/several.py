@@ -19,6 +19,7 @@ from moulin.gateway.sse import DONE
 _HEAD_END: Final = b"\r\n\r\n"
 _RECEIPT: Final = "x-moulin-receipt"
 _SUMMED: Final = frozenset({"x-moulin-cost-eur", "x-moulin-energy-j", "x-moulin-co2e-g"})
+_WORST: Final = frozenset({"x-moulin-energy-class", "x-moulin-energy-uncertainty"})
 _OWN: Final = frozenset({"content-type", "content-length"})
 
 
@@ -241,6 +242,9 @@ def _headers(heads: list[dict[str, str]]) -> bytes:
         values = [head.get(name, "0") for head in heads]
         if name == _RECEIPT:
             text = ", ".join(values)
+        elif name in _WORST:
+            # Of the classes A to E, and `estimated`, the last; of shares, the largest.
+            text = max(values, key=lambda value: (len(value), value))
         else:
             text = f"{sum(map(Decimal, values)):f}" if name in _SUMMED else value
         lines.append(f"{name}: {text}\r\n")

@@ -13,6 +13,7 @@ from moulin.domain.snapshot import ReplicaView
 from moulin.gateway.limits import Limits
 from moulin.routing.affinity import seat_of
 from moulin.routing.breaker import Circuit, Failure
+from moulin.routing.figures import energy_note
 
 
 class Caller(Protocol):
@@ -71,7 +72,7 @@ class Replica:
     ) -> None:
         self.view = view
         self.fragment = fragment
-        self.zone_header = f"x-moulin-zone: {view.zone}\r\n".encode()
+        self.zone_header = f"x-moulin-zone: {view.zone}\r\n".encode() + energy_note(view)
         self.parallel_requests = view.parallel_requests
         self.outstanding = 0
         self.work = 0

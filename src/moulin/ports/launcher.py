@@ -10,8 +10,21 @@ from moulin.domain.workload import EndpointSpec, TaskTemplate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelWork:
+    """What a model's answers make a machine do: operations follow from parameters, reading from bytes."""
+
+    parameters: int
+    weights_bytes: int
+    kv_bytes_per_token: int = 0
+    ability: Ability = Ability.GENERATE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What serving a model takes: memory per replica, and what is served: a variant by its digest."""
+    """What serving a model takes: memory per replica, and what is served: a variant by its digest.
+
+    `work` is None where nobody knows what an answer takes.
+    """
 
     name: str
     digest: str
@@ -21,6 +34,7 @@ class ModelFacts:
     infill: tuple[str, ...] = ()
     ability: Ability = Ability.GENERATE
     terms: ModelTerms | None = None
+    work: ModelWork | None = None
 
 
 class Launcher(Protocol):

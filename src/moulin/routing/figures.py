@@ -1,6 +1,7 @@
 """Provisional figures of one answer: cost, energy, carbon, as text for headers and comments.
 
-They come from prices and from the model of the machine class, and are labelled provisional; the
+They come from prices and from energy per token as last metered, or as estimated before that, and are
+labelled provisional; `x-moulin-energy-class` says which, with the share by which energy may be off. The
 receipt is final when its metering interval closes. Exact integers all the way to the decimal point.
 """
 
@@ -30,6 +31,24 @@ COMMENT: Final = Form(
     b": moulin figures=provisional cost-eur=%d.%09d energy-j=%d.%06d co2e-g=%d.%09d\n\n",
     b": moulin figures=provisional cost-eur=%d.%09d\n\n",
 )
+
+
+def energy_note(replica: ReplicaView) -> bytes:
+    """Return header lines that say how good a replica's energy figures are; none where there are none.
+
+    >>> energy_note(ReplicaView(
+    ...     attempt="a", address="h:1", key="", zone="z", country="FR", country_basis="attested",
+    ...     energy_uj_per_token_output=9, energy_class="estimated", energy_uncertainty_ppm=2_000_000)
+    ... ).split()
+    [b'x-moulin-energy-class:', b'estimated', b'x-moulin-energy-uncertainty:', b'2.00']
+    """
+    if not (replica.energy_uj_per_token_input or replica.energy_uj_per_token_output):
+        return b""
+    uncertainty = f"{replica.energy_uncertainty_ppm / _MEGA:.2f}"
+    return (
+        f"x-moulin-energy-class: {replica.energy_class or 'unknown'}\r\n"
+        f"x-moulin-energy-uncertainty: {uncertainty}\r\n"
+    ).encode()
 
 
 def provisional(

@@ -63,7 +63,7 @@ from moulin.engines.simulated.engine import SimulatedEngine
 from moulin.engines.simulated.world import World
 from moulin.ledger import VerifierKey
 from moulin.ports.engine import Engine
-from moulin.ports.launcher import ModelFacts
+from moulin.ports.launcher import ModelFacts, ModelWork
 from moulin.ports.meter import NodeCounter
 from moulin.ports.store import Store
 from moulin.scheduler import SchedulerPolicy
@@ -144,6 +144,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.terms: dict[str, ModelTerms] = {}
+        self.work: ModelWork | None = ModelWork(parameters=10**9, weights_bytes=10**9)
 
     def facts(self, endpoint: EndpointSpec) -> ModelFacts:
         if endpoint.model not in self.memory_bytes:
@@ -155,6 +156,7 @@ class Shelf:
             context_tokens=endpoint.context_tokens,
             variant="q8",
             terms=self.terms.get(endpoint.model),
+            work=self.work,
         )
 
     def task(self, step: StartStep) -> TaskTemplate:

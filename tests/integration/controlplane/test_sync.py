@@ -475,19 +475,31 @@ def test_what_organisations_and_sites_forbid_is_in_the_snapshot():
     assert snapshot.models[0].replicas[0].carbon_ng_per_j == 2
 
 
-def test_provisional_figures_follow_what_was_measured(served, gate):
+def only_replica(gate):
+    gate.snapshot_version = 0
+    snapshot = gate.sync().snapshot
+    assert snapshot is not None
+    [replica] = snapshot.models[0].replicas
+    return replica
+
+
+def test_provisional_figures_are_estimated_then_follow_what_was_measured(served, gate):
     mill, workload = served
+    guess = only_replica(gate)
+    assert (guess.energy_class, guess.energy_uncertainty_ppm) == ("estimated", 2_000_000)
+    assert guess.energy_uj_per_token_output > guess.energy_uj_per_token_input > 0
     gate.request("q1", workload)
     mill.turn(5)
     gate.end("q1", workload)
     for _ in range(3):
         gate.sync()
         mill.turns(12, 1.0)
-    gate.snapshot_version = 0
-    snapshot = gate.sync().snapshot
-    assert snapshot is not None
-    [replica] = snapshot.models[0].replicas
+    replica = only_replica(gate)
     assert replica.energy_uj_per_token_output > replica.energy_uj_per_token_input > 0
+    assert replica.energy_uj_per_token_output != guess.energy_uj_per_token_output
+    receipt = request_receipts(mill)["q1"].usage
+    assert replica.energy_class == receipt.energy_quality.value
+    assert replica.energy_uncertainty_ppm == receipt.energy_uncertainty_ppm < 2_000_000
     mill.stop(workload)
     mill.turns(20, 1.0)
     other = mill.submit(endpoint())
@@ -497,6 +509,20 @@ def test_provisional_figures_follow_what_was_measured(served, gate):
         gate.sync()
         mill.turns(12, 1.0)
     assert workload not in mill.plane.provisional_uj
+    assert all(name in mill.plane.books.schedule.attempts for name in mill.plane.priors)
+
+
+@pytest.mark.parametrize("why", ["no figures of the model", "weights that are gone"])
+def test_what_cannot_be_estimated_is_not_shown(mill, why):
+    if why == "no figures of the model":
+        mill.shelf.work = None
+    mill.submit(endpoint())
+    mill.turns(2, 1.0)
+    if why != "no figures of the model":
+        mill.shelf.memory_bytes = {}
+    replica = only_replica(Gateway(mill))
+    assert (replica.energy_uj_per_token_input, replica.energy_uj_per_token_output) == (0, 0)
+    assert (replica.energy_class, replica.energy_uncertainty_ppm) == ("", 0)
 
 
 def test_versions_grow_over_restarts(served, gate):

@@ -1,12 +1,14 @@
 """The answers clients get: models, JSON, streams, headers, and the records behind them."""
 
 import json
+from typing import Any
 
 import pytest
 
 from moulin.domain.snapshot import ProjectView
 from moulin.ledger import receipt_id
 from moulin.metering import request_usage_id
+from tests.integration.gateway.control_fake import ControlFake
 from tests.integration.gateway.plant import (
     CHAT,
     KEY,
@@ -41,6 +43,34 @@ def test_a_chat_is_answered_priced_and_journaled(plant: Plant, replica: ReplicaF
     )  # fmt: skip
     assert (end.tokens_input, end.tokens_output, end.amount_neur) == (5, 3, cost_neur)
     assert (end.outcome, end.is_estimated) == ("completed", False)
+
+
+def test_headers_say_how_good_energy_figures_are(
+    plant: Plant, control: ControlFake, replica: ReplicaFake
+) -> None:
+    """From the first answer on: estimated, then the class and the uncertainty of what was metered."""
+
+    def told(**view: Any) -> tuple[str, str, str]:
+        control.publish(models=(model_view(replica_view(replica, **view)),))
+        wanted = str(view.get("energy_class"))
+        eventually(lambda: plant.chat().headers.get("x-moulin-energy-class", "None") == wanted)
+        headers = plant.chat().headers
+        found = [
+            headers.get(f"x-moulin-energy-{name}", "") for name in ("class", "uncertainty", "j")
+        ]
+        return found[0], found[1], found[2]
+
+    assert told(energy_class="estimated", energy_uncertainty_ppm=2_000_000) == (
+        "estimated", "2.00", "0.065000",
+    )  # fmt: skip
+    streamed = plant.chat(stream=True).headers
+    assert streamed["x-moulin-energy-class"] == "estimated"
+    several = plant.chat(n=2).headers
+    assert (several["x-moulin-energy-class"], several["x-moulin-energy-j"]) == (
+        "estimated", "0.130000",
+    )  # fmt: skip
+    assert told(energy_class="D", energy_uncertainty_ppm=350_000) == ("D", "0.35", "0.065000")
+    assert told(energy_uj_per_token_input=0, energy_uj_per_token_output=0) == ("", "", "")
 
 
 def test_what_goes_to_the_replica(plant: Plant, replica: ReplicaFake) -> None:

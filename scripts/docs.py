@@ -131,7 +131,11 @@ def commands_page() -> str:
         parts.append(f"## moulin {' '.join(path)}\n\n{_help_text(command)}\n")
         if rows:
             parts.append(_table("argument or option", "default", "meaning", rows=rows) + "\n")
-    return "# Commands\n\nThe same text as `moulin COMMAND --help`.\n\n" + "\n".join(parts)
+    own = {"help", "install_completion", "show_completion"}
+    everywhere = [_parameter_row(p) for p in root.params if p.name not in own]
+    before = _table("before any command", "default", "meaning", rows=everywhere)
+    head = f"# Commands\n\nThe same text as `moulin COMMAND --help`.\n\n{before}\n\n"
+    return head + "\n".join(parts)
 
 
 def settings_page() -> str:

@@ -64,10 +64,12 @@ def digest_of_checkpoint(folder: Path, report: Report = report_nothing) -> str:
     return manifest_digest(found)
 
 
-def describe_checkpoint(folder: Path, report: Report = report_nothing) -> Model:
+def describe_checkpoint(
+    folder: Path, report: Report = report_nothing, *, sha256: str = ""
+) -> Model:
     """Return a catalogue entry for a folder, made from the folder itself.
 
-    Cost: one read of every file, for the digest.
+    Cost: one read of every file, for the digest, unless `sha256` says it because it was verified.
 
     Raises `SourceUnavailable` when it cannot be read, `SourceError` when it is no whole checkpoint
     of a text generator.
@@ -88,7 +90,7 @@ def describe_checkpoint(folder: Path, report: Report = report_nothing) -> Model:
                 name="checkpoint",
                 precision=weights.precision,
                 size_bytes=size_bytes,
-                sha256=digest_of_checkpoint(folder, report),
+                sha256=sha256 or digest_of_checkpoint(folder, report),
                 provenance=Provenance.LOCAL,
                 sources=(LocalFile(path=str(folder)),),
             ),

@@ -43,19 +43,19 @@ def read_model_header(path: Path) -> Header:
         ) from cause
 
 
-def describe_file(name: str, report: Report = report_nothing) -> Model:
+def describe_file(name: str, report: Report = report_nothing, *, sha256: str = "") -> Model:
     """Return a catalogue entry for `file:/path/to/model.gguf`, made from the file itself.
 
     A path may also name a folder in the form of the model hub; see `describe_checkpoint`.
 
-    Cost: one read of the file, for its digest.
+    Cost: one read of the file, for its digest, unless `sha256` says it because it was verified.
 
     Raises `SourceUnavailable` and `SourceError` as `read_model_header` does, and `SourceError` for
     one piece of a split model.
     """
     path = Path(name.removeprefix("file:")).expanduser().resolve()
     if path.is_dir():
-        return describe_checkpoint(path, report)
+        return describe_checkpoint(path, report, sha256=sha256)
     header = read_model_header(path)
     if header.integer("split.count") > 1:
         raise SourceError(
@@ -76,7 +76,7 @@ def describe_file(name: str, report: Report = report_nothing) -> Model:
                 name="file",
                 precision=f"gguf file type {header.integer('general.file_type', -1)}",
                 size_bytes=path.stat().st_size,
-                sha256=digest_of(path, report),
+                sha256=sha256 or digest_of(path, report),
                 provenance=Provenance.LOCAL,
                 sources=(LocalFile(path=str(path)),),
                 repacked_bytes=repacked_bytes(header),

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 RETRY_S: Final = 2.0
 # An agent that runs but has not answered for so long is replaced; tasks do not notice.
 SILENT_S: Final = 120.0
+# The longest wait before an agent is started that keeps ending.
+AGAIN_S_MAX: Final = 60
 LOG_BYTES_MAX: Final = 4 * 1024 * 1024
 
 
@@ -90,6 +92,8 @@ class RayEngine:
         self._silent_since: float | None = None
         self._retry_at = 0.0
         self._trouble = ""
+        self._ends = 0  # of agents that never answered, in a row
+        self._again_at = 0.0
 
     def start(self, step: StartStep) -> Claim:
         """Start the step unless it was ever started; a repeated call returns the same claim.
@@ -226,6 +230,7 @@ class RayEngine:
             self._mend(other)
             raise other
         self._silent_since = None
+        self._ends = 0
         return _value(answer)
 
     def _mend(self, error: EngineUnavailable) -> None:
@@ -244,7 +249,11 @@ class RayEngine:
         found = self._jobs.find(self._job)
         if found is not None and found["status"] in ENDED:
             self._jobs.delete(self._job)
+            self._again_at = time.monotonic() + min(2**self._ends, AGAIN_S_MAX)
+            self._ends += 1
             return f"its agent had ended: {str(found['message'])[-300:]}"
+        if found is None and time.monotonic() < self._again_at:
+            return "its agent ended and is started again soon"
         if found is None:
             for other in self._jobs.names(f"moulin-{self._pool.name}-"):
                 self._jobs.stop(other)  # of another version

@@ -144,3 +144,19 @@ def test_a_cluster_is_imported_as_it_is(front, slurm_cluster):
     shown = front.moulin("apply", str(target), "--dry-run")
     assert shown.returncode == 1
     assert "pools batch, gpu: both are the same Slurm partition" in shown.stderr
+
+
+def test_a_batch_script_runs_as_it_is(front):
+    path = front.folder / "count.sh"
+    path.write_text(
+        "#!/bin/bash\n#SBATCH -N 2 --ntasks-per-node=2 -c 1\n#SBATCH -p hpc -t 0:10:00\n"
+        "#SBATCH --mem=200M --output=x.txt\necho script $1 on $(hostname > /dev/null && echo one)\n"
+        "srun --mpi=none sh -c 'echo task $SLURM_PROCID of $SLURM_NTASKS' | sort\nexit 7\n"
+    )
+    done = front.moulin("run", "--follow", str(path), "word")
+    assert done.returncode == 7
+    assert done.stdout.splitlines() == [
+        "script word on one",
+        *(f"task {index} of 4" for index in range(4)),
+    ]
+    assert "--output is not needed" in done.stderr

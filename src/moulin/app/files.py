@@ -6,7 +6,7 @@ It decides size, encoding, depth and spelling of the YAML itself, never what the
 """
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +18,8 @@ from moulin.catalog.machines import MACHINE_CLASSES
 from moulin.domain.errors import InvalidSpec, NotFound
 from moulin.domain.factory import DeclaredObject
 from moulin.domain.factoryfile import Known, parse_factory
-from moulin.domain.jobfile import parse_job
+from moulin.domain.jobfile import SCRIPT_CHARACTERS_MAX, parse_job
+from moulin.domain.sbatchfile import BatchScript, parse_sbatch
 from moulin.domain.workload import TaskTemplate, WorkloadSpec
 
 FILE_BYTES_MAX: Final = 1_000_000
@@ -37,6 +38,23 @@ def read_job_file(path: Path) -> WorkloadSpec:
     name = _NAME_CHARACTER.sub("-", path.stem).strip("-.")[:63] or "job"
     spec = parse_job(load_mapping(path), origin=path.name, default_name=name)
     return _placed(spec, path.parent)
+
+
+def read_script_file(path: Path, arguments: Sequence[str] = ()) -> BatchScript:
+    """Return what a batch script with `#SBATCH` lines asks for; it runs in the present folder.
+
+    Raises `NotFound` without the file and `InvalidSpec` for a directive that cannot be done.
+    """
+    text = _decoded(_read(path), path.name)
+    if len(text) > SCRIPT_CHARACTERS_MAX:
+        raise _refusal(path.name, f"it has more than {SCRIPT_CHARACTERS_MAX:,} characters")
+    return parse_sbatch(
+        text,
+        origin=path.name,
+        workdir=str(Path.cwd()),
+        arguments=arguments,
+        classes=tuple(MACHINE_CLASSES),
+    )
 
 
 def read_factory_file(path: Path, *, known: Known | None = None) -> tuple[DeclaredObject, ...]:

@@ -13,6 +13,7 @@ from moulin.domain.jobfile import parse_job
 from moulin.domain.workload import Resources, Retry, TaskTemplate, Where, WorkloadSpec
 
 COMMAND_LINE = "the command line"
+SCRIPT_SUFFIXES = (".sh", ".sbatch", ".slurm", ".job")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +58,12 @@ def wanted(words: Sequence[str], command: Sequence[str] | None, flags: Flags) ->
         from moulin.app.files import read_job_file
 
         return _changed(read_job_file(Path(words[0])), flags)
+    if words and Path(words[0]).suffix in SCRIPT_SUFFIXES:
+        return _changed(_scripted(Path(words[0]), words[1:]), flags)
     if words:
         raise InvalidRequest(
-            f"run {' '.join(words)!r}: that is neither a .yaml file nor a command after --",
+            f"run {' '.join(words)!r}: that is neither a .yaml file nor a command after --, nor a"
+            " .sh script",
             hint=f"write `moulin run -- {' '.join(words)}`",
         )
     raise InvalidRequest("run nothing", hint="write `moulin run -- COMMAND`, or name a job file")
@@ -69,6 +73,17 @@ def placement(flags: Flags) -> tuple[Resources, Where]:
     """Return what a replica of an endpoint takes, and where it may run."""
     given = _parse({"command": ["true"], **_body(flags)}, "endpoint")
     return given.resources, given.where
+
+
+def _scripted(path: Path, arguments: Sequence[str]) -> WorkloadSpec:
+    """Return what a batch script asks for, having said what is done otherwise than by Slurm."""
+    from moulin.app.files import read_script_file
+    from moulin.cli.screen import say
+
+    script = read_script_file(path, arguments)
+    for note in script.notes:
+        say(f"{path.name}: {note}")
+    return script.spec
 
 
 def _changed(spec: WorkloadSpec, flags: Flags) -> WorkloadSpec:

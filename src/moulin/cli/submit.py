@@ -31,7 +31,10 @@ NEWS_PERIOD_S: Final = 2.0
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="FILE | -- COMMAND", help="Job file (.yaml), or a command."),
+    typer.Argument(
+        metavar="FILE | -- COMMAND",
+        help="Job file (.yaml), batch script (.sh) with its arguments, or a command.",
+    ),
 ]
 IsFollowing = Annotated[
     bool, typer.Option("--follow", "-f", help="Show the output and exit with the job's status.")
@@ -147,6 +150,7 @@ def run(
       moulin run -- python3 -c 'print(2 + 2)'
       moulin run --follow --cpus 2 --time-limit 10m -- make test
       moulin run job.yaml --dry-run
+      moulin run train.sh
       moulin run --array 0-99%10 -- python3 sweep.py
     """
     from moulin.cli.asked import Flags, wanted

@@ -26,7 +26,10 @@ _CHOSEN_LATER: Final = (
 _MIB: Final = 1 << 20
 # Slurm sorts nodes by name; this keeps the ranks, and so SLURM_PROCID, in the order of the plan.
 _IN_ORDER: Final = 'export SLURM_HOSTFILE="$PWD/hosts"\n'
-_RANK: Final = 'exec "$@" "$SLURM_PROCID"'
+# An `srun` in the task itself must not be bound to the one that started the gang.
+_RANK: Final = (
+    'unset SLURM_HOSTFILE SLURM_DISTRIBUTION SLURM_ARBITRARY_NODELIST; exec "$@" "$SLURM_PROCID"'
+)
 _FIRST_NODE: Final = (
     'export MASTER_ADDR="${SLURM_LAUNCH_NODE_IPADDR:-127.0.0.1}"'
     ' DSTACK_MASTER_NODE_IP="${SLURM_LAUNCH_NODE_IPADDR:-127.0.0.1}"; '

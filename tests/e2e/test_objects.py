@@ -218,6 +218,53 @@ def test_commands_carry_a_file_out_and_fetch_what_came(served: Served, tmp_path:
     assert batch["id"] in gone.stderr
 
 
+def test_users_are_held_to_their_limit_and_named_nowhere(served: Served) -> None:
+    shell, name = served.shell, "ada.lovelace@example.org"
+    issued = shell.json(
+        "keys",
+        "create",
+        "forum",
+        "--role",
+        "inference",
+        "--user-tokens",
+        "500",
+        "--user-per",
+        "day",
+    )
+    assert "500 tokens per day for each user" in shell.moulin("keys", "list").stdout
+    gpt = served.gpt.with_options(api_key=issued["secret"])
+
+    def ask(user: str) -> int:
+        answer = gpt.chat.completions.create(
+            model=MODEL, messages=QUESTION, max_tokens=4, user=user
+        )
+        return int(answer.usage.total_tokens)
+
+    used, refusal = 0, None
+    while refusal is None:
+        try:
+            used += ask(name)
+        except openai.APIStatusError as error:
+            refusal = error
+    assert refusal.status_code == 402
+    assert f"user {name} has " in refusal.message
+    assert 0 < used <= 500
+    other = ask("grace")
+
+    def told() -> list[int]:
+        return sorted(
+            sum(int(n) for n in each["quantities"].values())
+            for each in shell.json("usage", "--by", "user")["items"]
+        )
+
+    shell.until(lambda: told() == sorted([used, other]))
+    (view,) = shell.json("keys", "spend", "--user", name)["items"]
+    assert (int(view["used"]), view["scope"]) == (used, "key_user")
+    for path in shell.data.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            assert name.encode() not in path.read_bytes(), path
+
+
 def test_kills_cost_nobody_a_line(served: Served) -> None:
     count = 30
     name = upload(served, lines(count, max_tokens=8))

@@ -7,6 +7,7 @@ at the first event after its end; what a gateway still holds then counts against
 This module never prices, refuses or alerts; it says what may be handed out and what is to be told.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -224,10 +225,20 @@ def _declare(
 def _declare_users(
     allowances: Allowances, scope: LimitScope, owner: str, wanted: Allowance, at_ns: int
 ) -> None:
-    """Set what each user of an owner may use."""
+    """Set what each user of an owner may use; what gateways hold from before counts from here on."""
+    if not wanted.is_set and (scope, owner) not in allowances.crowds:
+        return
     crowd = allowances.crowds.get((scope, owner)) or Crowd()
     crowd.declare(wanted, at_ns)
     allowances.crowds[(scope, owner)] = crowd
+    held: Counter[str] = Counter()
+    for (_, _, name), amount in allowances.escrow.items():
+        if amount and allowances.crowd_of(name) is crowd:
+            held[name] += amount
+    for name, amount in held.items():
+        spending = crowd.enter(name, at_ns)
+        if spending is not None:
+            spending.held = amount
     if crowd.is_empty:
         del allowances.crowds[(scope, owner)]
 

@@ -1,5 +1,8 @@
 """Sums of usage: exact, by project and workload, each receipt once."""
 
+from dataclasses import replace
+
+from moulin.api import sums
 from moulin.api.sums import PAGE, UsageSums
 from moulin.domain.ids import make_id
 from moulin.ports.store import Batch
@@ -47,3 +50,16 @@ def test_reading_again_counts_only_what_is_new():
     items, through = sums.read()
     assert sum(item.receipts for item in items) == 6
     assert through == make_id("rcp", 0, 5)
+
+
+def test_users_are_summed_and_from_some_number_on_together(monkeypatch):
+    store = MemoryStore()
+    epoch = store.open_epoch()
+    receipts = []
+    for number, user in enumerate(["ada", "grace", "ada", "", "linus", "ken"]):
+        view = receipt_view(make_id("rcp", 0, number), "alpha", "job_1", number)
+        receipts.append(replace(view, usage=replace(view.usage, user=user)))
+    store.commit(Batch(epoch=epoch, receipts=tuple(receipts)))
+    monkeypatch.setattr(sums, "USERS_SUMMED_MAX", 2)
+    found = {item.name: item.receipts for item in UsageSums(store).spent("user")}
+    assert found == {"ada": 2, "grace": 1, "usr_others": 2}

@@ -5,7 +5,7 @@ import pytest
 from moulin.domain.errors import InvalidSpec
 from moulin.domain.factory import Organisation, Project
 from moulin.domain.factoryfile import parse_factory
-from moulin.domain.limits import Allowance, Period, RateLimit
+from moulin.domain.limits import Allowance, Period, RateLimit, UserNames, UserRule
 from moulin.domain.limitsfile import parse_count, parse_fraction_ppm
 
 
@@ -50,8 +50,33 @@ def test_limits_of_an_organisation_and_a_project() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "rule"),
+    [
+        (None, UserRule()),
+        ({}, UserRule(is_counted=True)),
+        (
+            {"euros": "2.00", "per": "month", "names": "stored", "alerts": ["50%"]},
+            UserRule(
+                is_counted=True,
+                names=UserNames.STORED,
+                allowance=Allowance(
+                    amount_neur=2_000_000_000, period=Period.MONTH, alerts_ppm=(500_000,)
+                ),
+            ),
+        ),
+    ],
+)
+def test_what_each_user_of_a_project_may_use(written: object, rule: UserRule) -> None:
+    project = parsed({}, {} if written is None else {"per_user": written})["Project"]
+    assert isinstance(project, Project)
+    assert project.per_user == rule
+
+
+@pytest.mark.parametrize(
     ("project", "path"),
     [
+        ({"per_user": {"names": "plain"}}, "projects.lab.per_user.names"),
+        ({"per_user": {"budget": 5}}, "projects.lab.per_user.budget"),
         ({"limits": {"requests": 5}}, "projects.lab.limits.requests"),
         ({"limits": {"concurrency": 0}}, "projects.lab.limits.concurrency"),
         ({"limits": {"tokens_per_minute": "fast"}}, "projects.lab.limits.tokens_per_minute"),

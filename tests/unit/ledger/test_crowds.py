@@ -122,6 +122,19 @@ def test_a_limit_lifted_while_something_is_out_comes_back_to_nothing() -> None:
     assert (ada.limit, ada.used) == (5, 4)
 
 
+def test_what_was_granted_while_nothing_was_limited_counts_when_it_is_again() -> None:
+    lifted = KeyUpdated(key=key(allowance=Allowance()))
+    limited = KeyUpdated(key=key(allowance=Allowance(), per_user=DAILY))
+    book = folded(limited_key(), lifted, granted(ADA, 900), limited)
+    ada = book.find(ADA)
+    assert ada is not None
+    assert (ada.held, ada.available(NOON_NS)) == (900, 100)
+    book = folded(limited_key(), granted(ADA, 300), lifted, granted(ADA, 600), limited)
+    ada = book.find(ADA)
+    assert ada is not None
+    assert ada.held == 900
+
+
 def test_a_project_that_goes_takes_its_users_limits_along() -> None:
     gone = FactoryApplied(
         managed_by="f", changes=(ObjectChange(kind=ObjectKind.PROJECT, name="lab", value=None),)

@@ -416,7 +416,8 @@ class ClientConnection(Passing):
         if len(body) > limits.body_bytes_max or len(body) > room_bytes:
             return False
         try:
-            caller = service.authorise(known.traits[7], known.traits[8])
+            directory = service.directory or service.current_directory()
+            caller = directory.authenticate(known.authorization, service.now_ns)
             self._serve(Inbound(caller, body, *known.traits))
         except MoulinError as error:
             self._refuse(error)

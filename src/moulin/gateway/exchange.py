@@ -70,7 +70,7 @@ class Exchange(Placing):
     __slots__ = ("_client", "_filter", "_is_held", "_last", "_pass")
 
     def __init__(self, service: "Service", client: Client, route: Route, order: Order) -> None:
-        super().__init__(service, route, order)
+        Placing.__init__(self, service, route, order)  # super() is looked for at each request
         self._client = client
         self._filter: EventFilter | None = None
         self._is_held = False

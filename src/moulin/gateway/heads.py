@@ -24,11 +24,12 @@ _HEAD_BYTES_MAX: Final = 2048
 class KnownHead:
     """A head that was taken: what it says, and its bytes before and behind the digits."""
 
-    __slots__ = ("_before", "_behind", "traits")
+    __slots__ = ("_before", "_behind", "authorization", "traits")
 
     def __init__(self, before: bytes, behind: bytes, traits: Traits) -> None:
         self._before = before
         self._behind = behind
+        self.authorization = traits[-1]
         self.traits = traits
 
     def body_of(self, data: bytes) -> bytes | None:

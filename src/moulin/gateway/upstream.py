@@ -152,6 +152,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.is_closed = False
         self._is_paused = False
+        self._is_reused = False
+        self._keeps_alive = False
+        self._status = 0
         self._reset()
 
     def start(self, caller: Caller, *, is_reused: bool) -> None:
@@ -245,12 +248,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _reset(self) -> None:
         self._parts.clear()
         self._size_bytes = 0
-        self._status = 0
-        self._is_stream = False
-        self._has_begun = False
-        self._is_complete = False
-        self._is_reused = False
-        self._keeps_alive = False
+        self._is_stream = self._has_begun = self._is_complete = False
 
     def _finish(self) -> None:
         caller, self._caller = self._caller, None

@@ -91,7 +91,10 @@ class KubernetesEngine:
         )
 
     def stop(self, step: StepId, grace_s: int) -> None:
-        """End the step's whole attempt, as a gang is stopped as a whole; fence what never started."""
+        """End the step's whole attempt, as a gang is stopped as a whole; fence what never started.
+
+        Raises `EngineUnavailable` when it cannot be known whether it was asked to end.
+        """
         if self._api.create(claim(self._pool, step, FENCED, {})):
             return
         found, pod = self._claim(step), self._pod(step)
@@ -141,7 +144,7 @@ class KubernetesEngine:
     def forget(self, step: StepId) -> None:
         """Delete an ended step's objects, and those of its attempt that tell of no other step.
 
-        Raises `InUse` while the step has not ended.
+        Raises `InUse` while the step has not ended, `EngineUnavailable` when nobody knows.
         """
         [seen] = self.observe([step])
         if seen.phase is TaskPhase.UNREACHABLE:

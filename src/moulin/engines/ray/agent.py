@@ -254,9 +254,9 @@ class Agent:
     def answer(self, verb: str, request: Json) -> Json:
         """Return the body of the answer to one call."""
         found = self.verbs.get(verb)
+        if found is None:
+            return error_body(NotFound(f"there is no verb {verb!r}"))
         try:
-            if found is None:
-                raise NotFound(f"there is no verb {verb!r}")
             return found(request)
         except MoulinError as error:
             return error_body(error)

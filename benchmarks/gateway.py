@@ -3,9 +3,15 @@
 Each gateway runs on one core, the load (wrk) and a canned nginx as replica on another. Moulin does
 all it does in service: key, budget, reservation, journal, routing, failover, metering, receipt
 headers. `vllm_router` (Rust) and `litellm` (Python) are gateways for models, each from the package
-index in an environment of its own; `nginx` has a key map, limit_req and an access log; `envoy` is Envoy with its defaults;
+index in an environment of its own; the router passes requests on, round robin, without keys or
+prices. `nginx` has a key map, limit_req and an access log; `envoy` is Envoy with its defaults;
 `nginx_bare` passes requests on and nothing else (the speed of light here). Runs are interleaved, and
 CPU is user + system time of the gateway's process tree, from the kernel's scheduler.
+
+`rps` is requests per second of one core: what a second of the gateway's own CPU serves. Threads do
+not count more than once, because all of a gateway's share its core. `rps_by_clock` is what wrk saw;
+the two agree where `core_busy` is near 1. Where it is not, the gateway waited for wrk and the
+replica, which share the other core.
 """
 
 import argparse
@@ -117,14 +123,19 @@ class Spent:
         return [round(s["cpu_ns"] / 1000 / max(1, s["requests"]), 2) for s in self.slices]
 
     @property
-    def rate(self) -> int:
-        """Requests per second."""
-        return round(self.requests / sum(each["seconds"] for each in self.slices))
+    def seconds(self) -> float:
+        """How long the load lasted."""
+        return sum(each["seconds"] for each in self.slices)
+
+    @property
+    def busy(self) -> float:
+        """The part of its core's time that the gateway used."""
+        return round(sum(each["cpu_ns"] for each in self.slices) / 1e9 / self.seconds, 3)
 
 
 def _result(spent: dict[str, Spent]) -> dict[str, Any]:
     cpu_us = {name: each.cpu_us for name, each in spent.items()}
-    rps = {name: each.rate for name, each in spent.items()}
+    rps = {name: round(1e6 / each) if each else 0 for name, each in cpu_us.items()}
 
     def ratio(peer: str) -> float | None:
         return round(cpu_us["moulin"] / cpu_us[peer], 3) if peer in cpu_us else None
@@ -140,6 +151,8 @@ def _result(spent: dict[str, Spent]) -> dict[str, Any]:
         "rps_ratio_vllm_router": times("vllm_router"),
         "rps_ratio_litellm": times("litellm"),
         "requests": spent["moulin"].requests,
+        "rps_by_clock": {name: round(s.requests / s.seconds) for name, s in spent.items()},
+        "core_busy": {name: s.busy for name, s in spent.items()},
         "controls": {"nginx_bare": cpu_us.get("nginx_bare")},
         "slices_us": {name: each.each_us for name, each in spent.items()},
         "requests_by_load_generator": int(sum(s["answers"] for s in spent["moulin"].slices)),

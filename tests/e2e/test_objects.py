@@ -209,7 +209,8 @@ def test_commands_carry_a_file_out_and_fetch_what_came(served: Served, tmp_path:
     (name,) = batch["input_files"]
     assert served.shell.json("files", "show", name)["name"] == "questions.jsonl"
     copy = tmp_path / "copy.jsonl"
-    assert moulin("files", "download", name, "--output", str(copy)).returncode == 0
+    told = served.shell.json("files", "download", name, "--output", str(copy))
+    assert told["size_bytes"] == str(copy.stat().st_size)
     assert copy.read_bytes() == questions.read_bytes()
     assert moulin("batch", "delete", batch["id"]).returncode == 0
     assert moulin("files", "delete", name).returncode == 0

@@ -90,11 +90,17 @@ def files_show(
 
 @files.command("download")
 def files_download(
-    id: FileId, output: Output = None, data: Data = None, project: Project = ""
+    id: FileId,
+    output: Output = None,
+    data: Data = None,
+    project: Project = "",
+    is_json: IsJson = False,
 ) -> None:
-    """Write a file's bytes to a file, or to stdout."""
+    """Write a file's bytes to a file, or to stdout; --json needs --output."""
+    _check_output(output, is_json=is_json)
     with connect(data, project) as client:
         _save(client.files.content(id), output)
+    _tell_output(id, output, is_json=is_json)
 
 
 @files.command("delete")
@@ -158,6 +164,8 @@ def batch_run(
         ended = _follow(client, opened.id)
         if ended.output_file and (output is not None or not is_json):
             _save(client.files.content(ended.output_file), output)
+            if output is not None:
+                say(f"wrote {output}")
     _finish(ended, is_json=is_json)
 
 
@@ -214,10 +222,13 @@ def batch_results(
     output: Output = None,
     data: Data = None,
     project: Project = "",
+    is_json: IsJson = False,
 ) -> None:
-    """Write the lines of a batch that were answered, or those that were not."""
+    """Write the lines of a batch that were answered, or those that were not; --json needs --output."""
+    _check_output(output, is_json=is_json)
     with connect(data, project) as client:
         _save(client.batches.errors(id) if errors else client.batches.results(id), output)
+    _tell_output(id, output, is_json=is_json)
 
 
 @batch.command("cancel")
@@ -287,7 +298,17 @@ def _save(pieces: Iterator[bytes], output: Path | None) -> None:
                 stream.write(piece)
     except OSError as cause:
         raise LocalError(f"write {output}: {cause.strerror}", hint="choose another file") from cause
-    say(f"wrote {output}")
+
+
+def _check_output(output: Path | None, *, is_json: bool) -> None:
+    if is_json and output is None:
+        raise InvalidRequest("write bytes and a JSON document on stdout", hint="add --output FILE")
+
+
+def _tell_output(id: str, output: Path | None, *, is_json: bool) -> None:
+    if output is not None:
+        said = {"id": id, "output": str(output), "size_bytes": str(output.stat().st_size)}
+        answer(said, is_json=is_json, show=lambda: say(f"wrote {output}"))
 
 
 def _file_row(stored: "StoredObject") -> tuple[str, ...]:

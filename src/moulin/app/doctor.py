@@ -27,6 +27,7 @@ DISK_BYTES_MIN: Final = 500 * 10**6
 DISK_BYTES_WANTED: Final = 5 * 10**9
 INDEX_WAIT_S: Final = 8.0
 HUB_WAIT_S: Final = 5.0
+SLURM_WAIT_S: Final = 10.0
 EXTRAS: Final = {
     "llm": ("xllamacpp", "serving language models"),
     "nvidia": ("pynvml", "seeing NVIDIA accelerators"),
@@ -62,6 +63,7 @@ def examine(settings: Settings, *, is_offline: bool = False) -> Iterator[Check]:
     yield _limits()
     yield _accelerators()
     yield _clock()
+    yield _slurm(is_offline=is_offline)
     if not is_offline:
         yield _hub()
         yield _index()
@@ -177,6 +179,32 @@ def _clock() -> Check:
         state=State.FAIL if is_behind else State.OK,
         message=f"{text}{', earlier than the program itself' if is_behind else ''}",
         hint="set the clock; receipts carry its times" if is_behind else "",
+    )
+
+
+def _slurm(*, is_offline: bool) -> Check:
+    """Say whether a pool with `engine: slurm` would work from here, without SSH."""
+    if shutil.which("sbatch") is None:
+        return Check(name="slurm", state=State.OK, message="no Slurm here; pools may use it by SSH")
+    if is_offline:
+        return Check(name="slurm", state=State.OK, message="its commands are here")
+    try:
+        done = subprocess.run(
+            ["scontrol", "ping"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SLURM_WAIT_S,
+        )
+        is_up = " UP" in done.stdout
+    except (OSError, subprocess.SubprocessError):
+        is_up = False
+    words = "its controller answers" if is_up else "its controller gives no answer"
+    return Check(
+        name="slurm",
+        state=State.OK if is_up else State.WARN,
+        message=f"its commands are here; {words}",
+        hint="" if is_up else "set SLURM_CONF, or a pool's setting `conf`, if you want to use it",
     )
 
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from moulin.cli.screen import say, write
+from moulin.cli.screen import answer, say, write
+from moulin.cli.session import IsJson
 
 app = typer.Typer(rich_markup_mode=None, help="Clusters that are there already.")
 
@@ -36,6 +37,7 @@ def import_cluster(
     nodes: Input = None,
     partitions: Input = None,
     jobs: Input = None,
+    is_json: IsJson = False,
 ) -> None:
     """Write the operator file of a Slurm cluster, which stays as it is.
 
@@ -57,7 +59,8 @@ def import_cluster(
         files=(nodes, partitions, jobs),
     )
     if output is None:
-        write(text.rstrip("\n"))
+        answer({"operator_file": text}, is_json=is_json, show=lambda: write(text.rstrip("\n")))
         return
     output.write_text(text, "utf-8")
+    answer({"file": str(output)}, is_json=is_json, show=lambda: None)
     say(f"wrote {output}; `moulin apply {output} --dry-run` shows what it would change")

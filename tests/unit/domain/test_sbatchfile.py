@@ -10,7 +10,7 @@ from moulin.domain.workload import After, AfterWhen
 def script(*lines, shebang="#!/bin/bash -l", body="srun python train.py"):
     text = "\n".join((shebang, *(f"#SBATCH {line}" for line in lines), "", body, ""))
     return parse_sbatch(
-        text, origin="train.sh", workdir="/home/ann", arguments=("x",), classes=("H100", "B300")
+        text, origin="train.sh", workdir="/scratch/ann", arguments=("x",), classes=("H100", "B300")
     )
 
 
@@ -29,7 +29,7 @@ def test_an_ordinary_script_asks_for_what_slurm_would_give():
     assert spec.array is not None
     assert (spec.array.size, spec.array.at_most) == (100, 10)
     assert spec.task is not None
-    assert spec.task.workdir == "/home/ann"
+    assert spec.task.workdir == "/scratch/ann"
     assert spec.task.env["SEED"] == "7"
     assert (spec.task.env["SLURM_NTASKS"], spec.task.env["SLURM_CPUS_PER_TASK"]) == ("8", "8")
     assert found.notes == ()

@@ -21,6 +21,7 @@ import pytest
 from cryptography import x509
 from openai import APIConnectionError, DefaultHttpxClient, OpenAI
 
+from moulin.app.certificates import names_of, read_certificate
 from moulin.app.own_certificate import ensure
 from moulin.domain.errors import Unavailable
 from moulin.sdk import Moulin
@@ -226,7 +227,8 @@ def test_a_renewed_certificate_is_served_and_no_stream_is_cut(outside):
     places = [facts["control_url"], facts["gateway_url"]]
     before = [serial(url) for url in places]
     with listening(facts) as (lines, events):
-        ensure(shell.data, ("localhost", "127.0.0.1", "renewed.example"), datetime.now(UTC))
+        names = names_of(read_certificate(shell.data / "tls/server.pem"))
+        assert ensure(shell.data, (*names, "renewed.example"), datetime.now(UTC))
         for url, old in zip(places, before, strict=True):
             shell.until(lambda url=url, old=old: serial(url) != old)
         # What is open stays open; new connections, the gateway's own too, know the new one.

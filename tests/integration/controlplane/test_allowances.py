@@ -1,17 +1,19 @@
 """Allowances at the control plane: parts handed out, never beyond the limit; alerts told once."""
 
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from moulin.controlplane.allowances import tell_again
-from moulin.controlplane.commands import SettleAlert, SyncGateway, UpdateKey
+from moulin.controlplane.commands import ReadAllowances, SettleAlert, SyncGateway, UpdateKey
 from moulin.domain.control import KeyChange
 from moulin.domain.events import AlertSettled, AllowanceAlerted
 from moulin.domain.factory import Organisation
-from moulin.domain.limits import Allowance, AllowanceNotice, Period
+from moulin.domain.limits import Allowance, LimitScope, Period
 from moulin.domain.reasons import ReasonCode
-from moulin.domain.snapshot import SyncRequest, Want
+from moulin.domain.snapshot import Grant, SyncRequest, Want
+from moulin.ledger import crowds
 from tests.integration.controlplane.bench import ADMIN, Bench, endpoint, factory
 from tests.integration.controlplane.serving import GATEWAY, Gateway
 
@@ -73,7 +75,7 @@ def test_a_refusal_says_the_numbers_and_when_it_renews(limited: Bench) -> None:
 
 
 def test_an_alert_is_told_once_and_again_after_a_restart(limited: Bench) -> None:
-    told: list[AllowanceNotice] = []
+    told: list[Any] = []
     limited.plane.ports = replace(limited.plane.ports, notify=told.append)
     workload = limited.submit(endpoint())
     limited.turns(2, 1.0)
@@ -100,3 +102,60 @@ def test_an_alert_is_told_once_and_again_after_a_restart(limited: Bench) -> None
     assert len(limited.events(AlertSettled)) == 1
     tell_again(limited.plane)
     assert len(told) == 2
+
+
+def test_an_alert_says_which_user_as_it_is_recorded(limited: Bench) -> None:
+    told: list[Any] = []
+    limited.plane.ports = replace(limited.plane.ports, notify=told.append)
+    per_user = Allowance(amount_neur=1000, period=Period.DAY, alerts_ppm=(500_000,))
+    limited.tell(UpdateKey(principal=ADMIN, key="key_k1", change=KeyChange(per_user=per_user)))
+    workload = limited.submit(endpoint())
+    limited.turns(2, 1.0)
+    gate = Gateway(limited)
+    gate.request("q1", workload.id, end=True)
+    gate.records = [
+        replace(
+            record,
+            key="key_k1",
+            organisation="lab",
+            project="atelier",
+            amount_neur=300 if user == "usr_b" else 600,
+            request=f"{record.request}.{user}",
+            sequence=record.sequence + 2 * at,
+            user=user,
+        )
+        for at, user in enumerate(("usr_a", "usr_b"))
+        for record in gate.records
+    ]
+    gate.sync()
+    limited.turns(3, 1.0)
+    notices = [each for each in told if each.allowance.scope is LimitScope.KEY_USER]
+    assert [each.allowance.name for each in notices] == ["key_k1/usr_a"]
+    assert (notices[0].project, notices[0].url) == ("atelier", HOOK)
+    page = limited.tell(ReadAllowances(project="atelier", users=("usr_b",)))
+    assert [(view.name, view.used) for view in page.items] == [("key_k1/usr_b", 300)]
+    everybody = limited.tell(ReadAllowances(project="atelier"))
+    assert LimitScope.KEY_USER not in {view.scope for view in everybody.items}
+
+
+def test_a_full_crowd_refuses_the_next_user_with_the_number(
+    limited: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crowds, "USERS_MAX", 2)
+    per_user = Allowance(amount_neur=1000, period=Period.DAY)
+    limited.tell(UpdateKey(principal=ADMIN, key="key_k1", change=KeyChange(per_user=per_user)))
+    crowd = next(iter(limited.plane.books.allowances.crowds.values()))
+    crowd.sweep_at = 2
+
+    def ask(user: str) -> Grant:
+        want = Want(project=f"key_user:key_k1/{user}#eur", amount_neur=10, least_neur=10)
+        request = SyncRequest(gateway="one", epoch=100, records_epoch=100, wants=(want,))
+        (grant,) = limited.tell(SyncGateway(principal=GATEWAY, request=request)).grants
+        return cast("Grant", grant)
+
+    assert [ask(user).amount_neur for user in ("a", "b", "c")] == [10, 10, 10]
+    refused = ask("d")
+    assert refused.amount_neur == 0
+    assert refused.refusal is not None
+    assert refused.refusal.code is ReasonCode.TOO_MANY_USERS
+    assert ask("a").amount_neur == 10

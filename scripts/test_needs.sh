@@ -11,6 +11,7 @@ needs=(
     "slurmctld|slurmctld|everything on a real Slurm"
     "slurmd|slurmd|everything on a real Slurm"
     "sbatch|slurm-client|everything on a real Slurm"
+    "sshd|openssh-server|Slurm's commands over a real SSH connection"
 )
 
 for need in "${needs[@]}"; do

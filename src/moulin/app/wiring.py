@@ -4,7 +4,6 @@
 """
 
 import stat
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -333,7 +332,7 @@ def slurm_engine(directory: Path, clock: SystemClock, pool: Pool) -> SlurmEngine
         idle_mw=parse_milliwatts(words["idle_power"] or "0W"),
         peak_mw=parse_milliwatts(words["peak_power"] or "0W"),
     )
-    return SlurmEngine(settings, _slurm_transport(words, place), clock=clock)
+    return SlurmEngine(settings, _slurm_transport(words), clock=clock)
 
 
 def import_slurm(
@@ -352,16 +351,15 @@ def import_slurm(
     """
     words = {name: settings.get(name, "") for name in SLURM_SETTINGS}
     is_asked = files[0] is None or files[1] is None
-    with tempfile.TemporaryDirectory(prefix="moulin-") as folder:
-        commands = (
-            ("scontrol", "show", "node", "-d", "-o"),
-            ("scontrol", "show", "partition", "-o"),
-            ("squeue", "--json", "--states=all"),
-        )
-        transport = _slurm_transport(words, Path(folder) / "import") if is_asked else None
-        nodes, partitions, jobs = (
-            _said(transport, command, file) for command, file in zip(commands, files, strict=True)
-        )
+    commands = (
+        ("scontrol", "show", "node", "-d", "-o"),
+        ("scontrol", "show", "partition", "-o"),
+        ("squeue", "--json", "--states=all"),
+    )
+    transport = _slurm_transport(words) if is_asked else None
+    nodes, partitions, jobs = (
+        _said(transport, command, file) for command, file in zip(commands, files, strict=True)
+    )
     naming = Naming(
         site=check_name("--site", "site", site),
         country=check_country("--country", "country", country),
@@ -394,15 +392,11 @@ def _said(transport: Transport | None, command: Sequence[str], file: Path | None
     return answer.output
 
 
-def _slurm_transport(words: Mapping[str, str], directory: Path) -> Transport:
+def _slurm_transport(words: Mapping[str, str]) -> Transport:
     environment = {"SLURM_CONF": words["conf"]} if words["conf"] else {}
     if not words["ssh"]:
         return LocalTransport(environment, folder=words["bin"])
-    sockets = directory.parent / f".{directory.name}.ssh"
-    sockets.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return SshTransport(
-        words["ssh"], socket_folder=sockets, environment=environment, folder=words["bin"]
-    )
+    return SshTransport(words["ssh"], environment=environment, folder=words["bin"])
 
 
 def _count(pool: Pool, name: str, default: int) -> int:

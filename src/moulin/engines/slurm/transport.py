@@ -4,12 +4,15 @@ It decides nothing about answers. A command that could not be run, or gave no an
 `EngineUnavailable`: whether it took effect is then not known.
 """
 
+import contextlib
 import os
 import shlex
+import shutil
 import subprocess
+import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol
 
 from moulin.domain.errors import EngineUnavailable
@@ -68,19 +71,21 @@ class SshTransport:
         self,
         host: str,
         *,
-        socket_folder: Path,
         environment: Mapping[str, str] | None = None,
         folder: str = "",
         options: Sequence[str] = (),
     ) -> None:
-        """Reach `host`, as SSH knows it; the connection's socket is kept in `socket_folder`."""
+        """Reach `host`, as SSH knows it."""
+        # A folder of its own, as short as can be: a socket's path has a hundred characters at most.
+        sockets = tempfile.mkdtemp(prefix="moulin-")
         self._ssh = (
             *("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"),
             *("-o", "ControlMaster=auto", "-o", f"ControlPersist={PERSIST_S}"),
-            *("-o", f"ControlPath={socket_folder}/%C", "-o", "ServerAliveInterval=5"),
+            *("-o", f"ControlPath={sockets}/s", "-o", "ServerAliveInterval=5"),
             *options,
             host,
         )
+        weakref.finalize(self, _hang_up, self._ssh, sockets)
         variables = [f"{name}={value}" for name, value in sorted((environment or {}).items())]
         self._before = (
             ("env", *variables, f"PATH={folder}:$PATH") if folder else ("env", *variables)
@@ -99,6 +104,14 @@ class SshTransport:
                 hint="try the same `ssh` command by hand; it must need no password",
             )
         return answer
+
+
+def _hang_up(ssh: Sequence[str], sockets: str) -> None:
+    """Close the connection, if there is one, and remove its socket."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = (*ssh[:-1], "-O", "exit", ssh[-1])
+        subprocess.run(command, capture_output=True, check=False, timeout=COMMAND_S)
+    shutil.rmtree(sockets, ignore_errors=True)
 
 
 def _answer(command: Sequence[str], stdin: bytes, environment: Mapping[str, str] | None) -> Answer:

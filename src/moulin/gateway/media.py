@@ -27,6 +27,7 @@ from moulin.routing.media import (
     read_speech,
     read_transcription,
     speech_events,
+    speech_object,
     transcript,
 )
 from moulin.routing.requests import Ask
@@ -152,6 +153,8 @@ class Speech(MediaExchange):
         used_here = Used(self._media.units, 0)
         if self._media.wants_events:
             return used_here, speech_events(body, self._media), answers.EVENTS
+        if self._media.is_mistral:
+            return used_here, speech_object(body), answers.JSON
         return used_here, body, CONTENT_TYPES[self._media.format]
 
 
@@ -160,11 +163,13 @@ def _read_embeddings(inbound: Inbound) -> Media:
 
 
 def _read_speech(inbound: Inbound) -> Media:
-    return read_speech(_parsed(inbound), drops=inbound.drops_params)
+    body = _parsed(inbound)
+    return read_speech(body, drops=inbound.drops_params, is_mistral=inbound.is_mistral)
 
 
 def _read_transcription(inbound: Inbound) -> Media:
-    return read_transcription(inbound.body, drops=inbound.drops_params)
+    media = read_transcription(inbound.body, drops=inbound.drops_params)
+    return media._replace(is_mistral=inbound.is_mistral)
 
 
 def _read_translation(inbound: Inbound) -> Media:

@@ -3,7 +3,7 @@
 It decides which fields are served and what is reserved: tokens for vectors, the length of audio for
 a transcript or a translation, characters for speech. It never decodes audio and never looks at the words of a text.
 
-Source: OpenAI API reference (embeddings, audio), Mistral API reference (embeddings).
+Source: OpenAI API reference (embeddings, audio), Mistral API reference (embeddings, audio).
 """
 
 import base64
@@ -29,6 +29,8 @@ CONTENT_TYPES: Final = {
     "mp3": b"audio/mpeg", "opus": b"audio/ogg", "aac": b"audio/aac", "flac": b"audio/flac",
     "wav": b"audio/wav", "pcm": b"audio/pcm",
 }  # fmt: skip
+DEFAULT_VOICE: Final = "default"
+"""The model's own voice, whatever its name."""
 EVENT_BYTES: Final = 24 * 1024
 """Audio in one event: a whole number of base64's groups, so that texts may be joined, too."""
 TRANSCRIPT_FORMATS: Final = ("json", "text", "srt", "vtt", "verbose_json")
@@ -36,7 +38,7 @@ GRANULARITIES: Final = ("segment", "word")
 
 _EMBED_FIELDS: Final = frozenset({"model", "input", "encoding_format"})
 _SPEAK_FIELDS: Final = frozenset(
-    {"model", "input", "voice", "response_format", "speed", "stream_format"}
+    {"model", "input", "voice", "voice_id", "response_format", "speed", "stream_format"}
 )
 _TRANSCRIBE_FIELDS: Final = frozenset(
     {
@@ -51,6 +53,7 @@ _IGNORED: Final = frozenset(
 _NEUTRAL: Final[Mapping[str, tuple[object, ...]]] = {
     "output_dtype": ("float",),
     "include[]": ("",),
+    "diarize": ("false",),
 }
 """Fields whose only value here is the one that changes nothing."""
 
@@ -61,7 +64,7 @@ class Media(NamedTuple):
     `units` is the most it can use of what its model counts. `granularities` and `format` are of the
     answer, `boundary` divides the form that goes upstream as it came; other bodies are made of
     `fields`. `user` is whom the client names as its user. Speech may be wanted as `events`, and what
-    was said as a translation into English.
+    was said as a translation into English. Mistral's clients want an answer of their own form.
     """
 
     model: str
@@ -74,6 +77,7 @@ class Media(NamedTuple):
     user: str = ""
     wants_events: bool = False
     is_translation: bool = False
+    is_mistral: bool = False
 
 
 def read_embeddings(body: Any, body_bytes: int, *, drops: bool = False) -> Media:
@@ -91,13 +95,16 @@ def read_embeddings(body: Any, body_bytes: int, *, drops: bool = False) -> Media
     return Media(_model(fields), units, ignored, {**fields, "input": texts}, user=user_of(body))
 
 
-def read_speech(body: Any, *, drops: bool = False) -> Media:
+def read_speech(body: Any, *, drops: bool = False, is_mistral: bool = False) -> Media:
     """Check a parsed body; what it uses is known before it is served.
+
+    Mistral's clients call the voice `voice_id` and may leave it out.
 
     Raises `InvalidRequest` as `read_embeddings` does.
     """
     fields, ignored = _served(body, _SPEAK_FIELDS, drops=drops)
-    text, voice = fields.get("input"), fields.get("voice")
+    text, named = fields.get("input"), fields.pop("voice_id", DEFAULT_VOICE if is_mistral else None)
+    voice = fields.setdefault("voice", named)
     if type(text) is not str or not 0 < len(text) <= CHARACTERS_MAX:
         raise _bad("input", f"text of 1 to {CHARACTERS_MAX} characters")
     if type(voice) is not str or not voice:
@@ -119,6 +126,7 @@ def read_speech(body: Any, *, drops: bool = False) -> Media:
         answer_format,
         user=user_of(body),
         wants_events=stream_format == "sse",
+        is_mistral=is_mistral,
     )
 
 
@@ -184,7 +192,8 @@ def transcript(said: Mapping[str, Any], media: Media) -> tuple[bytes | dict[str,
         return "\n".join(_vtt(said["segments"])).encode(), b"text/vtt; charset=utf-8"
     usage = {"type": "duration", "seconds": said["usage"]["seconds"]}
     if media.format == "json":
-        return {"text": said["text"], "usage": usage}, b"application/json"
+        more = {"model": media.model, "language": said["language"]} if media.is_mistral else {}
+        return {"text": said["text"], **more, "usage": usage}, b"application/json"
     shown = {name: said[name] for name in ("task", "language", "duration", "text")}
     if media.is_translation:
         shown["language"] = "english"  # OpenAI's word, of what is said now
@@ -192,6 +201,11 @@ def transcript(said: Mapping[str, Any], media: Media) -> tuple[bytes | dict[str,
         if granularity in media.granularities:
             shown[name] = said.get(name, [])
     return {**shown, "usage": usage}, b"application/json"
+
+
+def speech_object(audio: bytes) -> bytes:
+    """Return audio as Mistral's clients want it: base64 in an object."""
+    return b'{"audio_data":"%b"}' % base64.b64encode(audio)
 
 
 def speech_events(audio: bytes, media: Media) -> bytes:

@@ -5,7 +5,8 @@
 
 The arguments and the contract are those of `program`. The model is a USTAR archive with NAME.onnx
 and NAME.onnx.json. It reads the JSON of OpenAI's `/v1/audio/speech` and answers with the audio. The
-voice of the model has the name of its data set; `espeak-ng-LANGUAGE` are the formant voices.
+voice of the model has the name of its data set, and answers to `default` and to the names of OpenAI's
+voices, which clients send without being asked; `espeak-ng-LANGUAGE` are the formant voices.
 
 Reference: piper-tts 1.8, OpenAI API reference (audio).
 """
@@ -36,6 +37,12 @@ RUNTIME: Final = Runtime(
 PATH: Final = "/v1/audio/speech"
 CHARACTERS_MAX: Final = 4096
 SPEED_MIN, SPEED_MAX = 0.25, 4.0
+STOCK_VOICES: Final = frozenset(
+    {
+        "default", "alloy", "ash", "ballad", "cedar", "coral", "echo", "fable", "marin", "nova",
+        "onyx", "sage", "shimmer", "verse",
+    }
+)  # fmt: skip
 
 
 class Speaker:
@@ -68,7 +75,7 @@ class Speaker:
         with self._lock:
             if voice.startswith(PREFIX):
                 return self._espeak.speak(text, voice, speed), self._espeak.rate_hz
-            if voice not in self.voices:
+            if voice not in self.voices and voice not in STOCK_VOICES:
                 raise InvalidRequest(
                     f"'voice' must be {self.voices[0]} or {PREFIX}LANGUAGE (such as {PREFIX}fr)",
                     details={"param": "voice"},

@@ -11,6 +11,7 @@ from moulin.domain.model import Ability
 from moulin.domain.snapshot import ModelView
 from moulin.routing.media import (
     AUDIO_MS_MAX,
+    DEFAULT_VOICE,
     Media,
     audio_bound_ms,
     check_ability,
@@ -18,6 +19,7 @@ from moulin.routing.media import (
     read_speech,
     read_transcription,
     speech_events,
+    speech_object,
     transcript,
 )
 
@@ -108,6 +110,19 @@ def test_speech_that_cannot_be_had_is_refused(changed, param) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_speech({**SPEECH, **changed})
     assert caught.value.details["param"] == param
+
+
+def test_mistrals_words_for_speech_and_its_answers() -> None:
+    words = {"model": "m", "input": "Bonjour"}
+    assert read_speech(words, is_mistral=True).fields["voice"] == DEFAULT_VOICE
+    assert read_speech({**words, "voice_id": "v", "stream": False}).fields["voice"] == "v"
+    assert json.loads(speech_object(b"RIFF")) == {"audio_data": "UklGRg=="}
+    media = read_transcription(form(("model", "m"), ("diarize", "false")))
+    answer, _ = transcript(SAID, media._replace(is_mistral=True))
+    assert isinstance(answer, dict)
+    assert (answer["model"], answer["language"], answer["text"]) == ("m", "en", "A b.")
+    with pytest.raises(InvalidRequest, match="diarize"):
+        read_transcription(form(("model", "m"), ("diarize", "true")))
 
 
 def test_speech_as_events_is_the_same_audio() -> None:

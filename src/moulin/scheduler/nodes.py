@@ -28,8 +28,8 @@ class Column(IntEnum):
 
     ZONE, SITE and DOMAIN are indices into the names of `Declared`, -1 while undeclared;
     ACCELERATOR_CLASS is an index into `NodeTable.classes`, 0 for none. What work that is not
-    Moulin's takes is not free and counts as one of TASKS; it is expected to end some time. The
-    LASTING columns are what tasks without a time limit hold: nobody can wait for it.
+    Moulin's takes is not free and counts as one of TASKS. The LASTING columns are what it and tasks
+    without a time limit hold: nobody knows their end, so no node is kept free until then.
     """
 
     CPU_FREE = 0
@@ -207,10 +207,13 @@ class NodeTable:
         column[Column.DEVICES_FREE] = row.devices_free.bit_count()
         column[Column.TASKS] = len(row.tasks) + bool(capacity.taken_cpu_milli)
         lasting = [task for task in tasks if task.is_lasting]
-        column[Column.CPU_LASTING] = sum(task.cpu_milli for task in lasting)
-        column[Column.MEMORY_LASTING] = sum(task.memory_bytes for task in lasting)
-        column[Column.DEVICES_LASTING] = sum(len(task.devices) for task in lasting)
-        column[Column.TASKS_LASTING] = len(lasting)
+        cpu_lasting = sum(task.cpu_milli for task in lasting) + capacity.taken_cpu_milli
+        memory_lasting = sum(task.memory_bytes for task in lasting) + capacity.taken_memory_bytes
+        devices_lasting = sum(len(task.devices) for task in lasting) + capacity.taken_accelerators
+        column[Column.CPU_LASTING] = cpu_lasting
+        column[Column.MEMORY_LASTING] = memory_lasting
+        column[Column.DEVICES_LASTING] = devices_lasting
+        column[Column.TASKS_LASTING] = len(lasting) + bool(capacity.taken_cpu_milli)
         column[Column.IDLE_MW] = capacity.idle_mw
         column[Column.PEAK_MW] = max(capacity.peak_mw, capacity.idle_mw)
         column[Column.ACCELERATOR_CLASS] = self.classes[capacity.accelerator_class]

@@ -8,7 +8,6 @@ import pytest
 
 from moulin.sdk import Credentials, Moulin
 from tests.e2e.conftest import Shell
-from tests.ray_cluster import free_ports
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -20,7 +19,7 @@ sites:
 zones:
   cellar: {{site: here}}
 pools:
-  servers:
+  node:
     zone: cellar
     engine: ray
     machine_class: H100
@@ -36,13 +35,12 @@ prices:
 def front(tmp_path_factory, ray_cluster):
     opened = Shell(tmp_path_factory.mktemp("front"), is_inside=True)
     path = opened.folder / "factory.yaml"
-    [port] = free_ports(1, "127.0.0.2")
     path.write_text(
         FACTORY.format(
             address=ray_cluster.pool.address,
-            port=port,
+            port=ray_cluster.pool.agent_address.rpartition(":")[2],
             token=ray_cluster.token_file,
-            spool=ray_cluster.folder / "front",
+            spool=ray_cluster.pool.spool,
         )
     )
     opened.up("--factory", str(path))
@@ -89,12 +87,12 @@ def test_a_stop_reaches_the_program(front):
 
 def test_join_prints_one_command_and_no_token(front, ray_cluster):
     token = ray_cluster.token_file.read_text()
-    done = front.moulin("join", "servers", "--head")
+    done = front.moulin("join", "node", "--head")
     assert (done.returncode, done.stderr) == (0, "")
     [command] = done.stdout.splitlines()
     assert token not in command
-    assert token in (front.data / "ray" / "servers" / "head.sh").read_text()
-    refused = front.moulin("join", "servers")
+    assert token in (front.data / "ray" / "node" / "head.sh").read_text()
+    refused = front.moulin("join", "node")
     assert refused.returncode == 1
     assert "only this machine reaches" in refused.stderr
     assert "there is no pool 'other'" in front.moulin("join", "other").stderr

@@ -114,6 +114,18 @@ def test_a_node_that_leaves_is_unreachable_and_its_work_is_there_when_it_returns
     assert bench.runs(there.step) == 1
 
 
+def test_work_outlives_the_head_with_the_whole_cluster(bench):
+    step = make_step("a", bench.program(seconds=1000), nodes=NODES[1:])
+    claim = bench.engine.start(step)
+    bench.cluster.stop()
+    wait_until(lambda: seen(bench, step) == [TaskPhase.UNREACHABLE])
+    for name in ("0", "1"):
+        bench.cluster.start_node(name)
+    bench.cluster.wait_for_nodes(len(NODES))
+    assert wait_for(bench, step.step, TaskPhase.RUNNING).claim == claim
+    assert bench.runs(step.step) == 1
+
+
 def test_a_server_joins_by_its_script(bench, tmp_path):
     place = RayPlace(
         pool="node",

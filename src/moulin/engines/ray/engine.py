@@ -216,10 +216,11 @@ class RayEngine:
         """Return an agent's answer; raises its error, or `EngineUnavailable` when there is none."""
         if time.monotonic() < self._retry_at:
             raise EngineUnavailable(self._trouble)
+        asked_at = time.monotonic()
         try:
             answer = self._agent.send("POST", f"/{verb}", json=request)
         except EngineUnavailable as error:
-            self._mend(error)
+            self._mend(error, asked_at)
             raise
         package = answer.headers.get("x-moulin-package")
         if answer.is_error or package != self._pool.package.digest:
@@ -227,14 +228,17 @@ class RayEngine:
                 f"ask {self._agent.address} to {verb}: status {answer.status_code}, package {package}",
                 hint="another version's agent, or another program, listens there",
             )
-            self._mend(other)
+            self._mend(other, asked_at)
             raise other
         self._silent_since = None
         self._ends = 0
         return _value(answer)
 
-    def _mend(self, error: EngineUnavailable) -> None:
-        """See to it that an agent runs; the next call may find it."""
+    def _mend(self, error: EngineUnavailable, asked_at: float) -> None:
+        """See to it that an agent runs; a later call may find it.
+
+        The cycle waits for every call: what hangs is left alone for three times as long.
+        """
         self._trouble = error.message
         now = time.monotonic()
         self._silent_since = self._silent_since or now
@@ -242,7 +246,8 @@ class RayEngine:
             self._trouble = f"{error.message}; {self._start_agent(now - self._silent_since)}"
         except MoulinError as other:
             self._trouble = f"{other.message}; {self._revive()}" if self._revive else other.message
-        self._retry_at = time.monotonic() + RETRY_S
+        spent_s = time.monotonic() - asked_at
+        self._retry_at = time.monotonic() + max(RETRY_S, 3 * spent_s)
 
     def _start_agent(self, silent_s: float) -> str:
         """Start the agent's job unless it is there; return what was found in words."""

@@ -129,7 +129,8 @@ def stop_leaves_no_process_and_no_memory(served: Served) -> None:
     assert stopped.returncode == 0, stopped.stderr
     served.shell.until(lambda: not any(map(is_alive, before.values())))
     assert not served.tree()
-    assert shared_names() <= served.named_before
+    # Others on this machine may share memory for a while; what was left here would stay.
+    served.shell.until(lambda: shared_names() <= served.named_before)
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +276,7 @@ def test_whichever_member_is_killed_nothing_is_left_and_it_comes_back(served, me
     before = served.tree()
     os.kill(before[member] if member in before else parent_of(before["runtime"]), signal.SIGKILL)
     served.shell.until(lambda: not any(map(is_alive, before.values())))
-    assert shared_names() <= served.named_before
+    # Others on this machine may share memory for a while; what was left here would stay.
+    served.shell.until(lambda: shared_names() <= served.named_before)
     served.shell.until(served.answers)
     assert not set(served.tree().values()) & set(before.values())

@@ -227,13 +227,19 @@ class Machines(SimulatedEngine):
 
 @dataclass(slots=True)
 class Meters:
-    """Counters of nodes: what their tasks used and what the system uses; `broken` cannot be read."""
+    """Counters of nodes: what their tasks used and what the system uses.
+
+    `broken` cannot be read; `is_without` is a floor whose machines have none, as a cluster's do.
+    """
 
     bench: "Bench"
     broken: set[str] = field(default_factory=set)
     resets: dict[str, int] = field(default_factory=dict)
+    is_without: bool = False
 
-    def read(self, node: NodeCapacity) -> NodeCounter:
+    def read(self, node: NodeCapacity) -> NodeCounter | None:
+        if self.is_without:
+            return None
         if node.node in self.broken:
             raise SourceUnavailable(f"read the counter of {node.node}")
         now_ns = self.bench.clock.now_ns()

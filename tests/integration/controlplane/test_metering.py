@@ -66,6 +66,16 @@ def test_intervals_of_a_node_follow_one_another_without_gap_or_overlap(mill):
         assert all(row.start_ns < row.end_ns for row in rows)
 
 
+def test_a_node_without_a_counter_is_metered_by_its_tasks_and_no_more_often(mill):
+    mill.meters.is_without = True
+    view = mill.submit(job(34.5, cpus=2))
+    mill.turns(60, 1.0)
+    assert held_cpu_ms(mill, view.id) == 2000 * 34_500
+    rows = [row for row in mill.store.intervals(limit=10_000) if row.energy_mj]
+    assert all(row.energy_mj == row.allocated_mj + row.idle_mj for row in rows)
+    assert 0 < len(mill.events(IntervalMetered)) <= 2 * (60 // 10 + 3)
+
+
 def test_many_short_tasks_close_an_interval_before_its_time(mill):
     for _ in range(2 * CROWDED + 20):
         mill.submit(job(0.05, time_limit_s=60))

@@ -46,6 +46,7 @@ class Actions:
             (2, self._lose_gateway_reply),
             (1, self._set_clock),
             (2, self._second_leader),
+            (6, self._strike),
             (8, self._mend),
         ]
         self._weights = [weight for weight, _ in table]
@@ -165,6 +166,9 @@ class Actions:
         else:
             engine.is_doubling = True
         return f"observations: {kind}"
+
+    def _strike(self) -> str:
+        return self._it.nursing.strike(self._rng)
 
     def _mend(self) -> str:
         for place in self._it.places.values():

@@ -26,6 +26,7 @@ def quiet_steps(it: "Simulation") -> Iterator[int]:
     """
     it.is_quiet = True
     it.faults.clear()
+    it.nursing.heal_all()
     it.replies_lost = 0
     if it.former is not None:
         it.former.end()
@@ -83,6 +84,7 @@ def judge_end(it: "Simulation") -> None:
     unmetered = [step for step, cursor in books.cursors.steps.items() if cursor.ended_ns]
     must(not unmetered, f"ended and never metered to the end: {unmetered}")
     it.kept.judge_end()
+    it.nursing.judge_end()
     again = read_books(it.disk.reader.events(0))
     it.judge.compare(again)
     must(

@@ -33,10 +33,20 @@ from moulin.domain.events import (
     WorkloadFinished,
     WorkloadStopRequested,
 )
+from moulin.domain.health import Verdict
 from moulin.domain.observation import TaskPhase
 from moulin.domain.workload import WorkloadState
 from moulin.ledger import balances as ledger_balances
-from moulin.scheduler import batch, declared, ending, replicas, scaling, settle
+from moulin.scheduler import (
+    batch,
+    declared,
+    ending,
+    health,
+    replicas,
+    scaling,
+    settle,
+    wellbeing,
+)
 from moulin.scheduler.decide import Placing
 from moulin.scheduler.declared import Declared
 from moulin.scheduler.fold import _HANDLERS
@@ -371,6 +381,38 @@ def failed_elements_forgotten() -> Any:
     return _patches((settle, "_array_outcome", lambda *_: settle.Outcome(WorkloadState.SUCCEEDED)))
 
 
+def quarantine_ignored() -> Any:
+    """A node in quarantine takes work like any other."""
+
+    def label(self: Any, row: Any, objects: Any) -> None:
+        verdict, row.health.verdict = row.health.verdict, Verdict.HEALTHY
+        original(self, row, objects)
+        row.health.verdict = verdict
+
+    original = NodeTable.label
+    return _patches((NodeTable, "label", label))
+
+
+def calm_ignored() -> Any:
+    """A node is well again as soon as it shows nothing."""
+    return _patches((health, "is_calm", lambda row, *_: not row.symptoms))
+
+
+def every_symptom_is_evidence() -> Any:
+    """What may pass puts a node away at once."""
+
+    def symptoms(before: Any, now: Any) -> Any:
+        return tuple(replace(each, is_evidence=True) for each in original(before, now))
+
+    original = health.symptoms_of
+    return _patches((health, "symptoms_of", symptoms))
+
+
+def neighbours_are_struck() -> Any:
+    """What runs beside a broken device is stopped as well."""
+    return _patches((wellbeing, "is_struck", lambda *_: True))
+
+
 PLANTS: tuple[Plant, ...] = (
     unreachable_is_failed,
     retry_before_evidence,
@@ -407,6 +449,10 @@ PLANTS: tuple[Plant, ...] = (
     failed_dependency_forgiven,
     element_stop_forgotten,
     failed_elements_forgotten,
+    quarantine_ignored,
+    calm_ignored,
+    every_symptom_is_evidence,
+    neighbours_are_struck,
 )
 
 

@@ -28,6 +28,7 @@ from tests.simulation.holds import Holds
 from tests.simulation.invariants import Judge, Violation
 from tests.simulation.kept import Kept
 from tests.simulation.money import Auditor
+from tests.simulation.nursing import CALM_S, SUSPECT_S, Nursing, first_readings
 from tests.simulation.process import Machine, Process
 from tests.simulation.scenario import scenario
 from tests.simulation.serving import Replicas
@@ -91,7 +92,7 @@ class Simulation:
             dice=Dice(random.Random(self.rng.getrandbits(64)), self.faults),
             signer=Signer(seed, self.faults),
             places=self.places,
-            policy=SchedulerPolicy(job_backoff_max_s=8),
+            policy=SchedulerPolicy(job_backoff_max_s=8, suspect_s=SUSPECT_S, calm_s=CALM_S),
         )
         self.tenants = Tenants(self.rng, self.clock, found.objects)
         self.gateways = [Gateway(name, self.clock, self.rng) for name in ("gw-a", "gw-b")]
@@ -101,6 +102,8 @@ class Simulation:
         self.kept = Kept(self.places, holds.tallies)
         self.replicas = Replicas(self.gateways)
         self.steering = Steering(self.judge)
+        first_readings(self.places)
+        self.nursing = Nursing(self.places)
         self.process: Process | None = None
         self.former: Process | None = None
         self.error_ns = 0
@@ -227,6 +230,7 @@ class Simulation:
         self.kept.read(event)
         self.replicas.read(event)
         self.steering.read(event)
+        self.nursing.read(event)
 
     def _hear_gateways(self) -> None:
         for gateway in self.gateways:

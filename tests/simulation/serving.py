@@ -28,11 +28,20 @@ LEAVING = frozenset({StopCause.SCALED_IN, StopCause.ROLLED_OUT})
 
 @dataclass(slots=True)
 class Number:
-    """An endpoint's number of replicas as load moves it; `grown_ns` is when it last grew."""
+    """An endpoint's number of replicas as load moves it; `grown_ns` is when it last grew.
+
+    Another spec keeps the last replica awake, and is no reason to keep more than the load asks for.
+    """
 
     scaling: Scaling | None
     replicas: int
     grown_ns: int = 0
+    rolled_out_ns: int = 0
+
+    @property
+    def last_ns(self) -> int:
+        """When it last changed in any way."""
+        return max(self.grown_ns, self.rolled_out_ns)
 
 
 @dataclass(slots=True)
@@ -53,7 +62,7 @@ class Replicas:
             case WorkloadScaled(workload=workload, replicas=replicas, scaling=scaling):
                 self.numbers[workload] = Number(scaling, replicas, event.at_ns)
             case EndpointRolledOut(workload=workload):
-                self.numbers[workload].grown_ns = event.at_ns
+                self.numbers[workload].rolled_out_ns = event.at_ns
             case ReplicasDecided() as decided:
                 self._judge_number(decided, event.at_ns)
             case AttemptDrainDecided() as drain:
@@ -77,7 +86,8 @@ class Replicas:
             number.grown_ns = at_ns
         else:
             window_s = scaling.stabilise_s if decided.replicas else scaling.idle_s
-            since_s = (at_ns - number.grown_ns) / SECOND
+            changed_ns = number.grown_ns if decided.replicas else number.last_ns
+            since_s = (at_ns - changed_ns) / SECOND
             must(since_s >= window_s, f"{what}, {since_s} s after it grew: it flaps")
         number.replicas = decided.replicas
 

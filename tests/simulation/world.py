@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from moulin.domain.errors import SourceUnavailable
 from moulin.domain.events import Event
 from moulin.domain.factory import Pool
+from moulin.domain.health import NodeReading
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
@@ -173,6 +174,10 @@ class PolledEngine:
     def capacity(self) -> tuple[NodeCapacity, ...]:
         self._faults.trip("capacity")
         return tuple(n for n in self.inner.capacity() if n.node not in self.place.hidden)
+
+    def health(self) -> tuple[NodeReading, ...]:
+        self._faults.trip("health")
+        return tuple(n for n in self.inner.health() if n.node not in self.place.hidden)
 
     def forget(self, step: StepId) -> None:
         self._faults.trip("before forget")

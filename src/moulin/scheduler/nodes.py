@@ -79,7 +79,8 @@ class NodeTable:
         self.rows: list[NodeRow] = []
         self.index: dict[NodeId, int] = {}
         self.classes: dict[str, int] = {"": 0}
-        # What is known against nodes that left: one that comes back is not well for having been away.
+        # What is known of nodes that left: one that comes back is not well for having been away, and
+        # what its counters grew by meanwhile counts.
         self.absent: dict[NodeId, HealthRow] = {}
         self._room: Columns = np.zeros((len(Column), _FIRST_ROOM), dtype=np.int64)
 
@@ -235,7 +236,7 @@ class NodeTable:
         if row.is_present or row.tasks:
             return
         position = self.index.pop(row.capacity.node)
-        if row.health.is_ailing or row.health.quarantines:
+        if row.health.is_ailing or row.health.quarantines or row.health.reading is not None:
             self.absent[row.capacity.node] = row.health
         self._room[:, position:-1] = self._room[:, position + 1 :]
         del self.names[position], self.rows[position]

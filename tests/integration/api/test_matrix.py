@@ -138,6 +138,7 @@ def ask(world: World, case: tuple[str, str], role: Role, owner: str) -> httpx.Re
         "receipt": world.receipts[owner],
         "key": world.keys[owner],
         "model": "tiny",
+        "node": "n0",
         **world.objects[owner],
     }
     parameters = {"follow": "false"} if path == "/events" else {}
@@ -216,6 +217,7 @@ def test_without_a_key(world, case):
         receipt=world.receipts["alpha"],
         key=world.keys["alpha"],
         model="tiny",
+        node="n0",
         **world.objects["alpha"],
     )
     answer = httpx.request(method, world.url + PREFIX + filled, trust_env=False)

@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(),
             "load_before": round(load_before, 2),
-            "command": "python -m benchmarks " + " ".join(given),
+            # A home directory is nobody's business.
+            "command": f"python -m benchmarks {' '.join(given)}".replace(str(Path.home()), "~"),
             "result": result,
         }
         path = HERE / "results" / f"{options.name}.json"

@@ -241,7 +241,7 @@ class SlurmEngine:
         Path(files.log).touch(0o600)  # it can be followed before its first line
         if not attempt.size:
             hosts = "".join(f"{self._host(node)}\n" for node in step.nodes)
-            write_whole(attempt.path("hosts"), hosts.encode(), is_durable=True)
+            write_whole(attempt.path("hosts"), hosts.encode(), is_durable=False)
             attempt.size = len(step.nodes)
         attempt.is_endpoint = step.endpoint is not None
         attempt.open.add(step.step)

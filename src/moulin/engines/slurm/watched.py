@@ -14,7 +14,7 @@ from moulin.domain.errors import EngineError
 
 T = TypeVar("T")
 HURRY_S: Final = 3.0
-HURRIED_PERIOD_S: Final = 0.1
+HURRIED_PERIOD_S: Final = 0.25
 _STALE_PERIODS: Final = 5
 _STALE_S: Final = 5.0
 

@@ -201,6 +201,8 @@ class Owner:
     def start(self, libc: ctypes.CDLL) -> None:
         """Fork the task's first process in its own session."""
         me = os.getpid()
+        if signal.sigpending():
+            self.is_told_with_task = False  # what came so early reached this process alone
         self.task = os.fork()
         if self.task == 0:
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

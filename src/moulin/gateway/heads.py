@@ -5,7 +5,7 @@ nothing by itself: a head is kept only after the strict parser and the edge took
 again only byte for byte, but for the digits of its Content-Length. What is not one whole request
 with that head goes the long way. It never keeps a body.
 
-Reference: RFC 9112 section 6.3; `benchmarks smuggling` drives both ways.
+Reference: RFC 9112 section 6.3; a property test holds it to the parser's own reading.
 """
 
 from typing import Final

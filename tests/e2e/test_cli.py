@@ -21,6 +21,7 @@ def plain(text):
     for pattern, word in (
         (r"\b(?:job|end|key)_[0-9A-Z]{26}\b", "ID"),
         (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "TIME"),
+        (r" \(\+[\d.]+s\)", ""),
         (r"127\.0\.0\.1:\d+", "ADDRESS"),
         (r"[\d.]+ (?:€|W|kJ|J|mJ|GB|MB)", "AMOUNT"),
         (r"[ \t─]+", " "),

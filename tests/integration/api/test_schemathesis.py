@@ -69,6 +69,7 @@ def test_every_operation_keeps_its_word(fuzzed, label, mode):
         "receipt": fuzzed.receipts["alpha"],
         "key": fuzzed.keys["alpha"],
         "model": "tiny",
+        "node": "n0",
         **fuzzed.objects["alpha"],
     }
     headers = {"authorization": f"Bearer {fuzzed.secret(role)}"}

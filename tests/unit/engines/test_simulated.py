@@ -41,8 +41,12 @@ def phases(engine, *steps):
     return [found.phase.value for found in engine.observe([step.step for step in steps])]
 
 
+def name_of(step):
+    return step.split(".")[0].rpartition("_")[2]
+
+
 def changed(engine):
-    return [(found.step[4:5], found.phase.value) for found in engine.changes()]
+    return [(name_of(found.step), found.phase.value) for found in engine.changes()]
 
 
 def test_it_has_every_optional_ability():

@@ -15,7 +15,9 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from moulin.api.problems import problem_response
 from moulin.api.state import ApiState
+from moulin.domain.errors import InvalidRequest
 
 HEADER_BYTES_MAX: Final = 32_768
 HEADER_WAIT_S: Final = 10.0
@@ -68,6 +70,20 @@ class GuardedProtocol(HttpToolsProtocol):
         """Stop the clock: from here on the application has its own."""
         self._stop_timer()
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request with a problem document, as every error is answered."""
+        response = problem_response(
+            InvalidRequest(
+                "read the request: it is not HTTP, or its head is too large",
+                hint=f"a head has at most {HEADER_BYTES_MAX} bytes, its target included",
+            )
+        )
+        head = b"".join(b"%b: %b\r\n" % field for field in response.raw_headers)
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\n%bconnection: close\r\n\r\n%b" % (head, bytes(response.body))
+        )
+        self.transport.close()
 
     def _count(self, size: int) -> None:
         self._header_bytes += size

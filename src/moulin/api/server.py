@@ -81,7 +81,8 @@ class GuardedProtocol(HttpToolsProtocol):
         )
         head = b"".join(b"%b: %b\r\n" % field for field in response.raw_headers)
         self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\n%bconnection: close\r\n\r\n%b" % (head, bytes(response.body))
+            b"HTTP/1.1 400 Bad Request\r\n%bconnection: close\r\n\r\n%b"
+            % (head, bytes(response.body))
         )
         self.transport.close()
 

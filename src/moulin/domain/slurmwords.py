@@ -7,9 +7,7 @@ from moulin.domain.errors import InvalidSpec
 
 HOSTS_MAX: Final = 200_000
 _UNLIMITED: Final = ("", "UNLIMITED", "INFINITE", "NONE", "N/A", "NOT_SET", "(NULL)")
-_TIME: Final = re.compile(
-    r"(?:([0-9]{1,6})-)?([0-9]{1,9})(?::([0-9]{1,4}))?(?::([0-9]{1,4}))?"
-)
+_TIME: Final = re.compile(r"(?:([0-9]{1,6})-)?([0-9]{1,9})(?::([0-9]{1,4}))?(?::([0-9]{1,4}))?")
 _MEMORY: Final = re.compile(r"([0-9]{1,12})\s*([KMGT]?)B?(?:c|n)?", re.IGNORECASE)
 _SCALE: Final = {"": 1 << 20, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _RANGES: Final = re.compile(r"\[([0-9,\s-]+)\]")

@@ -103,6 +103,8 @@ def test_a_flood_of_headers_is_cut(world):
     lines = [f"x-{number}: {'y' * 1000}" for number in range(100)]
     answer = exchange(world, head(world, *lines, "content-length: 0"))
     assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in answer
+    assert b"32768 bytes" in answer
 
 
 def test_half_open_connections_are_closed(world, monkeypatch):

@@ -149,7 +149,8 @@ def steered(rng: random.Random, spec: WorkloadSpec, others: Sequence[str]) -> Wo
     """Return a job that may be an array, wait for one of `others`, be held, or have alternatives."""
     if spec.kind is not WorkloadKind.JOB:
         return spec
-    array, after = None, ()
+    array: JobArray | None = None
+    after: tuple[After, ...] = ()
     if rng.random() < 0.25:
         array = JobArray(
             size=rng.randint(2, 5), first=rng.choice([0, 7]), at_most=rng.choice([0, 1, 2])

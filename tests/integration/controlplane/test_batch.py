@@ -1,6 +1,7 @@
 """Batch work through the whole control plane: arrays, what waits, steering, and ends that are told."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ from tests.integration.controlplane.bench import ADMIN, EURO, Bench, endpoint, f
 HOOK = "http://127.0.0.1:1/hook"
 
 
-def sweep(size: int, at_most: int = 0, **more: object):
+def sweep(size: int, at_most: int = 0, **more: Any):
     return replace(job(5), array=JobArray(size=size, at_most=at_most), **more)
 
 
@@ -43,7 +44,7 @@ def failing(spec):
     return replace(spec, task=TaskTemplate(command=spec.task.command, env=env))
 
 
-def adjust(mill: Bench, workload: str, **more: object):
+def adjust(mill: Bench, workload: str, **more: Any):
     return mill.tell(
         AdjustWorkload(principal=ADMIN, workload=WorkloadId(workload), wanted=AdjustWanted(**more))
     )
@@ -135,7 +136,8 @@ def test_what_cannot_exist_or_succeed_is_refused(mill: Bench) -> None:
     ):
         with pytest.raises(Refused) as caught:
             mill.submit(replace(job(1), after=(After(workload=word),)))
-        assert caught.value.details["reasons"][0]["code"] == code
+        reasons: Any = caught.value.details["reasons"]
+        assert reasons[0]["code"] == code
     after = (After(workload=broken.id, when=AfterWhen.ANY),)
     mill.turns(1, 1.0)
     view = mill.submit(replace(job(1), after=after))
@@ -259,6 +261,7 @@ def test_an_end_is_told_once_and_again_after_a_restart(mill: Bench) -> None:
     [notice] = told
     assert isinstance(notice, WorkloadNotice)
     assert (notice.workload, notice.state, notice.url) == (view.id, "failed", HOOK)
+    assert notice.reason is not None
     assert (notice.reason.code, dict(notice.labels)) == ("ProgramFailed", {"team": "x"})
     assert 0 < notice.started_at_ns < notice.ended_at_ns
 

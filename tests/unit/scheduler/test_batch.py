@@ -1,6 +1,7 @@
 """Arrays, what waits for others, holds, priorities and alternatives: who may start, and what ends."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ from tests.unit.scheduler.world import SECOND, World, endpoint, job, node, submi
 X = WorkloadId("x")
 
 
-def array(size: int, at_most: int = 0, **more: object) -> World:
+def array(size: int, at_most: int = 0, **more: Any) -> World:
     """A world with room for eight elements of array x."""
     here = world(node("n0", cpus=4), node("n1", cpus=4))
     here.submit("x", job(array=JobArray(size=size, at_most=at_most), **more))
@@ -258,7 +259,7 @@ def test_elements_that_wait_past_the_deadline_fail_and_the_others_go_on():
 # -- what comes first -----------------------------------------------------------------------------
 
 
-def after(when: AfterWhen = AfterWhen.OK, **more: object) -> World:
+def after(when: AfterWhen = AfterWhen.OK, **more: Any) -> World:
     """A world in which y runs and x waits for it."""
     here = world(node("n0"))
     here.submit("y", job())
@@ -343,8 +344,8 @@ def test_a_trial_says_what_it_would_wait_for():
 # -- holds and priorities -------------------------------------------------------------------------
 
 
-def adjust(here: World, workload: str = "x", **more: object) -> None:
-    here.add(WorkloadAdjusted(workload=WorkloadId(workload), by="ada", **more))  # type: ignore[arg-type]
+def adjust(here: World, workload: str = "x", **more: Any) -> None:
+    here.add(WorkloadAdjusted(workload=WorkloadId(workload), by="ada", **more))
 
 
 def test_a_held_job_starts_when_it_is_released():

@@ -127,7 +127,9 @@ def test_a_steady_node_writes_nothing():
     see(here, reading(device(0), device(1), device(2)))
     assert len(here.log) == before + 1  # one device more, which would be missed from now on
     see(here, reading(device(0)))
-    assert names(here.state.nodes.row(N0).health.symptoms) == [
+    row = here.state.nodes.row(N0)
+    assert row is not None
+    assert names(row.health.symptoms) == [
         ("device_missing", 1, 0),
         ("device_missing", 2, 0),
     ]
@@ -146,7 +148,7 @@ def test_evidence_is_a_quarantine_at_once_and_what_holds_the_device_starts_elsew
     here.submit("z", job(1))
     for place in here.cycle().places:
         here.run(f"{place.attempt}.t0")
-    held = {task.attempt: (task.node, task.devices) for task in here.state.steps.values()}
+    held = {str(task.attempt): (task.node, task.devices) for task in here.state.steps.values()}
     assert held["x.u0.g1"][0] == held["y.u0.g1"][0] == "n0"
     struck = held["x.u0.g1"][1][0]
     see(here, reading(device(struck, xids={"79": 1}), device(1 - struck)))

@@ -109,6 +109,8 @@ def case(seed: int, number: int, key: str) -> tuple[bytes, ...]:
     """Return one connection's bytes as the pieces in which to send them; `key` opens the gateway."""
     dice = random.Random(f"{seed}:{number}")
     grammar = _Grammar(dice, b"Authorization: Bearer %b" % key.encode())
+    if dice.random() < 0.15:
+        return (*grammar.repeated(), grammar.last())
     data = b"".join(grammar.request() for _ in range(dice.choice((1, 1, 1, 2, 2, 3))))
     data = _mutated(dice, data) + grammar.last()
     if dice.random() < 0.7:
@@ -141,6 +143,24 @@ class _Grammar:
             b"".join(line + self._line_end() for line in (lines[0], *tail))
             + self._line_end()
             + body
+        )
+
+    def repeated(self) -> tuple[bytes, bytes, bytes]:
+        """Draw a plain request, then two with its head: with another body, then somewhat wrong.
+
+        A gateway that knows a head again must find it only where it stands.
+        """
+        spelling = self._pick((b"Content-Length", b"content-length"))
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n%b\r\n%b: %%d\r\nX: y\r\n\r\n" % (
+            self._authorization,
+            spelling,
+        )
+        first, second, third = (self._body() for _ in range(3))
+        wrong = len(third) + self._dice.choice((0, 0, 1, -len(third), 200))
+        return (
+            head % len(first) + first,
+            head % len(second) + second,
+            _mutated(self._dice, head % wrong + third),
         )
 
     def last(self) -> bytes:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -79,6 +80,7 @@ class Shell:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            preexec_fn=_hear_interrupts,  # noqa: PLW1509 - tests begin programs from one thread
         )
         self.started.append(process)
         return process
@@ -137,3 +139,8 @@ def mill(tmp_path_factory) -> Iterator[Shell]:
     opened.up("--country", "FR")
     yield opened
     opened.close()
+
+
+def _hear_interrupts() -> None:
+    """Undo what a shell does to programs it starts in the background: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -364,7 +364,9 @@ class Auditor:
                 used.setdefault(receipt.usage.workload, []).append(receipt)
         for workload, receipts in used.items():
             submitted, at_ns = self.promised[workload]
-            is_repriced = any(max(times_ns) > at_ns for times_ns in self.repriced_ns)
+            # A clock set back can put the work before its submission, and a new price between them.
+            first_ns = min(at_ns, *(receipt.usage.start_ns for receipt in receipts))
+            is_repriced = any(max(times_ns) > first_ns for times_ns in self.repriced_ns)
             is_repriced |= workload in self.rolled_out
             if is_repriced or not _is_within(submitted.submission.spec, receipts):
                 continue

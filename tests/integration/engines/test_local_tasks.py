@@ -252,7 +252,7 @@ def test_a_group_is_removed_with_its_task(bench):
         assert bench.engine.memory_limit_method == "rss-watch"
         return
     step = make_step("a", bench.program(seconds=1000))
-    group = Path(bench.cgroup.group(str(bench.directory / "spool/job_a.u0.g1/0")))
+    group = Path(bench.cgroup.group(str(bench.directory / "spool" / step.attempt / "0")))
     bench.engine.start(step)
     wait_until(lambda: bench.runs(step.step) == 1)
     assert (group / "cgroup.procs").read_text() != ""

@@ -35,6 +35,8 @@ TICK_ENDING_S = 0.02
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 LOOKING = {signal.SIGCHLD, signal.SIGUSR1, signal.SIGCONT}
+# Ignored by Python, or because Moulin was begun in the background: what is ignored outlives an exec.
+DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 WAKING = LOOKING | {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 Spec = dict[bytes, list[bytes]]
 
@@ -364,9 +366,9 @@ def become_task(spec: Spec, group: Group) -> None:
     """Turn this fresh child into the task's program; returns only after saying why it cannot."""
     os.setsid()
     group.write(b"cgroup.procs", b"0")
-    # The interpreter ignores these two; a program expects them at their defaults.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    # A program expects them at their defaults.
+    for number in DEFAULTED:
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     argv = spec[b"argv"]
     env = environment(spec)

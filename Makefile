@@ -1,8 +1,9 @@
 # Everything a person or a machine runs here, by name. `make help` lists it.
 # Two are enough for a start: `make demo` and `make test`; each does all of its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check conformance sim bench docs lock clean
+.PHONY: help setup demo test tests check conformance sim bench docs lock clean
 BIN := .venv/bin
+ALONE := tests/unit tests/property tests/golden tests/simulation tests/integration/api
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 8
@@ -18,7 +19,11 @@ test: ## everything the tests need, then all checks and all tests
 	@scripts/install.sh dev
 	@scripts/test_needs.sh
 	@$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest $(ARGS)
+	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),$(MAKE) --no-print-directory tests)
+
+tests: # what shares nothing side by side, then what starts real servers one by one
+	$(BIN)/python -m pytest -n 2 $(ALONE)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(ALONE))
 
 check: ## format, lint, types, import rules (after setup)
 	$(BIN)/ruff format --check .

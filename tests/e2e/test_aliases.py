@@ -17,7 +17,7 @@ def test_a_name_grows_a_canary_is_rolled_back_and_removed(mill):
     assert mill.moulin("alias", "remove", "chat").stdout.strip() == "chat is removed"
     assert "chat" not in targets(mill)
     again = mill.moulin("alias", "remove", "chat")
-    assert (again.returncode, "made none of that name" in again.stderr) == (1, True)
+    assert (again.returncode, "none of that name was set" in again.stderr) == (1, True)
 
 
 def test_aliases_of_operator_files_stay_theirs(mill):

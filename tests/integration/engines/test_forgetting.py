@@ -12,7 +12,7 @@ from moulin.domain.ids import StepId
 from moulin.domain.observation import TaskPhase
 from moulin.domain.workload import TaskTemplate
 from moulin.engines.task.dropped import NAME, Dropped, remove_tree
-from moulin.engines.task.spool import step_files
+from moulin.engines.task.spool import CHECKPOINTS, step_files
 from tests.conformance.engine_bench import LocalBench, make_step, phase, wait_for, wait_until
 
 DEPTH = 1200
@@ -27,7 +27,11 @@ def ended(bench: LocalBench, script: str, *, rank: int = 0) -> StepId:
 
 
 def is_empty(spool: Path) -> bool:
-    return [path.name for path in spool.iterdir()] == [NAME] and not any((spool / NAME).iterdir())
+    return kept_places(spool) == [CHECKPOINTS, NAME] and not any(spool.glob(".*/*"))
+
+
+def kept_places(spool: Path) -> list[str]:
+    return sorted(path.name for path in spool.iterdir())
 
 
 def test_the_last_task_of_an_attempt_takes_what_they_shared_along(bench):
@@ -38,7 +42,7 @@ def test_the_last_task_of_an_attempt_takes_what_they_shared_along(bench):
     assert sorted(path.name for path in shared.iterdir()) == ["result-0", "result-1"]
     assert bench.engine.observe([steps[1]])[0].phase is TaskPhase.EXITED
     bench.engine.forget(steps[1])
-    assert [path.name for path in spool.iterdir()] == [NAME]
+    assert kept_places(spool) == [CHECKPOINTS, NAME]
     wait_until(lambda: is_empty(spool))
 
 

@@ -42,7 +42,7 @@ ROWS: Final[tuple[tuple[str, str, Callable[[Result], str], str], ...]] = (
             + ", ".join(
                 f"{words} {_number(r['cpu_us'][name])}"
                 for name, words in GATEWAY_PEERS
-                if name in r["cpu_us"]
+                if r["cpu_us"].get(name)
             )
         ),
         "below Envoy",

@@ -28,6 +28,7 @@ MARK_EVERY_S: Final = 5.0
 MARKS_MAX: Final = 64
 """How long the file was at which time, far enough back to know what is older than a minute."""
 SHIPMENT_BYTES: Final = 512 * 1024
+COPIED_BYTES: Final = 1024 * 1024
 
 
 class Writer(Protocol):
@@ -115,21 +116,14 @@ class Journal:
         cut = min(offset, old)
         if cut < DROPPED_BYTES_MIN:
             return 0
-        with self.path.open("rb") as file:
-            file.seek(cut)
-            rest = file.read()
         beside = self.path.with_suffix(".new")
         renewed = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            written = os.write(renewed, rest) if rest else 0
-        except OSError:
-            written = -1
-        if written != len(rest):
+        if not _is_copied(self.path, cut, renewed):
             os.close(renewed)
             return 0
         beside.replace(self.path)
         os.close(self._file)
-        self._file, self._size_bytes = renewed, len(rest)
+        self._file, self._size_bytes = renewed, self._size_bytes - cut
         self._marks = deque((at_s, size - cut) for at_s, size in self._marks if size > cut)
         return cut
 
@@ -228,6 +222,19 @@ class JournalReader:
     def acknowledged(self) -> int:
         """The last sequence the leader has."""
         return self._acknowledged
+
+
+def _is_copied(path: Path, offset: int, descriptor: int) -> bool:
+    """Copy a file from an offset on, in blocks: a busy minute is larger than memory should be."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        try:
+            while block := file.read(COPIED_BYTES):
+                if os.write(descriptor, block) != len(block):
+                    return False
+        except OSError:
+            return False
+    return True
 
 
 def predecessors(folder: Path) -> Iterator[JournalReader]:

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import orjson
 
@@ -84,27 +84,34 @@ def _begun(journal: JournalReader, since_ns: int) -> Iterator[Counted]:
 def _tail(path: Path, since_ns: int) -> Iterator[Mapping[str, Any]]:
     """Yield a journal's whole lines from a time on, reading no more of the file than about that."""
     with path.open("rb") as file:
-        start = size = path.stat().st_size
-        data = b""
-        while start > 0:
-            start = max(0, start - READ_BYTES)
-            file.seek(start)
-            data = file.read(size - start)
-            first = next(_lines(data[data.find(b"\n") + 1 :]), None)
-            if first is not None and _at_ns(first) <= since_ns:
-                break
-    if start:
-        data = data[data.find(b"\n") + 1 :]
-    yield from (line for line in _lines(data) if _at_ns(line) > since_ns)
+        file.seek(_place(file, since_ns))
+        yield from (line for line in _lines(file) if _at_ns(line) > since_ns)
 
 
-def _lines(data: bytes) -> Iterator[Mapping[str, Any]]:
+def _place(file: BinaryIO, since_ns: int) -> int:
+    """Return where a line begins before which all is older, found by one line of each block."""
+    start = file.seek(0, os.SEEK_END)
+    while start > 0:
+        start = max(0, start - READ_BYTES)
+        file.seek(start)
+        if start:
+            file.readline()  # the rest of a line that began before
+        place = file.tell()
+        first = next(_lines(file), None)
+        if first is not None and _at_ns(first) <= since_ns:
+            return place
+    return 0
+
+
+def _lines(file: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
     """Yield lines until one is not whole: what follows it was never answered for."""
-    for line in data.split(b"\n")[:-1]:
+    for line in file:
         try:
             found = orjson.loads(line)
             int(found["at_ns"])
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+            return
+        if not line.endswith(b"\n"):
             return
         yield found
 

@@ -128,22 +128,13 @@ class ManualClock:
 
 
 @dataclass
-class LocalBench:
-    """The local engine; each program appends a line to a file named after its step."""
+class EffectsInFiles:
+    """Programs that append a line to a file named after their step: what really ran is counted there."""
 
     directory: Path
-    cgroup: CgroupBase | None
-    nodes: tuple[NodeCapacity, ...] = field(default_factory=nodes_of_this_machine)
-    engine: LocalEngine = field(init=False)
 
     def __post_init__(self) -> None:
         (self.directory / "effects").mkdir()
-        self.renew()
-
-    def renew(self) -> None:
-        self.engine = LocalEngine(
-            self.directory, clock=RealClock(), nodes=self.nodes, cgroup=self.cgroup
-        )
 
     def program(
         self, *, seconds: float = 0.0, exit_code: int = 0, ignores_term: bool = False
@@ -156,6 +147,24 @@ class LocalBench:
     def runs(self, step: StepId) -> int:
         file = self.directory / "effects" / step
         return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+@dataclass
+class LocalBench(EffectsInFiles):
+    """The local engine."""
+
+    cgroup: CgroupBase | None
+    nodes: tuple[NodeCapacity, ...] = field(default_factory=nodes_of_this_machine)
+    engine: LocalEngine = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.renew()
+
+    def renew(self) -> None:
+        self.engine = LocalEngine(
+            self.directory, clock=RealClock(), nodes=self.nodes, cgroup=self.cgroup
+        )
 
     def pause(self) -> None:
         time.sleep(0.01)
@@ -208,17 +217,16 @@ class SimulatedBench:
 
 
 @dataclass
-class SlurmBench:
-    """A real Slurm on this machine; effects are counted in files, as on the local engine."""
+class SlurmBench(EffectsInFiles):
+    """A real Slurm on this machine."""
 
-    directory: Path
     cluster: SlurmCluster
     is_delegated: bool = False
     constraint: str = ""
     engine: SlurmEngine = field(init=False)
 
     def __post_init__(self) -> None:
-        (self.directory / "effects").mkdir()
+        super().__post_init__()
         self.renew()
 
     def renew(self) -> None:
@@ -234,18 +242,6 @@ class SlurmBench:
         transport = LocalTransport(self.cluster.environment)
         self.engine = SlurmEngine(settings, transport, clock=RealClock())
 
-    def program(
-        self, *, seconds: float = 0.0, exit_code: int = 0, ignores_term: bool = False
-    ) -> TaskTemplate:
-        trap = "trap '' TERM; " if ignores_term else ""
-        effects = self.directory / "effects"
-        script = f'{trap}echo ran >> {effects}/"$MOULIN_STEP_ID"; sleep {seconds}; exit {exit_code}'
-        return TaskTemplate(command=("sh", "-c", script))
-
-    def runs(self, step: StepId) -> int:
-        file = self.directory / "effects" / step
-        return len(file.read_text().splitlines()) if file.exists() else 0
-
     def pause(self) -> None:
         time.sleep(0.05)
 
@@ -256,32 +252,19 @@ class SlurmBench:
 
 
 @dataclass
-class RayBench:
-    """A real Ray of two nodes on this machine; effects are counted in files, as on the local engine."""
+class RayBench(EffectsInFiles):
+    """A real Ray of two nodes on this machine."""
 
-    directory: Path
     cluster: RayCluster
     engine: RayEngine = field(init=False)
 
     def __post_init__(self) -> None:
-        (self.directory / "effects").mkdir()
+        super().__post_init__()
         self.engine = self.cluster.engine(self.directory / "book")
 
     def renew(self) -> None:
         self.engine.close()
         self.engine = self.cluster.engine(self.directory / "book")
-
-    def program(
-        self, *, seconds: float = 0.0, exit_code: int = 0, ignores_term: bool = False
-    ) -> TaskTemplate:
-        trap = "trap '' TERM; " if ignores_term else ""
-        effects = self.directory / "effects"
-        script = f'{trap}echo ran >> {effects}/"$MOULIN_STEP_ID"; sleep {seconds}; exit {exit_code}'
-        return TaskTemplate(command=("sh", "-c", script))
-
-    def runs(self, step: StepId) -> int:
-        file = self.directory / "effects" / step
-        return len(file.read_text().splitlines()) if file.exists() else 0
 
     def pause(self) -> None:
         time.sleep(0.02)

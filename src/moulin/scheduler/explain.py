@@ -5,7 +5,7 @@ topology, power, quota, then back-off and order. A stage that cannot be judged b
 one left no zone is left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
@@ -120,7 +120,7 @@ def _row_of(submission: Submission) -> WorkloadRow:
 
 def _impossible_options(state: State, row: WorkloadRow) -> list[Reason]:
     """Return what rules out each alternative that would do; nothing when one of them is possible."""
-    found: dict[tuple[object, ...], Reason] = {}
+    found: list[Reason] = []
     project = row.submission.project
     # The elements of an array need not run together, an endpoint's replicas do.
     units = 1 if row.is_array else max(units_wanted(row.submission.spec), 1)
@@ -132,8 +132,8 @@ def _impossible_options(state: State, row: WorkloadRow) -> list[Reason]:
         ]
         if not reasons:
             return []
-        found |= {(each.code, *sorted(each.parameters.items())): each for each in reasons}
-    return list(found.values())
+        found += reasons
+    return _distinct(found)
 
 
 def _impossible_ever(state: State, demand: Demand) -> tuple[Reason, ...]:
@@ -281,13 +281,19 @@ def _constraint_reasons(state: State, row: WorkloadRow, demand: Demand) -> Itera
     """Yield the constraints that keep a unit out now, whoever else waits."""
     zone_reasons = list(state.declared.zone_reasons(demand))
     yield from zone_reasons
-    found: dict[tuple[object, ...], Reason] = {}
+    found: list[Reason] = []
     for option in options(demand):
         lacking = list(_option_reasons(state, row, option, has_zones=not zone_reasons))
         if not lacking:
             return
-        found |= {(each.code, *sorted(each.parameters.items())): each for each in lacking}
-    yield from found.values()
+        found += lacking
+    yield from _distinct(found)
+
+
+def _distinct(reasons: Iterable[Reason]) -> list[Reason]:
+    """Return what several alternatives have in common once, where it first came up."""
+    found = {(each.code, *sorted(each.parameters.items())): each for each in reasons}
+    return list(found.values())
 
 
 def _option_reasons(

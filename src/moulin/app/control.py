@@ -21,7 +21,8 @@ from moulin.api.app import create_app
 from moulin.api.server import ApiServer, Tls
 from moulin.app.listening import open_socket
 from moulin.app.processes import forbid_core_dumps
-from moulin.app.wiring import Factory, FactorySettings, boot_id, open_factory
+from moulin.app.wiring.factory import Factory, FactorySettings, open_factory
+from moulin.app.wiring.local import boot_id
 from moulin.controlplane.commands import ApplyFactory, Command, CreateKey
 from moulin.controlplane.cycle import cycle
 from moulin.controlplane.plane import PlaneSettings

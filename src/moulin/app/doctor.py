@@ -135,7 +135,7 @@ def _outside(settings: Settings) -> Iterator[Check]:
 
 
 def _limits() -> Check:
-    from moulin.app.wiring import memory_limit_method
+    from moulin.app.wiring.local import memory_limit_method
 
     is_kernel = memory_limit_method() == "cgroup-v2"
     return Check(

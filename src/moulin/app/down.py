@@ -125,7 +125,7 @@ def _stop_left_over(data: Path, *, wait_s: float) -> int:
     spool = data / "spool"
     if not spool.is_dir() or not any(spool.iterdir()):
         return 0
-    from moulin.app.wiring import stop_everything_local
+    from moulin.app.wiring.local import stop_everything_local
 
     found = remaining = stop_everything_local(data)
     deadline_s = time.monotonic() + wait_s

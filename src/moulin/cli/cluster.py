@@ -49,7 +49,7 @@ def import_cluster(
       moulin cluster import --country FR -o cluster.yaml
       moulin cluster import --country SE --ssh login1 --delegated
     """
-    from moulin.app.wiring import import_slurm
+    from moulin.app.wiring.slurm import import_slurm
 
     text = import_slurm(
         country=country,

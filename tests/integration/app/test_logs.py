@@ -6,7 +6,7 @@ import pytest
 
 from moulin.app.control import SETUP
 from moulin.app.logs import no_log
-from moulin.app.wiring import FactorySettings, open_factory
+from moulin.app.wiring.factory import FactorySettings, open_factory
 from moulin.controlplane import forgetting
 from moulin.controlplane.commands import ApplyFactory, SubmitWorkload
 from moulin.controlplane.cycle import cycle

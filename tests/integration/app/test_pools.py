@@ -3,7 +3,7 @@
 import pytest
 
 from moulin.app.clock import SystemClock
-from moulin.app.wiring import EngineBook
+from moulin.app.wiring.engines import EngineBook
 from moulin.domain.errors import InvalidSpec
 from moulin.domain.factory import Pool, PoolMode
 from moulin.ports.engine import Forgets, ListsSteps

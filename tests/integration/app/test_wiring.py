@@ -7,7 +7,8 @@ import pytest
 
 from moulin.app.clock import SystemClock, SystemDice
 from moulin.app.control import SETUP, bootstrap, factory_settings, read_settings
-from moulin.app.wiring import EngineBook, Factory, FactorySettings, open_factory
+from moulin.app.wiring.engines import EngineBook
+from moulin.app.wiring.factory import Factory, FactorySettings, open_factory
 from moulin.controlplane.commands import ApplyFactory
 from moulin.controlplane.cycle import cycle
 from moulin.domain.errors import EngineRefused, InvalidSpec, LocalError, NotFound

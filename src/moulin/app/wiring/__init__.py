@@ -1,0 +1,1 @@
+"""The one place that names concrete classes: each module fills in one port, `factory` joins them."""

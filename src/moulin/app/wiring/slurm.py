@@ -1,0 +1,141 @@
+"""Fills in the engine of a Slurm partition, and reads an existing cluster into an operator file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from moulin.app.clock import SystemClock
+from moulin.app.wiring.pool_settings import whole_number
+from moulin.catalog.machines import MACHINE_CLASSES
+from moulin.domain.errors import (
+    EngineUnavailable,
+    InvalidSpec,
+    NotFound,
+)
+from moulin.domain.factory import Pool, PoolMode
+from moulin.domain.factoryfile import parse_milliwatts
+from moulin.domain.section import check_country, check_name, nearest
+from moulin.engines.slurm.engine import SlurmEngine
+from moulin.engines.slurm.formats import read_jobs
+from moulin.engines.slurm.importing import (
+    Naming,
+    operator_file,
+    read_cluster_nodes,
+    read_cluster_partitions,
+)
+from moulin.engines.slurm.settings import SlurmSettings
+from moulin.engines.slurm.transport import LocalTransport, SshTransport, Transport
+
+# What a pool with `engine: slurm` can be told, and what of it names the machines.
+SLURM_SETTINGS: Final = (
+    *(
+        "partition",
+        "account",
+        "qos",
+        "reservation",
+        "constraint",
+        "directory",
+        "ssh",
+        "bin",
+        "conf",
+    ),
+    *("python", "poll_ms", "accelerator_class", "idle_power", "peak_power"),
+)
+SLURM_PLACE: Final = ("ssh", "conf", "partition")
+
+
+def slurm_engine(directory: Path, clock: SystemClock, pool: Pool) -> SlurmEngine:
+    """Return the engine of a Slurm partition; `directory` is for pools that name none.
+
+    Raises `InvalidSpec` for settings that there are not, `EngineUnavailable` when the directory
+    cannot be made.
+    """
+    for name in pool.settings:
+        if name not in SLURM_SETTINGS:
+            raise InvalidSpec(
+                f"connect pool {pool.name!r}: engine slurm has no setting {name!r}",
+                hint=nearest(name, SLURM_SETTINGS),
+            )
+    words = {name: pool.settings.get(name, "") for name in SLURM_SETTINGS}
+    place = Path(words["directory"]) if words["directory"] else directory
+    settings = SlurmSettings(
+        directory=place,
+        partition=words["partition"],
+        account=words["account"],
+        qos=words["qos"],
+        reservation=words["reservation"],
+        constraint=words["constraint"],
+        prefix=f"{pool.name}-",
+        is_delegated=pool.mode is PoolMode.DELEGATED,
+        machine_class=pool.machine_class,
+        accelerator_class=words["accelerator_class"] or pool.machine_class,
+        python=words["python"] or "python3",
+        poll_s=max(1, whole_number(pool, "poll_ms", 1000)) / 1000,
+        idle_mw=parse_milliwatts(words["idle_power"] or "0W"),
+        peak_mw=parse_milliwatts(words["peak_power"] or "0W"),
+    )
+    return SlurmEngine(settings, _slurm_transport(words), clock=clock)
+
+
+def import_slurm(
+    *,
+    country: str,
+    site: str,
+    settings: Mapping[str, str],
+    is_delegated: bool,
+    files: Sequence[Path | None] = (None, None, None),
+) -> str:
+    """Return the operator file of a Slurm cluster, from files or from its own commands.
+
+    `files` hold nodes, partitions and jobs; without nodes and partitions Slurm is asked for all.
+    Raises `EngineUnavailable` when it cannot be asked, `NotFound` and `InvalidSpec` for the files,
+    and `InvalidSpec` for a country that is no code.
+    """
+    words = {name: settings.get(name, "") for name in SLURM_SETTINGS}
+    is_asked = files[0] is None or files[1] is None
+    commands = (
+        ("scontrol", "show", "node", "-d", "-o"),
+        ("scontrol", "show", "partition", "-o"),
+        ("squeue", "--json", "--states=all"),
+    )
+    transport = _slurm_transport(words) if is_asked else None
+    nodes, partitions, jobs = (
+        _said(transport, command, file) for command, file in zip(commands, files, strict=True)
+    )
+    naming = Naming(
+        site=check_name("--site", "site", site),
+        country=check_country("--country", "country", country),
+        classes=tuple(MACHINE_CLASSES),
+        settings=settings,
+        is_delegated=is_delegated,
+    )
+    return operator_file(
+        read_cluster_nodes(nodes),
+        read_cluster_partitions(partitions),
+        read_jobs(jobs) if jobs else (),
+        naming,
+    )
+
+
+def _said(transport: Transport | None, command: Sequence[str], file: Path | None) -> bytes:
+    if file is not None:
+        try:
+            return file.read_bytes()
+        except OSError as cause:
+            raise NotFound(f"read {file}: {cause.strerror}", hint="check the path") from cause
+    if transport is None:
+        return b""
+    answer = transport.run(command)
+    if answer.status != 0:
+        raise EngineUnavailable(
+            f"run {' '.join(command)}: {answer.words}",
+            hint="run this where Slurm's commands work, or give --ssh, --conf or files",
+        )
+    return answer.output
+
+
+def _slurm_transport(words: Mapping[str, str]) -> Transport:
+    environment = {"SLURM_CONF": words["conf"]} if words["conf"] else {}
+    if not words["ssh"]:
+        return LocalTransport(environment, folder=words["bin"])
+    return SshTransport(words["ssh"], environment=environment, folder=words["bin"])

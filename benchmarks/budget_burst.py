@@ -23,7 +23,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from moulin.domain.events import JournalRecorded
+from moulin.domain.gateway_events import JournalRecorded
 from moulin.domain.limits import Allowance
 from moulin.domain.snapshot import JournalKind, JournalRecord
 from moulin.domain.units import NEUR_PER_EUR

@@ -3,21 +3,17 @@
 from dataclasses import replace
 from typing import Final
 
-from moulin.domain.events import (
+from moulin.domain.events import FactoryApplied, KeyCreated, KeyUpdated, ObjectChange, Payload
+from moulin.domain.factory import ObjectKind, Organisation, Project
+from moulin.domain.gateway_events import (
     AlertSettled,
     AllowanceAlerted,
     AllowanceGranted,
     AllowanceReturned,
-    FactoryApplied,
     GatewayEpochClosed,
     GatewayEpochOpened,
     JournalRecorded,
-    KeyCreated,
-    KeyUpdated,
-    ObjectChange,
-    Payload,
 )
-from moulin.domain.factory import ObjectKind, Organisation, Project
 from moulin.domain.ids import KeyId, OrganisationId, ProjectId
 from moulin.domain.limits import Allowance, Period, RateLimit, UserNames, UserRule
 from moulin.domain.principal import ApiKey, Role

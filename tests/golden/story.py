@@ -24,12 +24,7 @@ from moulin.domain.events import (
     EpochOpened,
     Event,
     FactoryApplied,
-    GatewayEpochClosed,
-    GatewayEpochOpened,
-    GrantIssued,
-    GrantReturned,
     IntervalMetered,
-    JournalRecorded,
     KeyCreated,
     KeyRevoked,
     LicenceAccepted,
@@ -68,6 +63,13 @@ from moulin.domain.factory import (
     Zone,
     ZoneState,
     kind_of,
+)
+from moulin.domain.gateway_events import (
+    GatewayEpochClosed,
+    GatewayEpochOpened,
+    GrantIssued,
+    GrantReturned,
+    JournalRecorded,
 )
 from moulin.domain.ids import (
     AttemptId,

@@ -17,17 +17,19 @@ from moulin.domain.events import (
     EndpointRolledOut,
     Event,
     FactoryApplied,
-    GatewayEpochClosed,
-    GatewayEpochOpened,
-    GrantIssued,
-    GrantReturned,
     IntervalMetered,
-    JournalRecorded,
     NodeLeft,
     UsagesCharged,
     WorkloadSubmitted,
 )
 from moulin.domain.factory import PriceBook, Project
+from moulin.domain.gateway_events import (
+    GatewayEpochClosed,
+    GatewayEpochOpened,
+    GrantIssued,
+    GrantReturned,
+    JournalRecorded,
+)
 from moulin.domain.snapshot import JournalKind, JournalRecord
 from moulin.domain.usage import Meter
 from moulin.domain.views import ReceiptView

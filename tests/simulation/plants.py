@@ -28,11 +28,11 @@ from moulin.domain.errors import EngineUnavailable
 from moulin.domain.events import (
     AttemptDrainDecided,
     AttemptStopDecided,
-    GrantIssued,
     NodeReachabilityChanged,
     WorkloadFinished,
     WorkloadStopRequested,
 )
+from moulin.domain.gateway_events import GrantIssued
 from moulin.domain.health import Verdict
 from moulin.domain.observation import TaskPhase
 from moulin.domain.workload import WorkloadState

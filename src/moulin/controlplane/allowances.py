@@ -12,13 +12,13 @@ from moulin.controlplane.commands import Answer, ReadAllowances, SettleAlert
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.plane import Plane
 from moulin.domain.control import AllowancePage
-from moulin.domain.events import (
+from moulin.domain.factory import webhook_of
+from moulin.domain.gateway_events import (
     AlertSettled,
     AllowanceAlerted,
     AllowanceGranted,
     AllowanceReturned,
 )
-from moulin.domain.factory import webhook_of
 from moulin.domain.limits import (
     USERS_MAX,
     AllowanceNotice,

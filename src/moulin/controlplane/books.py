@@ -16,7 +16,6 @@ from moulin.controlplane.retention import Retention, fold_retention
 from moulin.controlplane.shelf import Shelf, fold_shelf
 from moulin.domain.errors import check
 from moulin.domain.events import (
-    AlertSettled,
     Event,
     FactoryApplied,
     LicenceAccepted,
@@ -34,6 +33,7 @@ from moulin.domain.factory import (
     Zone,
     webhook_of,
 )
+from moulin.domain.gateway_events import AlertSettled
 from moulin.domain.ids import WorkloadId
 from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.workload import Submission

@@ -25,7 +25,6 @@ from moulin.domain.events import (
     Event,
     FactoryApplied,
     IntervalMetered,
-    JournalRecorded,
     MeteringClosed,
     NodeJoined,
     NodeLeft,
@@ -35,6 +34,7 @@ from moulin.domain.events import (
     WorkloadFinished,
     WorkloadSubmitted,
 )
+from moulin.domain.gateway_events import JournalRecorded
 from moulin.domain.ids import (
     AttemptId,
     NodeId,

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from moulin.domain.events import (
+from moulin.domain.events import Event
+from moulin.domain.gateway_events import (
     AllowanceGranted,
     AllowanceReturned,
-    Event,
     GatewayEpochClosed,
     GatewayEpochOpened,
     GrantIssued,

@@ -6,7 +6,8 @@ until the webhook took it or was given up. What a notice says is fixed with the 
 
 from dataclasses import dataclass, field
 
-from moulin.domain.events import AlertSettled, Event, WorkloadFinished
+from moulin.domain.events import Event, WorkloadFinished
+from moulin.domain.gateway_events import AlertSettled
 from moulin.domain.ids import WorkloadId
 from moulin.domain.notices import WorkloadNotice
 from moulin.scheduler import State, workload_view

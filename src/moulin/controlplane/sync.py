@@ -18,7 +18,7 @@ from moulin.controlplane.gateways import EpochBook, cut_records, new_records
 from moulin.controlplane.plane import Plane
 from moulin.controlplane.snapshot import build_snapshot
 from moulin.domain.errors import InvalidRequest, StaleGeneration
-from moulin.domain.events import (
+from moulin.domain.gateway_events import (
     GatewayEpochClosed,
     GatewayEpochOpened,
     GrantIssued,

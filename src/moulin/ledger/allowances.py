@@ -11,20 +11,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from moulin.domain.events import (
+from moulin.domain.events import Event, FactoryApplied, KeyCreated, KeyUpdated, UsagesCharged
+from moulin.domain.factory import ObjectKind, Organisation, Project
+from moulin.domain.gateway_events import (
     AlertSettled,
     AllowanceAlerted,
     AllowanceGranted,
     AllowanceReturned,
-    Event,
-    FactoryApplied,
     GatewayEpochClosed,
     JournalRecorded,
-    KeyCreated,
-    KeyUpdated,
-    UsagesCharged,
 )
-from moulin.domain.factory import ObjectKind, Organisation, Project
 from moulin.domain.limits import (
     Allowance,
     AllowanceUnit,

@@ -13,15 +13,17 @@ from moulin.domain.errors import check
 from moulin.domain.events import (
     Event,
     FactoryApplied,
-    GatewayEpochClosed,
-    GrantIssued,
-    GrantReturned,
-    JournalRecorded,
     UsagesCharged,
     WorkloadFinished,
     WorkloadSubmitted,
 )
 from moulin.domain.factory import ObjectKind, Project
+from moulin.domain.gateway_events import (
+    GatewayEpochClosed,
+    GrantIssued,
+    GrantReturned,
+    JournalRecorded,
+)
 from moulin.domain.snapshot import JournalKind
 
 GrantKey = tuple[str, int, str]

@@ -11,12 +11,11 @@ from moulin.domain.events import (
     DrainConfirmed,
     EndpointRolledOut,
     Event,
-    GatewayEpochClosed,
-    GatewayEpochOpened,
     LoadReported,
     ReplicasDecided,
     WorkloadScaled,
 )
+from moulin.domain.gateway_events import GatewayEpochClosed, GatewayEpochOpened
 from moulin.domain.ids import WorkloadId
 from moulin.domain.snapshot import EndpointLoad
 from moulin.domain.workload import Submission

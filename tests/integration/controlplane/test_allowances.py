@@ -8,8 +8,8 @@ import pytest
 from moulin.controlplane.allowances import tell_again
 from moulin.controlplane.commands import ReadAllowances, SettleAlert, SyncGateway, UpdateKey
 from moulin.domain.control import KeyChange
-from moulin.domain.events import AlertSettled, AllowanceAlerted
 from moulin.domain.factory import Organisation
+from moulin.domain.gateway_events import AlertSettled, AllowanceAlerted
 from moulin.domain.limits import Allowance, LimitScope, Period
 from moulin.domain.reasons import ReasonCode
 from moulin.domain.snapshot import Grant, SyncRequest, Want

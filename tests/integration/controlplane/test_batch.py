@@ -17,8 +17,9 @@ from moulin.controlplane.commands import (
 from moulin.controlplane.telling import tell_ends_again
 from moulin.domain.control import AdjustWanted, StopWanted
 from moulin.domain.errors import Conflict, InvalidRequest, NotFound, Refused
-from moulin.domain.events import AlertSettled, WorkloadSubmitted
+from moulin.domain.events import WorkloadSubmitted
 from moulin.domain.factory import Project
+from moulin.domain.gateway_events import AlertSettled
 from moulin.domain.ids import ProjectId, WorkloadId
 from moulin.domain.notices import Notice, WorkloadNotice
 from moulin.domain.workload import (

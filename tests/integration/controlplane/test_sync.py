@@ -7,15 +7,14 @@ import pytest
 
 from moulin.controlplane.commands import RevokeKey
 from moulin.domain.errors import InvalidRequest, NotFound, StaleGeneration
-from moulin.domain.events import (
+from moulin.domain.events import IntervalMetered, UsagesCharged
+from moulin.domain.factory import Organisation, Site
+from moulin.domain.gateway_events import (
     GatewayEpochClosed,
     GatewayEpochOpened,
     GrantIssued,
-    IntervalMetered,
     JournalRecorded,
-    UsagesCharged,
 )
-from moulin.domain.factory import Organisation, Site
 from moulin.domain.ids import KeyId
 from moulin.domain.reasons import ReasonCode
 from moulin.domain.usage import Meter

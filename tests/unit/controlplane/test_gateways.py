@@ -12,13 +12,8 @@ from moulin.controlplane.gateways import (
     fold_gateways,
     new_records,
 )
-from moulin.domain.events import (
-    Event,
-    GatewayEpochClosed,
-    GatewayEpochOpened,
-    JournalRecorded,
-    Payload,
-)
+from moulin.domain.events import Event, Payload
+from moulin.domain.gateway_events import GatewayEpochClosed, GatewayEpochOpened, JournalRecorded
 from moulin.domain.snapshot import JournalKind, JournalRecord
 
 BEGIN = JournalRecord(

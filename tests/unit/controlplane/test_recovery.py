@@ -7,7 +7,7 @@ import pytest
 from moulin.controlplane.commands import Answer, ApplyFactory, SyncGateway
 from moulin.controlplane.run import turn
 from moulin.domain.errors import StoreUnavailable
-from moulin.domain.events import GatewayEpochClosed
+from moulin.domain.gateway_events import GatewayEpochClosed
 from moulin.domain.snapshot import SyncReply, SyncRequest, Want
 from tests.simulation import scenario
 from tests.simulation.faults import Faults

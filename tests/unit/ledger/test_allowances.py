@@ -5,15 +5,9 @@ from dataclasses import replace
 import pytest
 
 from moulin.domain.events import (
-    AlertSettled,
-    AllowanceAlerted,
-    AllowanceGranted,
-    AllowanceReturned,
     ChargedUsage,
     Event,
     FactoryApplied,
-    GatewayEpochClosed,
-    JournalRecorded,
     KeyCreated,
     KeyUpdated,
     ObjectChange,
@@ -21,6 +15,14 @@ from moulin.domain.events import (
     UsagesCharged,
 )
 from moulin.domain.factory import ObjectKind, Organisation, Project
+from moulin.domain.gateway_events import (
+    AlertSettled,
+    AllowanceAlerted,
+    AllowanceGranted,
+    AllowanceReturned,
+    GatewayEpochClosed,
+    JournalRecorded,
+)
 from moulin.domain.ids import KeyId, OrganisationId, ProjectId
 from moulin.domain.limits import Allowance, Period, is_allowance, parts_of, period_of
 from moulin.domain.principal import ApiKey, Role

@@ -7,10 +7,6 @@ from moulin.domain.events import (
     CycleDecided,
     Event,
     FactoryApplied,
-    GatewayEpochClosed,
-    GrantIssued,
-    GrantReturned,
-    JournalRecorded,
     ObjectChange,
     Payload,
     UsagesCharged,
@@ -18,6 +14,12 @@ from moulin.domain.events import (
     WorkloadSubmitted,
 )
 from moulin.domain.factory import ObjectKind, Project
+from moulin.domain.gateway_events import (
+    GatewayEpochClosed,
+    GrantIssued,
+    GrantReturned,
+    JournalRecorded,
+)
 from moulin.domain.ids import OrganisationId, ProjectId, WorkloadId
 from moulin.domain.snapshot import JournalKind, JournalRecord
 from moulin.domain.workload import Submission, WorkloadKind, WorkloadSpec, WorkloadState

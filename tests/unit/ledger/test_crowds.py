@@ -4,18 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from moulin.domain.events import (
+from moulin.domain.events import FactoryApplied, KeyCreated, KeyUpdated, ObjectChange, Payload
+from moulin.domain.factory import ObjectKind, Project
+from moulin.domain.gateway_events import (
     AllowanceAlerted,
     AllowanceReturned,
-    FactoryApplied,
     GatewayEpochClosed,
     JournalRecorded,
-    KeyCreated,
-    KeyUpdated,
-    ObjectChange,
-    Payload,
 )
-from moulin.domain.factory import ObjectKind, Project
 from moulin.domain.limits import Allowance, Period, UserRule, is_users, period_of, user_parts
 from moulin.domain.snapshot import JournalKind, JournalRecord
 from moulin.ledger import crowds

@@ -7,11 +7,10 @@ import pytest
 from moulin.domain.events import (
     DrainConfirmed,
     EndpointRolledOut,
-    GatewayEpochClosed,
-    GatewayEpochOpened,
     WorkloadScaled,
     WorkloadStopRequested,
 )
+from moulin.domain.gateway_events import GatewayEpochClosed, GatewayEpochOpened
 from moulin.domain.ids import AttemptId, WorkloadId
 from moulin.domain.workload import Resources
 from moulin.scheduler import explain, live_steps, start_step, workload_view

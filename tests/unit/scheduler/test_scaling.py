@@ -4,14 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from moulin.domain.events import (
-    DrainConfirmed,
-    GatewayEpochClosed,
-    GatewayEpochOpened,
-    LoadReported,
-    WorkloadScaled,
-)
+from moulin.domain.events import DrainConfirmed, LoadReported, WorkloadScaled
 from moulin.domain.factory import Project, Quota
+from moulin.domain.gateway_events import GatewayEpochClosed, GatewayEpochOpened
 from moulin.domain.ids import WorkloadId
 from moulin.domain.snapshot import EndpointLoad
 from moulin.domain.workload import Scaling

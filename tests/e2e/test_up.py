@@ -142,9 +142,11 @@ def test_down_without_a_moulin_stops_what_is_left(shell):
     process.communicate()
     assert shell.processes() != []
     done = shell.json("down")
-    assert done == {"was_running": False, "workloads": 0, "steps": 1}
+    assert done == {"was_running": False, "workloads": 1, "steps": 0}
     assert shell.processes() == []
     assert shell.json("down") == {"was_running": False, "workloads": 0, "steps": 0}
+    shell.up()
+    assert shell.json("why", "sleeper")["state"] == "cancelled"
 
 
 def test_down_where_moulin_never_was(shell):

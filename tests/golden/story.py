@@ -104,6 +104,7 @@ from tests.golden.batch_story import ARRAY, REPORT, TRAIN, batch
 from tests.golden.health_story import health
 from tests.golden.limits_story import limits, users
 from tests.golden.objects_story import objects
+from tests.golden.replica_story import TIMED, replicas
 
 LOGS: Final = Path(__file__).parent / "logs"
 START_NS: Final = 1_790_000_000_000_000_000
@@ -119,7 +120,7 @@ def workload_id(prefix: str, number: int) -> WorkloadId:
 JOB, RETRIED = workload_id("job", 1), workload_id("job", 2)
 FORBIDDEN, CANCELLED = workload_id("job", 3), workload_id("job", 4)
 ENDPOINT = workload_id("end", 5)
-# Where each workload of each log stands when all is folded.
+# Where each workload stands when all of a log is folded; logs without workloads are not named.
 ENDS: Final = {
     "v1_job": {JOB: WorkloadState.SUCCEEDED},
     "v1_endpoint": {ENDPOINT: WorkloadState.CANCELLED},
@@ -130,11 +131,7 @@ ENDS: Final = {
     },
     "v1_retention": {JOB: WorkloadState.SUCCEEDED},
     "v1_scaling": {ENDPOINT: WorkloadState.RUNNING},
-    "v1_objects": {},
-    "v1_limits": {},
-    "v1_users": {},
-    "v1_licence": {},
-    "v1_health": {},
+    "v1_replicas": {TIMED: WorkloadState.RUNNING},
     "v1_batch": {
         ARRAY: WorkloadState.FAILED,
         REPORT: WorkloadState.PLACED,
@@ -143,17 +140,11 @@ ENDS: Final = {
 }
 # What each log still holds for workloads: tasks that ran and are not metered to their end.
 HELD: Final = {
-    "v1_job": {},
     "v1_endpoint": {ENDPOINT: 0},
     "v1_faults": {RETRIED: 5},
-    "v1_retention": {},
     "v1_scaling": {ENDPOINT: 0},
-    "v1_limits": {},
-    "v1_users": {},
-    "v1_objects": {},
-    "v1_licence": {},
+    "v1_replicas": {TIMED: 0},
     "v1_batch": {ARRAY: 0, REPORT: 0},
-    "v1_health": {},
 }
 
 
@@ -171,6 +162,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_batch": [*beginning(), *batch()],
         "v1_health": [*beginning(), *health()],
         "v1_users": [*beginning(), *users()],
+        "v1_replicas": [*beginning(), *replicas()],
     }
     return {name: numbered(payloads) for name, payloads in stories.items()}
 

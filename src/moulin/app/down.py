@@ -1,8 +1,7 @@
 """Stops everything on one data directory: workloads, then Moulin's processes, then what is left over.
 
-The control plane is asked first, so that every end is recorded and charged. Only where none lives
-are tasks stopped behind its back, through the local engine; the next control plane then finds them
-ended. It touches no process that is not on record with its start time and boot id.
+The control plane is asked, so that every end is recorded and charged; where none lives, this process
+is one until all work has ended. Only what none knows is stopped behind its back, on this machine. It touches no process that is not on record with its start time and boot id.
 """
 
 import os
@@ -23,7 +22,7 @@ from moulin.app.datadir import (
     trusted_file,
 )
 from moulin.app.processes import end, is_alive, send, wait_until_gone
-from moulin.domain.errors import DeadlineExceeded, LocalError, NotFound
+from moulin.domain.errors import DeadlineExceeded, LocalError, MoulinError, NotFound
 from moulin.domain.views import WorkloadView
 from moulin.domain.workload import FINAL_WORKLOAD_STATES, WorkloadState
 from moulin.sdk import Credentials, Moulin
@@ -58,11 +57,14 @@ def bring_down(data: Path, *, wait_s: float, report: Report) -> Stopped:
     run = read_run(data)
     was_running = run.supervisor is not None and is_alive(run.supervisor)
     stopped = 0
-    if run.control is not None and (was_running or is_alive(run.control)):
+    has_control = run.control is not None and (was_running or is_alive(run.control))
+    if has_control:
         stopped = _stop_workloads(data, run, wait_s=wait_s, report=report)
     _end_processes(run)
     descriptor = lock(data, os.getpid())
     try:
+        if not has_control:
+            stopped = _stop_without_control(data, wait_s=wait_s, report=report)
         steps = _stop_left_over(data, wait_s=wait_s)
         (data / RUN).unlink(missing_ok=True)
     finally:
@@ -118,6 +120,19 @@ def _end_processes(run: RunRecord) -> None:
             )
     for child in run.children:
         end(child, PROCESS_WAIT_S / 4)
+
+
+def _stop_without_control(data: Path, *, wait_s: float, report: Report) -> int:
+    """Stop work that went on after Moulin ended; what keeps its log from being read is reported."""
+    from moulin.app.last_cycles import stop_all_work
+
+    try:
+        return stop_all_work(data, wait_s=wait_s)
+    except DeadlineExceeded:
+        raise
+    except MoulinError as problem:
+        report(f"{problem.message}; only tasks of this machine are stopped")
+        return 0
 
 
 def _stop_left_over(data: Path, *, wait_s: float) -> int:

@@ -29,6 +29,7 @@ from moulin.domain.observation import Claim, NodeCapacity, TaskPhase
 from moulin.domain.plan import StopCause, TaskPlacement
 from moulin.domain.principal import ApiKey
 from moulin.domain.reasons import Reason
+from moulin.domain.replica_events import SuccessionDecided
 from moulin.domain.snapshot import EndpointLoad
 from moulin.domain.workload import Scaling, Submission, WorkloadSpec, WorkloadState
 
@@ -412,6 +413,7 @@ Payload = (
     | AttemptPlaced
     | AttemptDrainDecided
     | DrainConfirmed
+    | SuccessionDecided
     | AttemptStopDecided
     | UnitRequeued
     | UnitFinished
@@ -461,6 +463,7 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     CycleDecided: "cycle.decided",
     AttemptPlaced: "attempt.placed",
     AttemptDrainDecided: "attempt.drain_decided",
+    SuccessionDecided: "attempt.succession_decided",
     DrainConfirmed: "gateway.drain_confirmed",
     AttemptStopDecided: "attempt.stop_decided",
     UnitRequeued: "unit.requeued",

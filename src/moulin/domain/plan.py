@@ -45,6 +45,7 @@ class StopCause(StrEnum):
     BUDGET = "budget"
     ZONE_CLOSED = "zone_closed"
     ROLLED_OUT = "rolled_out"
+    ROLLED_OVER = "rolled_over"
     UNHEALTHY = "unhealthy"
 
 
@@ -73,6 +74,15 @@ class Drain:
     attempt: AttemptId
     cause: StopCause
     until_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succeed:
+    """Start the successor of a replica whose own time ends at `ends_at_ns`."""
+
+    attempt: AttemptId
+    ends_at_ns: int
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +148,14 @@ class Plan:
     drains: tuple[Drain, ...] = ()
     unit_finishes: tuple[FinishUnit, ...] = ()
     judgements: tuple[Judge, ...] = ()
+    successions: tuple[Succeed, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether applying the plan would change nothing."""
         ends = (self.stops, self.requeues, self.finishes, self.unit_finishes)
-        return not any((self.places, self.scales, self.drains, self.judgements, *ends))
+        replicas = (self.scales, self.drains, self.successions)
+        return not any((self.places, self.judgements, *replicas, *ends))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,8 @@ class ReasonCode(StrEnum):
     NODE_SYMPTOM = "NodeSymptom"
     NODE_WELL = "NodeWell"
     NODE_SAID = "NodeSaid"
+    TIME_ENDS = "TimeEnds"
+    SUCCESSION = "Succession"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,14 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.NODE_QUARANTINED: "{count} node(s) that would have room are in quarantine",
     ReasonCode.NODE_SYMPTOM: "node {node}: {signal} ({value}) at {device}, {since_s} s ago",
     ReasonCode.NODE_WELL: "node {node} has shown nothing for {calm_s} s",
+    ReasonCode.TIME_ENDS: (
+        "replica {replica} may run for {left_s} s more; its successor is started in {starts_s} s, as a"
+        " start takes about {start_s} s ({basis})"
+    ),
+    ReasonCode.SUCCESSION: (
+        "{count} replica(s) have reached the end of their time, the first in {left_s} s; {ready} of"
+        " {wanted} with time left are ready"
+    ),
     ReasonCode.NODE_SAID: "{actor} said so: {words}",
     ReasonCode.NOBODY_TO_TELL: "its end is to be told, and project {project} has no webhook",
 }

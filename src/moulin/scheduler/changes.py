@@ -89,32 +89,45 @@ def _put_aside(row: WorkloadRow, unit: UnitRow) -> None:
 def retire_waiting(state: State, row: WorkloadRow, unit: UnitRow) -> None:
     """Retire a replica that waits: nothing of it runs."""
     stop_waiting(state, row, unit)
-    unit.is_retired, unit.is_leaving = True, False
+    unit.is_retired, unit.is_leaving, unit.is_expiring = True, False, False
 
 
 def members(row: WorkloadRow, *, is_former: bool) -> list[UnitRow]:
-    """Return an endpoint's replicas that are to stay, of its present revision or of earlier ones."""
+    """Return an endpoint's replicas that nobody told to leave: those that are to stay, or the others.
+
+    Former ones are of an earlier revision, or have a successor because their time ends.
+    """
     present = row.serving.revision if row.serving is not None else 1
     return [
         unit
         for unit in row.units
-        if not (unit.is_retired or unit.is_leaving) and (unit.revision != present) is is_former
+        if not (unit.is_retired or unit.is_leaving)
+        and (unit.is_expiring or unit.revision != present) is is_former
     ]
 
 
 def attend(state: State, row: WorkloadRow) -> None:
     """Note whether a decision must look at an endpoint's replicas; kept exact so that few are."""
-    is_attended = row.serving is not None and not row.is_final and _may_change(row)
+    is_attended = row.serving is not None and not row.is_final and _may_change(state, row)
     if is_attended:
         state.attended[row.submission.id] = None
     else:
         state.attended.pop(row.submission.id, None)
 
 
-def _may_change(row: WorkloadRow) -> bool:
+def _may_change(state: State, row: WorkloadRow) -> bool:
     assert row.serving is not None
     return (
         row.serving.scaling is not None
+        or _is_timed(state, row)
         or len(members(row, is_former=False)) > row.units_wanted
         or bool(members(row, is_former=True))
+    )
+
+
+def _is_timed(state: State, row: WorkloadRow) -> bool:
+    """Say whether the time of a replica ends before its endpoint does."""
+    attempts = (state.latest_attempt(unit) for unit in row.units)
+    return any(
+        attempt is not None and attempt.is_live and attempt.ends_at_ns > 0 for attempt in attempts
     )

@@ -24,6 +24,7 @@ from moulin.domain.health import Verdict
 from moulin.domain.ids import AttemptId, NodeId, WorkloadId, attempt_id
 from moulin.domain.node_events import NodeJudged
 from moulin.domain.plan import Finish, FinishUnit, Place, Plan, Requeue, Stop, TaskPlacement
+from moulin.domain.replica_events import SuccessionDecided
 from moulin.scheduler.demand import Demand, options
 from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.queues import Line, Ticket
@@ -33,6 +34,7 @@ from moulin.scheduler.rows import Held, WorkloadRow
 from moulin.scheduler.scaling import drains, scales
 from moulin.scheduler.settle import Reaction, react
 from moulin.scheduler.state import State
+from moulin.scheduler.walltime import successions
 from moulin.scheduler.wellbeing import judged
 
 ALL_UNITS: Final = -1
@@ -71,14 +73,16 @@ def decide(state: State, now_ns: int, policy: SchedulerPolicy) -> Plan:
         drains=leaving,
         unit_finishes=tuple(item for item in reactions if isinstance(item, FinishUnit)),
         judgements=verdicts,
+        successions=tuple(successions(state, now_ns)),
     )
 
 
 def plan_events(plan: Plan) -> tuple[Payload, ...]:
     """Return a plan as the events to append, in order.
 
-    Verdicts on nodes, ends (of elements before those of arrays), retries, stops, placements, then replicas that leave
-    and new numbers of them: these may take units out of lines that the placements were taken from.
+    Verdicts on nodes, ends (of elements before those of arrays), retries, stops, placements, then
+    replicas that leave, new numbers of them and successors: these may take units out of lines that
+    the placements were taken from.
     """
     events: list[Payload] = [
         NodeJudged(node=item.node, verdict=item.verdict, reason=item.reason)
@@ -135,6 +139,10 @@ def plan_events(plan: Plan) -> tuple[Payload, ...]:
     events.extend(
         ReplicasDecided(workload=item.workload, replicas=item.replicas, reason=item.reason)
         for item in plan.scales
+    )
+    events.extend(
+        SuccessionDecided(attempt=item.attempt, ends_at_ns=item.ends_at_ns, reason=item.reason)
+        for item in plan.successions
     )
     return tuple(events)
 

@@ -34,6 +34,8 @@ def plan_digest(plan: Plan) -> str:
         parts.append(["elements", plan.unit_finishes])
     if plan.judgements:
         parts.append(["verdicts", plan.judgements])
+    if plan.successions:
+        parts.append(["successions", plan.successions])
     return digest_of(parts)
 
 

@@ -16,6 +16,7 @@ from moulin.scheduler.changes import attend, let_go_on
 from moulin.scheduler.queues import Due
 from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import State
+from moulin.scheduler.walltime import note_load, note_wait, time_limit_s
 from moulin.scheduler.wellbeing import is_struck
 
 # A replica that was ready this long was healthy: what ends it is a new trouble, not the old one.
@@ -102,6 +103,7 @@ def _take_over(state: State, attempt: AttemptRow, task: TaskRow, seen: TaskObser
         row = state.workloads[WorkloadId(attempt.workload)]
         if row.serving is not None:
             row.serving.load_ns = max(0, seen.observed_at_ns - attempt.placed_at_ns)
+            note_load(row, attempt, seen.observed_at_ns)
     task.is_ready = seen.is_ready
 
 
@@ -109,26 +111,27 @@ def _run(state: State, attempt: AttemptRow, seen: TaskObserved) -> None:
     if attempt.state is not AttemptState.PLACED:
         return
     attempt.state = next_attempt_state(attempt.state, Trigger.TASK_RUNS)
-    # The engine's clock may be behind: a time limit counts from the placement at the earliest.
-    started_at_ns = seen.started_at_ns or seen.observed_at_ns
+    # The engine's clock may be elsewhere: a time limit counts from the placement at the earliest,
+    # and from when it was seen to run at the latest.
+    started_at_ns = min(seen.started_at_ns or seen.observed_at_ns, seen.observed_at_ns)
     attempt.started_at_ns = max(started_at_ns, attempt.placed_at_ns)
     row = state.workloads[WorkloadId(attempt.workload)]
     row.attempts_running += 1
     row.started_at_ns = row.started_at_ns or attempt.started_at_ns
-    if row.time_limit_s:
-        state.time_limits.add(_limit_of(row, attempt))
+    note_wait(state, row, attempt)
+    limit_s = time_limit_s(state, row, attempt)
+    if limit_s:
+        attempt.ends_at_ns = attempt.started_at_ns + limit_s * 10**9
+        state.time_limits.add(Due(attempt.ends_at_ns, attempt.id))
+        attend(state, row)
     show_state(row)
-
-
-def _limit_of(row: WorkloadRow, attempt: AttemptRow) -> Due:
-    return Due(attempt.started_at_ns + row.time_limit_s * 10**9, attempt.id)
 
 
 def _end_attempt(state: State, row: WorkloadRow, attempt: AttemptRow, at_ns: int) -> None:
     if attempt.state is AttemptState.RUNNING:
         row.attempts_running -= 1
-        if row.time_limit_s:
-            state.time_limits.remove(_limit_of(row, attempt))
+        if attempt.ends_at_ns:
+            state.time_limits.remove(Due(attempt.ends_at_ns, attempt.id))
     elif attempt.state is AttemptState.PLACED:
         # A short program can be over before anybody saw it run.
         started = [task.started_at_ns for task in attempt.tasks if task.started_at_ns]
@@ -145,8 +148,8 @@ def _end_attempt(state: State, row: WorkloadRow, attempt: AttemptRow, at_ns: int
     _count_outcome(row, unit, attempt)
     state.drains.pop(attempt.id, None)
     let_go_on(state, row)
-    if unit.is_leaving:
-        unit.is_leaving, unit.is_retired = False, True
+    if unit.is_leaving or unit.is_expiring:
+        unit.is_leaving, unit.is_expiring, unit.is_retired = False, False, True
         unit.generation += 1
     show_state(row)
 

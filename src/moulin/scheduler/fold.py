@@ -46,7 +46,9 @@ from moulin.scheduler.wellbeing import HEALTH_HANDLERS
 # Rendezvous ports of gangs: below the range from which Linux takes ports for outgoing connections.
 PORT_FIRST: Final = 20_000
 PORT_COUNT: Final = 12_000
-_LEAVING_CAUSES: Final = frozenset({StopCause.SCALED_IN, StopCause.ROLLED_OUT})
+_LEAVING_CAUSES: Final = frozenset(
+    {StopCause.SCALED_IN, StopCause.ROLLED_OUT, StopCause.ROLLED_OVER}
+)
 
 
 def fold(state: State, event: Event) -> None:
@@ -211,7 +213,7 @@ def _task_row(
         devices=placement.devices,
         cpu_milli=cpu_milli,
         memory_bytes=memory_bytes,
-        is_lasting=row.time_limit_s == 0,
+        is_lasting=row.time_limit_s == 0 or row.serving is not None,
     )
 
 

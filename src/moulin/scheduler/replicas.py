@@ -17,6 +17,7 @@ from moulin.domain.events import (
 )
 from moulin.domain.gateway_events import GatewayEpochClosed, GatewayEpochOpened
 from moulin.domain.ids import WorkloadId
+from moulin.domain.replica_events import SuccessionDecided
 from moulin.domain.snapshot import EndpointLoad
 from moulin.domain.workload import Submission
 from moulin.scheduler.changes import let_wait, members, retire_waiting, unfinished
@@ -72,7 +73,8 @@ def resize(state: State, row: WorkloadRow) -> None:
 
 def _comes_back(state: State, serving: Serving, unit: UnitRow) -> bool:
     is_draining = unit.is_leaving and unit.attempt in state.drains
-    if not is_draining or unit.revision != serving.revision or unit.attempt is None:
+    is_present = unit.revision == serving.revision and not unit.is_expiring
+    if not is_draining or not is_present or unit.attempt is None:
         return False
     del state.drains[unit.attempt]
     unit.is_leaving = False
@@ -233,6 +235,23 @@ def _drain_decided(state: State, payload: AttemptDrainDecided, event: Event) -> 
     settle_later(state, row)
 
 
+def _succession_decided(state: State, payload: SuccessionDecided, event: Event) -> None:
+    """Let another replica wait in the place of one whose time ends; that one is a former one now."""
+    attempt = state.attempts.get(payload.attempt)
+    row = unfinished(state, WorkloadId(attempt.workload), event) if attempt else None
+    if attempt is None or row is None or row.serving is None:
+        return
+    unit = row.units[attempt.unit]
+    is_current = unit.attempt == attempt.id and attempt.is_live and attempt.stop_cause is None
+    if not is_current or unit.is_waiting or unit.is_leaving or unit.is_expiring:
+        return
+    unit.is_expiring = True
+    resize(state, row)
+    for asked in members(row, is_former=False):
+        if asked.is_waiting and not asked.asked_at_ns:
+            asked.asked_at_ns = event.at_ns
+
+
 def _drain_confirmed(state: State, payload: DrainConfirmed, _event: Event) -> None:
     drain = state.drains.get(payload.attempt)
     key = (payload.gateway, payload.gateway_epoch)
@@ -249,4 +268,5 @@ ENDPOINT_HANDLERS: Final[Mapping[type, Callable[[State, Any, Event], None]]] = {
     GatewayEpochClosed: _gateway_closed,
     AttemptDrainDecided: _drain_decided,
     DrainConfirmed: _drain_confirmed,
+    SuccessionDecided: _succession_decided,
 }

@@ -70,6 +70,7 @@ class AttemptRow:
     `stop_cause` is set once a stop is decided; the attempt stays live until every task is proved
     ended. `broken_rank` is the rank that first ended without success, -1 for none. `port` is the
     gang's rendezvous port, 0 for a single task. `choice` says which alternative it was given.
+    `ends_at_ns` is when its time limit ends it, known from when it runs, 0 for never.
     """
 
     id: AttemptId
@@ -81,6 +82,7 @@ class AttemptRow:
     state: AttemptState = AttemptState.PLACED
     stop_cause: StopCause | None = None
     grace_s: int = 0
+    ends_at_ns: int = 0
     started_at_ns: int = 0
     ended_at_ns: int = 0
     tasks_live: int = 0
@@ -101,7 +103,8 @@ class UnitRow:
     `generation` is that of `attempt`, or of the next one while `is_waiting`. `failures` and
     `losses` count ended attempts; an endpoint's start again at zero after a healthy minute.
     `revision` is the endpoint's spec it serves. `is_leaving` marks a replica that is to go, and
-    `is_retired` one that went (its generations are never used again).
+    `is_retired` one that went (its generations are never used again). `is_expiring` marks one whose
+    time ends soon, so that it has a successor; `asked_at_ns` is since when that is wanted, 0 once it runs.
 
     A waiting unit is in a line, or backs off, or `is_withheld` until its workload may go on. Of an
     array, `final` is the end of this element, `reason` why, and `is_stopping` that it was asked for.
@@ -114,6 +117,8 @@ class UnitRow:
     is_waiting: bool = True
     is_leaving: bool = False
     is_retired: bool = False
+    is_expiring: bool = False
+    asked_at_ns: int = 0
     is_withheld: bool = False
     is_stopping: bool = False
     not_before_ns: int = 0
@@ -145,7 +150,8 @@ class Serving:
     `former` are earlier specs that a replica still serves or that somebody may go back to, `before`
     the last of them. `wish` is what the reported load asks for, `peaks` what it asked for before:
     ever less, ever later. `since_ns` is the last change of the number or the spec. `load_ns` is how
-    long the last start took to be ready.
+    long the last start took to be ready, `loads` how long the last few took from when they ran, and
+    `pools` where they ran.
     """
 
     scaling: Scaling | None
@@ -158,6 +164,8 @@ class Serving:
     peaks: list[Peak] = field(default_factory=list)
     since_ns: int = 0
     load_ns: int = 0
+    loads: tuple[int, ...] = ()
+    pools: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)

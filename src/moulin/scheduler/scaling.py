@@ -18,6 +18,12 @@ from moulin.scheduler.changes import members
 from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.rows import AttemptRow, DrainRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import GatewayEpoch, State
+from moulin.scheduler.walltime import (
+    is_time_to_leave,
+    last_stop_ns,
+    next_turns_ns,
+    walltime_reasons,
+)
 
 NS_PER_S: Final = 10**9
 # A queue that formed while replicas were too few is gone this long after the last one was ready.
@@ -180,9 +186,10 @@ def _awake_until_ns(state: State, row: WorkloadRow, scaling: Scaling) -> int:
 
 
 def drains(state: State, now_ns: int) -> Iterator[Drain]:
-    """Yield the replicas that get no new request: too many, or of an earlier revision.
+    """Yield the replicas that get no new request: too many, of an earlier revision, or out of time.
 
-    Those of an earlier revision stay for as many as the present one has not ready yet.
+    Former ones stay for as many as are not ready yet of those that follow them; one whose time ends
+    leaves early enough to finish what it has under way, whatever follows it.
     """
     for row in _attended(state):
         present = members(row, is_former=False)
@@ -191,16 +198,25 @@ def drains(state: State, now_ns: int) -> Iterator[Drain]:
             state, row, _least_used(state, present, row.units_wanted), StopCause.SCALED_IN, now_ns
         )
         former = members(row, is_former=True)
+        timed = [unit for unit in former if is_time_to_leave(state, row, unit, now_ns)]
+        others = [unit for unit in former if unit not in timed]
         kept = max(0, row.units_wanted - ready)
-        yield from _leave(
-            state, row, _least_used(state, former, kept), StopCause.ROLLED_OUT, now_ns
-        )
+        for unit in (*timed, *_least_used(state, others, kept)):
+            cause = StopCause.ROLLED_OVER if unit.is_expiring else StopCause.ROLLED_OUT
+            yield from _leave(state, row, [unit], cause, now_ns)
 
 
 def _least_used(state: State, units: list[UnitRow], kept: int) -> list[UnitRow]:
-    """Return all but the `kept` most useful units, the least useful first."""
-    in_order = sorted(units, key=lambda unit: (_use(state, unit), -unit.unit))
+    """Return all but the `kept` most useful units, the least useful first, then who ends first."""
+    in_order = sorted(
+        units, key=lambda unit: (_use(state, unit), _ends_ns(state, unit), -unit.unit)
+    )
     return in_order[: max(len(units) - kept, 0)]
+
+
+def _ends_ns(state: State, unit: UnitRow) -> int:
+    attempt = state.latest_attempt(unit)
+    return attempt.ends_at_ns or _NEVER_NS if attempt is not None else _NEVER_NS
 
 
 def _leave(
@@ -212,7 +228,9 @@ def _leave(
         if attempt is None or endpoint is None or attempt.stop_cause is not None:
             continue
         if unit.is_waiting or attempt.is_live:
+            last_ns = last_stop_ns(state, row, attempt)
             until_ns = now_ns + endpoint.drain_s * NS_PER_S
+            until_ns = min(until_ns, max(last_ns, now_ns)) if last_ns is not None else until_ns
             yield Drain(attempt=attempt.id, cause=cause, until_ns=until_ns)
 
 
@@ -273,6 +291,7 @@ def next_due_ns(state: State) -> int | None:
     due_ns += [at_ns for at_ns in timed if at_ns is not None]
     for row in _attended(state):
         due_ns += _ends_of_wishes_ns(state, row)
+        due_ns += next_turns_ns(state, row)
     return min((at_ns for at_ns in due_ns if at_ns < _NEVER_NS), default=None)
 
 
@@ -296,7 +315,8 @@ def serving_reasons(state: State, row: WorkloadRow, now_ns: int) -> Iterator[Rea
     present = members(row, is_former=False)
     if serving.scaling is not None and row.units_wanted == 0 and not serving.wish:
         yield Reason(code=ReasonCode.SCALED_TO_ZERO)
-    former = members(row, is_former=True)
+    yield from walltime_reasons(state, row, now_ns)
+    former = [unit for unit in members(row, is_former=True) if unit.revision != serving.revision]
     if former:
         ready = sum(_ready(state, unit) is not None for unit in present)
         parameters = {

@@ -201,9 +201,11 @@ def _outcome(
     state: State, row: WorkloadRow, unit: UnitRow, attempt: AttemptRow, policy: SchedulerPolicy
 ) -> Outcome | None:
     """Return the end that one ended attempt means for what it was a try of, None to try again."""
+    is_endpoint = row.submission.spec.kind is WorkloadKind.ENDPOINT
+    is_of_replica = is_endpoint and attempt.stop_cause is StopCause.TIME_LIMIT
     if attempt.state is AttemptState.CANCELLED and attempt.stop_cause in _FINAL_CAUSES:
-        return _stopped_outcome(state, row, attempt)
-    if row.submission.spec.kind is WorkloadKind.ENDPOINT:
+        return None if is_of_replica else _stopped_outcome(state, row, attempt)
+    if is_endpoint:
         return None
     if attempt.state is AttemptState.SUCCEEDED:
         return Outcome(WorkloadState.SUCCEEDED)
@@ -265,6 +267,10 @@ def _requeue_reason(state: State, unit: UnitRow, attempt: AttemptRow) -> Reason:
         row = state.nodes.row(attempt.tasks[0].node)
         if row is not None and row.health.reason is not None:
             return row.health.reason
+    if attempt.stop_cause is StopCause.TIME_LIMIT:
+        limit_s = (attempt.ends_at_ns - attempt.started_at_ns) // NS_PER_S
+        parameters = {"limit_s": str(limit_s)}
+        return Reason(code=ReasonCode.TIME_LIMIT_REACHED, parameters=parameters)
     if attempt.state in {AttemptState.PREEMPTED, AttemptState.CANCELLED}:
         parameters = {"generation": str(unit.generation + 1), "left_s": "0"}
         return Reason(code=ReasonCode.BACKING_OFF, parameters=parameters)

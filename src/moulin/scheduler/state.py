@@ -44,6 +44,7 @@ class State:
     request and are not stopped yet. `attended` are endpoints whose replicas may have to change: they
     follow their load, or have one too many. `dependents` are those that wait for the end of another
     workload, by that. `ailing` are the nodes whose health a decision has to look at.
+    `waits` are the last waits of replicas for a machine, from being wanted to running, in ns by pool.
     """
 
     sequence: int = 0
@@ -69,6 +70,7 @@ class State:
     attended: dict[WorkloadId, None] = field(default_factory=dict)
     dependents: dict[WorkloadId, dict[WorkloadId, None]] = field(default_factory=dict)
     ailing: dict[NodeId, None] = field(default_factory=dict)
+    waits: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Return the SHA-256 of everything folded; equal logs give equal digests in any process.
@@ -95,6 +97,7 @@ class State:
                 "attended": list(self.attended),
                 "dependents": self.dependents,
                 "ailing": [list(self.ailing), self.nodes.absent],
+                "waits": self.waits,
             }
         )
 

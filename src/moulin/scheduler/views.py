@@ -16,6 +16,7 @@ from moulin.domain.workload import AttemptState, Resources, TaskTemplate, Worklo
 from moulin.scheduler.nodes import Column
 from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import State
+from moulin.scheduler.walltime import time_limit_s
 
 WAITING = "waiting"
 # An array of thousands is one row: it shows so many of its elements, the rest are asked for.
@@ -150,7 +151,7 @@ def start_step(state: State, attempt: AttemptId, rank: int) -> StartStep:
             for name, value in {**_rendezvous(state, found), **_element(spec, found)}.items()
             if name not in template.env
         },
-        time_limit_s=row.time_limit_s,
+        time_limit_s=time_limit_s(state, row, found),
         stop_grace_s=spec.stop_grace_s,
         stop_signal=spec.stop_signal,
     )

@@ -105,6 +105,8 @@ from tests.golden.health_story import health
 from tests.golden.limits_story import limits, users
 from tests.golden.objects_story import objects
 from tests.golden.replica_story import TIMED, replicas
+from tests.golden.secrets_story import JOB as SECRET_JOB
+from tests.golden.secrets_story import secrets
 
 LOGS: Final = Path(__file__).parent / "logs"
 START_NS: Final = 1_790_000_000_000_000_000
@@ -132,6 +134,7 @@ ENDS: Final = {
     "v1_retention": {JOB: WorkloadState.SUCCEEDED},
     "v1_scaling": {ENDPOINT: WorkloadState.RUNNING},
     "v1_replicas": {TIMED: WorkloadState.RUNNING},
+    "v1_secrets": {SECRET_JOB: WorkloadState.ADMITTED},
     "v1_batch": {
         ARRAY: WorkloadState.FAILED,
         REPORT: WorkloadState.PLACED,
@@ -144,6 +147,7 @@ HELD: Final = {
     "v1_faults": {RETRIED: 5},
     "v1_scaling": {ENDPOINT: 0},
     "v1_replicas": {TIMED: 0},
+    "v1_secrets": {SECRET_JOB: 7},
     "v1_batch": {ARRAY: 0, REPORT: 0},
 }
 
@@ -162,6 +166,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_batch": [*beginning(), *batch()],
         "v1_health": [*beginning(), *health()],
         "v1_users": [*beginning(), *users()],
+        "v1_secrets": [*beginning(), *secrets()],
         "v1_replicas": [*beginning(), *replicas()],
     }
     return {name: numbered(payloads) for name, payloads in stories.items()}

@@ -21,6 +21,7 @@ from moulin.api import (
     objects,
     problems,
     receipts,
+    secrets,
     status,
     workloads,
 )
@@ -40,6 +41,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     models.router,
     objects.router,
     batches.router,
+    secrets.router,
     gateway.router,
 )
 

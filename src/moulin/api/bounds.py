@@ -28,6 +28,7 @@ from moulin.domain.control import (
 from moulin.domain.errors import InvalidSpec
 from moulin.domain.limits import Allowance, RateLimit
 from moulin.domain.objects import BatchWanted
+from moulin.domain.secrets import SECRET_BYTES_MAX, SECRET_NAME, TASK_SECRETS_MAX, SecretWanted
 from moulin.domain.usage import Meter
 from moulin.domain.workload import (
     AFTER_MAX,
@@ -90,6 +91,12 @@ _OPTIONAL = Text(length_max=200, pattern=f"(?:{FREE_NAME})?")
 _INSTANT = Whole(minimum=0, maximum=253_402_300_799 * 10**9)
 _LABELS = Text(items_max=64, key_pattern=NAME)
 _COUNTRIES = Text(length_max=2, pattern=COUNTRY, items_max=300)
+_SECRETS = Text(
+    length_max=63,
+    pattern=SECRET_NAME,
+    items_max=TASK_SECRETS_MAX,
+    key_pattern=r"[A-Za-z_][A-Za-z0-9_]{0,127}",
+)
 
 BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
     WorkloadSpec: {
@@ -130,7 +137,10 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
         "env": Text(length_max=131_071, is_free=True, key_pattern=r"[A-Za-z_][A-Za-z0-9_]{0,255}"),
         "workdir": Text(length_max=4095),
         "image": Text(length_max=1000),
+        "secrets": _SECRETS,
+        "secret_files": _SECRETS,
     },
+    SecretWanted: {"value": Text(length_max=SECRET_BYTES_MAX, is_free=True)},
     EndpointSpec: {
         "model": _FREE,
         "variant": _OPTIONAL,

@@ -21,6 +21,7 @@ from moulin.domain.errors import QuotaExceeded
 from moulin.domain.event_wire import encode_payload
 from moulin.domain.events import Event, FactoryApplied, KeyCreated, KeyUpdated
 from moulin.domain.principal import Principal
+from moulin.domain.secret_events import SecretSet
 from moulin.domain.units import format_time
 from moulin.domain.wire import encode_public
 from moulin.identity import Action
@@ -86,7 +87,7 @@ def frame(event: Event) -> bytes:
 
 
 def public_event(event: Event) -> Mapping[str, Any]:
-    """Return an event as callers see it: instants as RFC 3339, no digest of a key."""
+    """Return an event as callers see it: instants as RFC 3339, no digest of a key, no ciphertext."""
     return {
         "sequence": event.sequence,
         "schema": event.schema,
@@ -109,6 +110,8 @@ def _payload(event: Event) -> Any:
         return encode_payload(payload)
     if isinstance(payload, KeyCreated | KeyUpdated):
         payload = replace(payload, key=replace(payload.key, digest=""))
+    if isinstance(payload, SecretSet):
+        payload = replace(payload, secret=replace(payload.secret, ciphertext=b""))
     return encode_public(payload)
 
 

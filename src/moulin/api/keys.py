@@ -70,7 +70,7 @@ async def create_key(request: Request, project: ProjectPath, principal: Creator)
             f"issue a key of role {wanted.role} in a project: the role belongs to the factory",
             hint=f"roles of a project: {', '.join(PROJECT_ROLES)}",
         )
-    organisation = await in_thread(_organisation, state.services, principal, project)
+    organisation = await in_thread(organisation_of, state.services, principal, project)
     services = state.services
     secret = _secret(services)
     now_ns = services.clock.now_ns()
@@ -241,7 +241,7 @@ def _webhook(services: ApiServices, project: str) -> str:
     return webhook_of(found, decode(Organisation, owner) if owner is not None else None)
 
 
-def _organisation(services: ApiServices, principal: Principal, project: str) -> str:
+def organisation_of(services: ApiServices, principal: Principal, project: str) -> str:
     """Return the organisation a project belongs to; raises `NotFound`."""
     if reach(principal.role, Action.KEY_CREATE) is Reach.PROJECT:
         return principal.organisation

@@ -3,7 +3,7 @@
 The wiring fills this in; no route reaches for anything else.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,11 +11,13 @@ from typing import Protocol
 from moulin.catalog.fit import Machine
 from moulin.catalog.machines import MACHINE_CLASSES, THIS_MACHINE
 from moulin.controlplane.commands import Answer, Command
+from moulin.controlplane.sealed import SealedSecrets
 from moulin.controlplane.shelf import Shelf
 from moulin.domain.control import FetchStatus, FetchWanted, ModelInfo
 from moulin.domain.model import Model
 from moulin.domain.objects import BatchJob
 from moulin.domain.observation import LogChunk
+from moulin.domain.secrets import SealedSecret
 from moulin.domain.terms import Acceptances
 from moulin.identity import Keyring
 from moulin.ports.clock import Clock, IdSource
@@ -97,6 +99,22 @@ class ObjectBytes(Protocol):
         ...
 
 
+class SecretKeys(Protocol):
+    """Seals secrets; called from worker threads."""
+
+    def seal(self, secret: SealedSecret, value: bytes) -> SealedSecret:
+        """Return the secret with its value sealed. Raises `DiskFull`, `LocalError`."""
+        ...
+
+    def shred(self, ids: Collection[str]) -> None:
+        """Destroy keys; what has none is left as it is. Raises `LocalError`."""
+        ...
+
+    def rotate(self) -> int:
+        """Wrap all keys with a new master key; return how many. Raises as `seal` does."""
+        ...
+
+
 class BatchDesk(Protocol):
     """Who carries batches out, as far as the API asks; called from any thread."""
 
@@ -164,11 +182,13 @@ class ApiServices:
     evidence: Evidence
     contents: ObjectBytes
     desk: BatchDesk
+    vault: SecretKeys
     clock: Clock
     ids: IdSource
     pepper: bytes = field(repr=False)
     version: str
     limits: ApiLimits = field(default_factory=ApiLimits)
     objects: Callable[[], Shelf] = Shelf
+    secrets: Callable[[], SealedSecrets] = SealedSecrets
     licences: Callable[[], Acceptances] = dict
     machine: Callable[[], Machine] = _unmeasured

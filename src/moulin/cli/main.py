@@ -28,6 +28,7 @@ from moulin.cli import (
     operate,
     runtimes,
     scale,
+    secrets,
     serve,
     submit,
     work,
@@ -79,6 +80,7 @@ app.add_typer(aliases.app, name="alias")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(kept.files, name="files")
 app.add_typer(kept.batch, name="batch")
+app.add_typer(secrets.app, name="secrets")
 app.add_typer(accounts.receipt, name="receipt")
 
 

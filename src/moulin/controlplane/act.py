@@ -14,7 +14,8 @@ from moulin.controlplane.lookup import (
     task_of,
 )
 from moulin.controlplane.plane import Plane
-from moulin.domain.errors import EngineError, EngineUnavailable, MoulinError
+from moulin.controlplane.secrets import with_secrets
+from moulin.domain.errors import EngineError, EngineUnavailable, MoulinError, NotFound
 from moulin.domain.ids import NodeId, StepId, step_id
 from moulin.domain.observation import Observation, TaskPhase
 from moulin.domain.plan import Plan, StartStep
@@ -61,7 +62,13 @@ def _start(plane: Plane, step: StepId) -> None:
         return
     wanted = start_step(schedule, task.attempt, task.rank)
     try:
-        _engine(plane, task.node).start(_launched(plane, wanted))
+        engine = _engine(plane, task.node)
+        try:
+            launched = _launched(plane, wanted)
+        except NotFound as gone:
+            _settle_without(plane, engine, step, gone)
+            return
+        engine.start(launched)
     except EngineUnavailable:
         return
     except MoulinError as error:
@@ -72,7 +79,20 @@ def _start(plane: Plane, step: StepId) -> None:
 
 
 def _launched(plane: Plane, step: StartStep) -> StartStep:
-    return replace(step, task=plane.ports.launcher.task(step)) if step.endpoint else step
+    """Return a step with what it needs to start; raises `NotFound` when some of it is gone."""
+    if step.endpoint:
+        return replace(step, task=plane.ports.launcher.task(step))
+    return with_secrets(plane, step)
+
+
+def _settle_without(plane: Plane, engine: Engine, step: StepId, gone: NotFound) -> None:
+    """Refuse a step that lacks something by now, unless an earlier call had started it already."""
+    phase = engine.observe([step])[0].phase
+    if phase is TaskPhase.UNREACHABLE:
+        return
+    plane.unstarted.discard(step)
+    if phase is TaskPhase.ABSENT:
+        plane.reports.append(_refused(plane, step, gone))
 
 
 def _stop(plane: Plane, step: StepId, node: NodeId, grace_s: int) -> None:

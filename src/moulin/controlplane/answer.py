@@ -24,6 +24,7 @@ from moulin.controlplane.commands import (
     CheckNode,
     CreateKey,
     DeleteObject,
+    DeleteSecret,
     EndBatch,
     ExplainWorkload,
     Explanation,
@@ -36,6 +37,7 @@ from moulin.controlplane.commands import (
     RolloutEndpoint,
     RotateKey,
     ScaleEndpoint,
+    SetSecret,
     SettleAlert,
     StopElements,
     StopWorkload,
@@ -62,6 +64,7 @@ from moulin.controlplane.objects import (
 from moulin.controlplane.plane import Plane
 from moulin.controlplane.rows import view_of
 from moulin.controlplane.schedule import present_policy
+from moulin.controlplane.secrets import delete_secret, set_secret
 from moulin.controlplane.status import read_status
 from moulin.controlplane.submit import submit_workload, try_workload
 from moulin.controlplane.sync import sync_gateway
@@ -253,5 +256,7 @@ HANDLERS: Final[Mapping[type, Handler]] = {
     OpenBatch: open_batch,
     CancelBatch: cancel_batch,
     EndBatch: end_batch,
+    SetSecret: set_secret,
+    DeleteSecret: delete_secret,
     ReadStatus: _status,
 }

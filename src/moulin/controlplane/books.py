@@ -13,6 +13,7 @@ from moulin.controlplane.gateways import Gateways, fold_gateways
 from moulin.controlplane.metered import Cursors
 from moulin.controlplane.notices import Notices, fold_notices
 from moulin.controlplane.retention import Retention, fold_retention
+from moulin.controlplane.sealed import SealedSecrets, fold_sealed
 from moulin.controlplane.shelf import Shelf, fold_shelf
 from moulin.domain.errors import check
 from moulin.domain.events import (
@@ -86,6 +87,7 @@ class Books:
     retention: Retention = field(default_factory=Retention)
     objects: Shelf = field(default_factory=Shelf)
     notices: Notices = field(default_factory=Notices)
+    sealed: SealedSecrets = field(default_factory=SealedSecrets)
     declared: dict[tuple[ObjectKind, str], Declared] = field(default_factory=dict)
     endpoints: set[WorkloadId] = field(default_factory=set)
     repeats: Repeats = field(default_factory=Repeats)
@@ -150,6 +152,7 @@ def fold_all(books: Books, event: Event) -> None:
     fold_gateways(books.gateways, event)
     fold_retention(books.retention, event, books.schedule)
     fold_shelf(books.objects, event)
+    fold_sealed(books.sealed, event)
     if isinstance(event.payload, (WorkloadFinished, AlertSettled)):
         has_webhook = bool(books.webhook(event.project))
         fold_notices(books.notices, event, books.schedule, has_webhook=has_webhook)

@@ -26,6 +26,7 @@ from moulin.domain.health import Verdict
 from moulin.domain.ids import KeyId, NodeId, ProjectId, WorkloadId
 from moulin.domain.objects import BatchJob, StoredObject
 from moulin.domain.principal import ApiKey, Principal
+from moulin.domain.secrets import SealedSecret, SecretInfo
 from moulin.domain.snapshot import SyncReply, SyncRequest
 from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.views import NodeView, WorkloadView
@@ -42,6 +43,7 @@ __all__ = [
     "Command",
     "CreateKey",
     "DeleteObject",
+    "DeleteSecret",
     "EndBatch",
     "ExplainWorkload",
     "Explanation",
@@ -56,6 +58,7 @@ __all__ = [
     "RevokeKey",
     "RotateKey",
     "ScaleEndpoint",
+    "SetSecret",
     "SettleAlert",
     "StopElements",
     "StopWorkload",
@@ -342,6 +345,26 @@ class EndBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetSecret:
+    """Record a sealed secret in the place of one of its name. Answer: its `SecretInfo`.
+
+    Raises `NotFound` for a project that does not exist, `QuotaExceeded` when it has too many.
+    """
+
+    principal: Principal
+    secret: SealedSecret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteSecret:
+    """Forget a secret and destroy its key. Answer: its `SecretInfo`; raises `NotFound`."""
+
+    principal: Principal
+    project: ProjectId
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadStatus:
     """Ask for the factory at a glance. Answer: `FactoryStatus`."""
 
@@ -373,6 +396,8 @@ Command = (
     | OpenBatch
     | CancelBatch
     | EndBatch
+    | SetSecret
+    | DeleteSecret
     | ReadStatus
 )
 Answer = (
@@ -390,4 +415,5 @@ Answer = (
     | FactoryStatus
     | StoredObject
     | BatchJob
+    | SecretInfo
 )

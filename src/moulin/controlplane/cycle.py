@@ -25,6 +25,7 @@ from moulin.controlplane.observe import observe
 from moulin.controlplane.plane import Plane
 from moulin.controlplane.rows import batch_of
 from moulin.controlplane.schedule import schedule
+from moulin.controlplane.secrets import shred_dropped
 from moulin.controlplane.telling import tell_ends
 from moulin.domain.errors import MoulinError
 
@@ -65,6 +66,7 @@ def cycle(plane: Plane, wait_s: float) -> int:
     forget_due(plane, draft)
     tell_alerts(plane, draft)
     tell_ends(plane, draft)
+    shred_dropped(plane)
     return len(draft.events)
 
 

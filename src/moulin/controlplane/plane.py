@@ -3,17 +3,19 @@
 Nothing here decides; `cycle.py` composes the stages over these parts.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from moulin.controlplane.books import Books
 from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.retention import Forgetting
+from moulin.domain.errors import NotFound
 from moulin.domain.factory import Pool
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.notices import Notice
 from moulin.domain.observation import Observation
+from moulin.domain.secrets import SealedSecret
 from moulin.domain.snapshot import GatewaySnapshot
 from moulin.domain.usage import Meter, Usage
 from moulin.energy import INPUT_TOKEN_WEIGHT, OUTPUT_TOKEN_WEIGHT
@@ -37,6 +39,29 @@ def nobody_to_tell(_notice: Notice) -> None:
 
 def any_pools(_pools: Sequence[Pool]) -> None:
     """Let pools stand beside one another, whatever they are."""
+
+
+class OpensSecrets(Protocol):
+    """Who holds the keys of secrets."""
+
+    def open(self, secret: SealedSecret) -> bytes:
+        """Return the value; raises `NotFound` when its key is gone."""
+        ...
+
+    def shred(self, ids: Collection[str]) -> None:
+        """Destroy keys; what has none is left as it is. Raises `LocalError`."""
+        ...
+
+
+class NoVault:
+    """A factory without secrets: a simulated one, or a test's."""
+
+    def open(self, secret: SealedSecret) -> bytes:
+        """Raise `NotFound`: there are no keys."""
+        raise NotFound(f"open secret {secret.name}: this factory keeps none")
+
+    def shred(self, ids: Collection[str]) -> None:
+        """There is nothing to destroy."""
 
 
 # What a request sends, in the unit of its model: one model counts in one of them.
@@ -66,7 +91,7 @@ class Ports:
     """The world as the control plane meets it.
 
     `check_pools` raises `InvalidSpec` for pools that cannot stand beside one another; `notify` takes an
-    alert to tell a webhook and returns at once.
+    alert to tell a webhook and returns at once; `vault` opens secrets and destroys their keys.
     """
 
     store: Store
@@ -78,6 +103,7 @@ class Ports:
     signer: Signer
     check_pools: PoolsCheck = any_pools
     notify: Callable[[Notice], None] = nobody_to_tell
+    vault: OpensSecrets = field(default_factory=NoVault)
 
 
 class TokenEnergy(NamedTuple):

@@ -10,6 +10,7 @@ from moulin.controlplane.draft import Draft
 from moulin.controlplane.lookup import capacity_of
 from moulin.controlplane.plane import Plane
 from moulin.controlplane.rows import view_of
+from moulin.controlplane.secrets import missing_secrets
 from moulin.domain.errors import (
     BudgetExceeded,
     IdempotencyMismatch,
@@ -127,6 +128,7 @@ _HINTS = {
     ReasonCode.MODEL_RETIRED: "deploy its successor",
     ReasonCode.DEPENDENCY_UNKNOWN: "`moulin jobs` lists ids and names",
     ReasonCode.DEPENDENCY_FAILED: "run that again first, or write `when: any`",
+    ReasonCode.SECRET_UNKNOWN: "`moulin secrets set NAME` sets it; `moulin secrets list` lists them",
     ReasonCode.NOBODY_TO_TELL: "have the operator declare one for it, or leave `notify` out",
     ReasonCode.DEPENDENCY_NEVER_OK: "write `when: any`",
 }
@@ -196,6 +198,7 @@ def _submission(
             hint="`moulin status` lists the projects you may use",
         )
     spec, met, never = resolved(plane, draft, command.project, command.spec)
+    never += tuple(missing_secrets(draft, command.project, spec.task))
     submission = Submission(
         id=workload,
         organisation=OrganisationId(declared.organisation),

@@ -31,6 +31,7 @@ from moulin.domain.principal import ApiKey
 from moulin.domain.reasons import Reason
 from moulin.domain.replica_events import SuccessionDecided
 from moulin.domain.snapshot import EndpointLoad
+from moulin.domain.secret_events import SecretDeleted, SecretSet
 from moulin.domain.workload import Scaling, Submission, WorkloadSpec, WorkloadState
 
 SCHEMA_VERSION: Final = 1
@@ -441,6 +442,8 @@ Payload = (
     | LicenceAccepted
 )
 
+    | SecretSet
+    | SecretDeleted
 KIND_BY_TYPE: Final[Mapping[type, str]] = {
     EpochOpened: "epoch.opened",
     FactoryApplied: "factory.applied",
@@ -493,6 +496,8 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
 }
 TYPE_BY_KIND: Final[Mapping[str, type]] = {kind: cls for cls, kind in KIND_BY_TYPE.items()}
 
+    SecretSet: "secret.set",
+    SecretDeleted: "secret.deleted",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from moulin.domain.jobdata import read_secrets
 from moulin.domain.section import Keys, Section, check_name, nearest, section, shown
 from moulin.domain.units import parse_bytes, parse_cpu_milli, parse_duration_s
 from moulin.domain.workload import (
@@ -102,7 +103,7 @@ ENDPOINT_KEYS: Final = (
     "fallbacks",
 )
 FALLBACKS_MAX: Final = 8
-TASK_KEYS: Final = ("run", "command", "setup", "envs", "workdir", "image")
+TASK_KEYS: Final = ("run", "command", "setup", "envs", "workdir", "image", "secrets")
 JOB_KEYS: Final = _keys(
     *("name", "kind", "resources", "num_nodes", *TASK_KEYS, "time_limit", "priority", "retry"),
     *("labels", "retention", "where", "when", *ENDPOINT_KEYS),
@@ -268,12 +269,15 @@ def _task(top: Section) -> TaskTemplate:
     command = ("sh", "-c", script) if script.strip() else top.texts("command")
     if not command:
         top.refuse("run", "a job needs a command", "for example `run: python train.py`")
+    secrets, secret_files = read_secrets(top)
     return TaskTemplate(
         command=command,
         setup=top.text("setup", characters_max=SCRIPT_CHARACTERS_MAX),
         env=top.text_map("envs", form=_VARIABLE, items_max=1_000),
         workdir=top.text("workdir"),
         image=top.text("image"),
+        secrets=secrets,
+        secret_files=secret_files,
     )
 
 

@@ -52,6 +52,8 @@ class ReasonCode(StrEnum):
     ARRAY_LIMIT = "ArrayLimit"
     ARRAY_PART = "ArrayPart"
     NOBODY_TO_TELL = "NobodyToTell"
+    SECRET_UNKNOWN = "SecretUnknown"  # noqa: S105 - a reason, no secret
+    NODES_WANTED = "NodesWanted"
     NODE_QUARANTINED = "NodeQuarantined"
     NODE_SYMPTOM = "NodeSymptom"
     NODE_WELL = "NodeWell"
@@ -154,6 +156,7 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ),
     ReasonCode.NODE_SAID: "{actor} said so: {words}",
     ReasonCode.NOBODY_TO_TELL: "its end is to be told, and project {project} has no webhook",
+    ReasonCode.SECRET_UNKNOWN: "it names the secret {secret}, which project {project} has not",
 }
 
 

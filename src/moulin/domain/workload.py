@@ -142,13 +142,19 @@ class JobArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskTemplate:
-    """The program each task runs; `command` is an argv, a job file's `run` becomes `sh -c`."""
+    """The program each task runs; `command` is an argv, a job file's `run` becomes `sh -c`.
+
+    `secrets` map variables to names of the project's secrets; those of `secret_files` hold the path
+    of a file with the value.
+    """
 
     command: tuple[str, ...]
     setup: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     workdir: str = ""
     image: str = ""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    secret_files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

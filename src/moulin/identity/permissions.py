@@ -39,6 +39,9 @@ class Action(StrEnum):
     EVIDENCE_READ = "evidence.read"
     OBJECT_READ = "object.read"
     OBJECT_WRITE = "object.write"
+    SECRET_READ = "secret.read"  # noqa: S105 - an action, no secret
+    SECRET_WRITE = "secret.write"  # noqa: S105
+    SECRET_ROTATE = "secret.rotate"  # noqa: S105
     INFER = "infer"
     GATEWAY_SYNC = "gateway.sync"
 
@@ -71,6 +74,11 @@ _INFERENCE: Final[Mapping[Action, Reach]] = {
     Action.OBJECT_READ: Reach.PROJECT,
     Action.OBJECT_WRITE: Reach.PROJECT,
 }
+# Whoever may run a job in a project can read its secrets in there, so he may set them as well.
+_SECRETS: Final[Mapping[Action, Reach]] = {
+    Action.SECRET_READ: Reach.PROJECT,
+    Action.SECRET_WRITE: Reach.PROJECT,
+}
 _MEMBER: Final[Mapping[Action, Reach]] = {
     **_VIEWER,
     Action.WORKLOAD_SUBMIT: Reach.PROJECT,
@@ -78,6 +86,7 @@ _MEMBER: Final[Mapping[Action, Reach]] = {
     Action.WORKLOAD_SCALE: Reach.PROJECT,
     Action.WORKLOAD_ADJUST: Reach.PROJECT,
     Action.MODEL_FETCH: Reach.PROJECT,
+    **_SECRETS,
     **_INFERENCE,
 }
 _ADMIN: Final[Mapping[Action, Reach]] = {
@@ -94,7 +103,7 @@ PERMISSIONS: Final[Mapping[Role, Mapping[Action, Reach]]] = {
     Role.OPERATOR: {
         action: Reach.FACTORY
         for action in Action
-        if action not in (Action.GATEWAY_SYNC, *_INFERENCE)
+        if action not in (Action.GATEWAY_SYNC, *_SECRETS, *_INFERENCE)
     },
     Role.GATEWAY: {Action.GATEWAY_SYNC: Reach.FACTORY},
     Role.ADMIN: _ADMIN,

@@ -47,6 +47,7 @@ from moulin.domain.factory import DeclaredObject, kind_of
 from moulin.domain.objects import BatchJob, BatchPage, BatchWanted, StoredObject, StoredPage
 from moulin.domain.observation import LogChunk
 from moulin.domain.outlook import ModelFit, PriceExplained
+from moulin.domain.secrets import MasterRotated, SecretInfo, SecretPage, SecretWanted
 from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.views import NodeView, ReceiptView, WorkloadView
 from moulin.domain.wire import encode_public
@@ -238,6 +239,36 @@ def allowances(project: str, user: str) -> Call[AllowancePage]:
 def webhook(project: str) -> Call[WebhookInfo]:
     """Ask where a project's alerts go."""
     return _get(f"/projects/{_project(project)}/webhook", WebhookInfo)
+
+
+def set_secret(project: str, name: str, wanted: SecretWanted) -> Call[SecretInfo]:
+    """Set a secret; once is as good as twice."""
+    return Call(
+        method="PUT",
+        path=f"{PREFIX}/projects/{_project(project)}/secrets/{_segment(name)}",
+        read=reading(SecretInfo),
+        body=body_of(wanted),
+    )
+
+
+def list_secrets(project: str) -> Call[SecretPage]:
+    """Ask for the names of a project's secrets."""
+    return _get(f"/projects/{_project(project)}/secrets", SecretPage)
+
+
+def delete_secret(project: str, name: str) -> Call[SecretInfo]:
+    """Delete a secret. Sent again it would find nothing: never repeated by itself."""
+    return Call(
+        method="DELETE",
+        path=f"{PREFIX}/projects/{_project(project)}/secrets/{_segment(name)}",
+        read=reading(SecretInfo),
+        is_repeatable=False,
+    )
+
+
+def rotate_master() -> Call[MasterRotated]:
+    """Have the master key of all secrets replaced; once more does no harm."""
+    return _post("/secrets/rotate", MasterRotated, None)
 
 
 def spend(by: str, project: str) -> Call[SpendReport]:

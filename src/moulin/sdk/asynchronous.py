@@ -63,6 +63,7 @@ from moulin.sdk._core import (
     finish,
     wait_before_repeat,
 )
+from moulin.sdk._jobdata import AsyncSecrets
 from moulin.sdk._kept import AsyncAliases, AsyncBatches, AsyncFiles
 from moulin.sdk._stream import EventReader
 from moulin.sdk._transport import (
@@ -118,6 +119,7 @@ class AsyncMoulin:
         self.files = AsyncFiles(self)
         self.batches = AsyncBatches(self)
         self.aliases = AsyncAliases(self)
+        self.secrets = AsyncSecrets(self)
 
     async def status(self) -> FactoryStatus:
         """Return the factory at a glance."""

@@ -63,6 +63,7 @@ from moulin.sdk._core import (
     finish,
     wait_before_repeat,
 )
+from moulin.sdk._jobdata import Secrets
 from moulin.sdk._kept import Aliases, Batches, Files
 from moulin.sdk._stream import EventReader
 from moulin.sdk._transport import (
@@ -118,6 +119,7 @@ class Moulin:
         self.files = Files(self)
         self.batches = Batches(self)
         self.aliases = Aliases(self)
+        self.secrets = Secrets(self)
 
     def status(self) -> FactoryStatus:
         """Return the factory at a glance."""

@@ -29,6 +29,8 @@ ADMINS: Final = OPERATOR | {Role.ADMIN}
 MEMBERS: Final = ADMINS | {Role.MEMBER}
 VIEWERS: Final = MEMBERS | {Role.VIEWER}
 # What tenants keep is theirs: whoever may ask a model, not the operator.
+# Whoever may run a job in a project, where its secrets can be read, and not the operator.
+HOLDERS: Final = frozenset({Role.ADMIN, Role.MEMBER})
 KEEPERS: Final = frozenset({Role.ADMIN, Role.MEMBER, Role.INFERENCE})
 
 SPEC: Final = encode_public(job_spec())
@@ -107,6 +109,10 @@ MATRIX: Final = {
     ("GET", "/batches/{batch}"): Row(KEEPERS, owned=True),
     ("POST", "/batches/{batch}/cancel"): Row(KEEPERS, owned=True),
     ("DELETE", "/batches/{batch}"): Row(KEEPERS, owned=True),
+    ("GET", "/projects/{project}/secrets"): Row(HOLDERS, owned=True),
+    ("PUT", "/projects/{project}/secrets/{name}"): Row(HOLDERS, owned=True, body={"value": "x"}),
+    ("DELETE", "/projects/{project}/secrets/{name}"): Row(HOLDERS, owned=True),
+    ("POST", "/secrets/rotate"): Row(OPERATOR),
     ("POST", "/gateway/sync"): Row(GATEWAY, body=SYNC),
 }
 # Routes whose lists can be asked for a project by name.

@@ -42,6 +42,7 @@ from moulin.domain.model import Model
 from moulin.domain.observation import LogChunk
 from moulin.domain.principal import ApiKey, Role
 from moulin.domain.reasons import Reason, ReasonCode
+from moulin.domain.secrets import SecretInfo
 from moulin.domain.snapshot import GatewaySnapshot, Grant, SyncReply
 from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.usage import Charge, Usage
@@ -63,6 +64,7 @@ from moulin.ports.store import Batch, Checkpoint
 from moulin.store.memory import MemoryStore
 from tests.integration.api import batch_world
 from tests.integration.api.objects_world import Desk, Keeping, Keepsakes, keep
+from tests.integration.api.secrets_world import Sealing, kept
 
 PEPPER = b"pepper of a test"
 ORGANISATION = {"alpha": "acme", "beta": "biota"}
@@ -106,6 +108,7 @@ class StandIn:
     def __post_init__(self) -> None:
         self.epoch = self.store.open_epoch()
         self.keeping = Keeping(self.actors)
+        self.sealing = Sealing()
 
     def run(self) -> None:
         while not self.is_stopping:
@@ -255,6 +258,10 @@ class StandIn:
     def _object(self, command: Any) -> Any:
         return self.keeping.answer(command)
 
+    def _secret(self, command: Any) -> SecretInfo:
+        self.actors.append(command.principal.key)
+        return self.sealing.answer(command)
+
     def _sync(self, command: c.SyncGateway) -> SyncReply:
         self.syncs.append(command)
         wanted = command.request
@@ -323,6 +330,8 @@ class StandIn:
             c.DeleteObject: StandIn._object,
             c.OpenBatch: StandIn._object,
             c.CancelBatch: StandIn._object,
+            c.SetSecret: StandIn._secret,
+            c.DeleteSecret: StandIn._secret,
             c.ReadStatus: StandIn._status,
         },
     )
@@ -509,8 +518,8 @@ def running_world(
     """Serve a factory on a free port of loopback until the block ends."""
     standin = standin_factory()
     shelf = Shelf()
-    kept = tempfile.TemporaryDirectory()
-    folder = Keepsakes(Path(kept.name))
+    place = tempfile.TemporaryDirectory()
+    folder = Keepsakes(Path(place.name))
     services = ApiServices(
         call=standin.inbox.call,
         store=standin.store,
@@ -518,6 +527,8 @@ def running_world(
         objects=lambda: standin.keeping.shelf,
         contents=folder,
         desk=Desk(),
+        vault=standin.sealing,
+        secrets=lambda: standin.sealing.book,
         licences=lambda: standin.licences,
         logs=read_logs,
         shelf=shelf,
@@ -542,9 +553,13 @@ def running_world(
         populate(world)
         for project, organisation in ORGANISATION.items():
             world.objects[project] = keep(standin.keeping, folder, project, organisation)
+            world.objects[project]["name"] = "TOKEN"
+            standin.sealing.book.by_name[project, "TOKEN"] = kept(
+                project, organisation, "TOKEN", b"sealed"
+            )
         yield world
     finally:
-        kept.cleanup()
+        place.cleanup()
         server.stop()
         standin.is_stopping = True
         standin.inbox.close()

@@ -11,7 +11,7 @@ from moulin import __version__
 from moulin.api.services import ApiServices
 from moulin.app.batches import BatchDesk
 from moulin.app.clock import SystemClock, SystemDice
-from moulin.app.datadir import OBJECTS
+from moulin.app.datadir import OBJECTS, SECRET_KEYS, SECRETS_MASTER
 from moulin.app.evidence import StoredEvidence
 from moulin.app.lines import Lines, own_gateway
 from moulin.app.logs import log_reader
@@ -32,6 +32,7 @@ from moulin.ledger import key_name
 from moulin.ports.store import Store
 from moulin.scheduler import SchedulerPolicy
 from moulin.sources.signing import open_signer
+from moulin.sources.vault import Vault
 from moulin.store.folder import ObjectFolder
 from moulin.store.opening import open_store
 
@@ -74,6 +75,7 @@ def open_factory(settings: FactorySettings) -> Factory:
     signer = open_signer(data / "signing.key", key_name(settings.factory_name))
     library = ModelLibrary(settings.models_dir or data, data / "replica_keys", pepper)
     engines = EngineBook(data, clock)
+    vault = Vault(data / SECRET_KEYS, data / SECRETS_MASTER)
     inbox = Inbox()
     webhooks = Webhooks(pepper=pepper, now_ns=clock.now_ns, settle=inbox.call)
     plane = take_lead(
@@ -87,11 +89,13 @@ def open_factory(settings: FactorySettings) -> Factory:
             signer=signer,
             check_pools=engines.check_pools,
             notify=webhooks.offer,
+            vault=vault,
         ),
         settings.plane,
         SchedulerPolicy(staleness_s=settings.plane.snapshot_staleness_s),
         inbox,
     )
+    vault.keep_only({each.id for each in plane.books.sealed.by_name.values()})
     tell_again(plane)
     tell_ends_again(plane)
     folder = ObjectFolder(data / OBJECTS)
@@ -110,6 +114,8 @@ def open_factory(settings: FactorySettings) -> Factory:
         objects=lambda: plane.books.objects,
         contents=folder,
         desk=desk,
+        vault=vault,
+        secrets=lambda: plane.books.sealed,
         licences=lambda: plane.books.licences,
         machine=OwnMachine(),
         logs=log_reader(plane),

@@ -86,6 +86,12 @@ def refuse_what_cannot_run(pool: KubernetesPool, step: StartStep) -> None:
             "replicas of endpoints do not run on Kubernetes pools yet",
             "place endpoints on a pool of engine local or slurm",
         )
+    if step.secrets or step.secret_files:
+        raise refusal(
+            step,
+            "secrets do not reach Kubernetes pools yet",
+            "place work with secrets on a pool of engine local or slurm",
+        )
     if step.stop_signal != "TERM":
         raise refusal(step, "pods are stopped by SIGTERM", "leave `stop_signal` out")
     strange = sorted(name for name in step.task.env if not _VARIABLE.fullmatch(name))

@@ -29,6 +29,7 @@ from moulin.engines.local.nodes import machine_devices
 from moulin.engines.local.survivors import end_survivors
 from moulin.engines.task.dropped import Dropped
 from moulin.engines.task.shim import read_spec, stat_fields
+from moulin.engines.task.handed import hand_secrets, take_back_secrets
 from moulin.engines.task.specification import specification
 from moulin.engines.task.spool import (
     StepFiles,
@@ -139,7 +140,10 @@ class LocalEngine:
         fence = format_record({"by": "stop", "at_ns": self._clock.now_ns()})
         try:
             make_directory(files.directory)
-            if os.path.exists(files.exit) or write_once(files.started, fence):
+            if os.path.exists(files.exit):
+                return
+            if write_once(files.started, fence):
+                take_back_secrets(files)
                 return
             known = self._known.get(step) or self._adopt(step, files)
             write_whole(files.stop, b"%d" % (grace_s * 1_000_000_000), is_durable=False)
@@ -250,6 +254,7 @@ class LocalEngine:
             step,
             files,
             base=self._base_env,
+                hand_secrets(step, files)
             addresses=[self._node_by_id[name].address for name in step.nodes],
             port=rendezvous_port(files, self._ports),
             devices=machine_devices(self._nodes, node.node, step.devices),
@@ -390,6 +395,7 @@ class LocalEngine:
 def _starting(directory: str, *, is_waiting: bool) -> Iterator[int]:
     """Hold the lock that covers a start, also after the death of this process, by its starter."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        take_back_secrets(known.files)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if is_waiting else fcntl.LOCK_NB))
         yield fd

@@ -190,6 +190,12 @@ class RayEngine:
                 f"start {step.step}: replicas of endpoints do not run on Ray pools yet",
                 hint="place endpoints on a pool of engine local or slurm",
             )
+        if step.secrets or step.secret_files:
+            raise EngineRefused(
+                f"start {step.step}: what goes to a Ray cluster is not encrypted on its way, so"
+                " secrets stay here",
+                hint="place work with secrets on a pool of engine local or slurm",
+            )
 
     def _look(self, asked: dict[StepId, NodeId], now_ns: int) -> dict[StepId, Observation]:
         try:

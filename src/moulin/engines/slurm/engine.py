@@ -48,7 +48,7 @@ from moulin.engines.slurm.submission import (
 from moulin.engines.slurm.transport import Transport
 from moulin.engines.slurm.watched import Reading
 from moulin.engines.task.dropped import Dropped
-from moulin.engines.task.specification import refusal
+from moulin.engines.task.handed import take_back_secrets
 from moulin.engines.task.spool import (
     StepFiles,
     format_record,
@@ -157,10 +157,16 @@ class SlurmEngine:
             make_directory(files.directory)
             if is_there(files.exit):
                 return
-            attempt = self._attempt_of(step)
-            if not self._has_begun(attempt, files):
-                return
-            write_whole(files.stop, b"%d" % (grace_s * _NS_PER_S), is_durable=False)
+            attempt = self._book.of(step)
+            if self._has_begun(attempt, files):
+                grace_ns = b"%d" % (grace_s * _NS_PER_S)
+                write_whole(files.stop, grace_ns, is_durable=False)
+                cancel_s = time.monotonic() + grace_s + CANCEL_AFTER_S
+                attempt.cancel_s = min(attempt.cancel_s or cancel_s, cancel_s)
+                attempt.ring_is_due = True
+                self._stopping[attempt.id] = attempt
+            else:
+                take_back_secrets(files)
         except (OSError, ValueError) as cause:
             raise self._spool_failed("stop", step, cause) from cause
         now_s = time.monotonic()

@@ -17,6 +17,7 @@ from moulin.engines.slurm.attempt import Attempt
 from moulin.engines.slurm.cluster import Cluster, Jobs
 from moulin.engines.slurm.formats import LOST, PENDING, STARTING, SlurmJob
 from moulin.engines.slurm.watched import Reading
+from moulin.engines.task.handed import take_back_secrets
 from moulin.engines.task.spool import (
     StepFiles,
     format_record,
@@ -91,6 +92,7 @@ class Case:
             "memory_bytes_max": memory_bytes_max,
             "evidence": words,
         }
+        take_back_secrets(self.files)
         write_once(self.files.exit, format_record(record))
         return self.recorded() or self.unreachable("its records vanished")
 

@@ -373,11 +373,60 @@ def become_task(spec: Spec, group: Group) -> None:
     argv = spec[b"argv"]
     env = environment(spec)
     try:
+        if spec.get(b"secrets") == [b"1"]:
+            env.update(fetched_secrets())
+    except OSError as cause:
+        os.write(2, b"moulin: its secrets are gone: %s\n" % os.fsencode(str(cause.strerror)))
+        os._exit(125)
+    try:
         os.chdir(spec[b"workdir"][0])
         os.execvpe(argv[0], argv, env)
     except OSError as cause:
         os.write(2, b"moulin: cannot run %s: %s\n" % (argv[0], os.fsencode(str(cause.strerror))))
         os._exit(127 if isinstance(cause, FileNotFoundError) else 126)
+
+
+def fetched_secrets() -> dict[bytes, bytes]:
+    """Return the variables of the step's secrets; the file they came in is gone, whatever happens.
+
+    A secret that is wanted as a file becomes one; its variable holds the path. Only the process
+    that becomes the program calls this: the shim itself never holds a value.
+    """
+    try:
+        with open("secrets", "rb", buffering=0) as file:
+            handed = read_spec(file.readall())
+    finally:
+        remove_if_there(b"secrets")
+    env = dict(pair.partition(b"=")[::2] for pair in handed.get(b"env", []))
+    for pair in handed.get(b"file", []):
+        name, _, value = pair.partition(b"=")
+        if not os.path.isdir("secret"):
+            os.mkdir("secret", 0o700)
+        fd = os.open(b"secret/" + name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(fd, value)
+        os.close(fd)
+        env[name] = os.getcwdb() + b"/secret/" + name
+    return env
+
+
+def remove_if_there(path: bytes) -> None:
+    """Remove a file; one that is not there is removed already."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def remove_secrets() -> None:
+    """Remove what is left of the step's secrets; a disk that refuses must not hold up its end."""
+    try:
+        remove_if_there(b"secrets")
+        for name in os.listdir(b"secret") if os.path.isdir(b"secret") else ():
+            os.unlink(b"secret/" + name)
+        if os.path.isdir(b"secret"):
+            os.rmdir(b"secret")
+    except OSError as cause:
+        os.write(2, b"moulin: secrets are left: %s\n" % os.fsencode(str(cause.strerror)))
 
 
 def environment(spec: Spec) -> dict[bytes, bytes]:
@@ -462,6 +511,7 @@ def see_through(owner: Owner) -> int:
     owner.start(libc)
     owner.run()
     owner.group.remove()
+    remove_secrets()
     return owner.record_exit()
 
 

@@ -59,3 +59,5 @@ def specification(
 def refusal(step: StartStep, why: str, hint: str) -> EngineRefused:
     """Make the error for a step that can never start here."""
     return EngineRefused(f"start {step.step}: {why}", hint=hint, details={"step": step.step})
+        ("lease", "1" if step.lease is not None else ""),
+        ("secrets", "1" if step.secrets or step.secret_files else ""),

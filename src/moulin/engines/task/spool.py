@@ -12,6 +12,8 @@ One directory per task, `spool/ATTEMPT/RANK/`, owner only:
     exit     how the step ended                                  by the shim, or by a burial
 
 and beside the ranks `port`, the rendezvous port that all tasks of the attempt agree on, and
+    secrets  values for the task, until it starts                by the engine, removed by the task
+    secret   those it wants as files, a folder, until it ends    by the task, removed by the shim
 `shared`, a directory for the tasks' own use and their working directory when they name none.
 `spool/.checkpoints/UNIT/` is kept over the attempts of a unit: what one saved there, the next finds.
 """
@@ -55,6 +57,8 @@ class StepFiles:
 
 
 def step_files(spool: Path, step: StepId) -> StepFiles:
+    secrets: str
+    secret: str
     """Return where a step's files are; raises `InvalidSpec` for an id that is no step's."""
     found = _STEP.fullmatch(step)
     if found is None:
@@ -70,6 +74,7 @@ def step_files(spool: Path, step: StepId) -> StepFiles:
     return StepFiles(attempt_directory, directory, *paths)
 
 
+    paths += (f"{directory}/{name}" for name in ("secrets", "secret"))
 def listed_steps(spool: Path) -> tuple[StepId, ...]:
     """Return every step that has a directory, in step order."""
     found: list[StepId] = []

@@ -115,6 +115,20 @@ def test_a_stop_reaches_the_program(front):
     assert effects.read_text().split() == ["told"]
 
 
+def test_down_ends_work_of_the_cluster_though_moulin_has_stopped(front, slurm_cluster):
+    begun = front.folder / "begun"
+    front.json("run", "--zone", "hpc", "--", "sh", "-c", f"touch {begun}; sleep 1000")
+    front.until(begun.exists)
+    front.started[-1].terminate()
+    front.started[-1].communicate()
+    assert slurm_cluster.run("squeue", "-h", "--states=running", "-o", "%i").split()
+    done = front.json("down")
+    front.up()
+    assert not done["was_running"]
+    assert done["workloads"] >= 1
+    assert slurm_cluster.run("squeue", "-h", "--states=running", "-o", "%i").split() == []
+
+
 def credentials(shell) -> Credentials:
     known = json.loads((shell.data / "credentials.json").read_text())
     return Credentials(

@@ -23,7 +23,7 @@ from tests.simulation.invariants import must
 from tests.simulation.world import SECOND
 
 STALE_NS = 60 * SECOND
-LEAVING = frozenset({StopCause.SCALED_IN, StopCause.ROLLED_OUT})
+LEAVING = frozenset({StopCause.SCALED_IN, StopCause.ROLLED_OUT, StopCause.ROLLED_OVER})
 
 
 @dataclass(slots=True)

@@ -17,7 +17,8 @@ from moulin.domain.events import (
 )
 from moulin.domain.ids import WorkloadId
 from moulin.domain.plan import Plan
-from moulin.scheduler import SchedulerPolicy, decide, plan_digest, plan_events
+from moulin.domain.replica_events import SuccessionDecided
+from moulin.scheduler import SchedulerPolicy, WorkloadRow, decide, plan_digest, plan_events
 
 
 def schedule(plane: Plane, draft: Draft) -> Plan:
@@ -72,8 +73,13 @@ def exhausted_workloads(draft: Draft) -> tuple[str, ...]:
         for workload in balances.used_up
         if (left := balances.available_neur(balances.project_by_workload[workload])) is not None
         and left <= 0
-        and draft.books.schedule.workloads[WorkloadId(workload)].time_limit_s == 0
+        and _has_no_end(draft.books.schedule.workloads[WorkloadId(workload)])
     )
+
+
+def _has_no_end(row: WorkloadRow) -> bool:
+    """Say whether a workload lasts until somebody ends it; an endpoint's limit is each replica's."""
+    return row.time_limit_s == 0 or row.serving is not None
 
 
 def _project(draft: Draft, payload: Payload) -> str:
@@ -83,7 +89,11 @@ def _project(draft: Draft, payload: Payload) -> str:
             return schedule_state.workloads[workload].submission.project
         case WorkloadFinished(workload=workload) | ReplicasDecided(workload=workload):
             return schedule_state.workloads[workload].submission.project
-        case AttemptStopDecided(attempt=attempt) | AttemptDrainDecided(attempt=attempt):
+        case (
+            AttemptStopDecided(attempt=attempt)
+            | AttemptDrainDecided(attempt=attempt)
+            | SuccessionDecided(attempt=attempt)
+        ):
             row = schedule_state.attempts[attempt]
             return schedule_state.workloads[WorkloadId(row.workload)].submission.project
         case _:

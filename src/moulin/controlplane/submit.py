@@ -38,7 +38,7 @@ from moulin.domain.workload import (
 )
 from moulin.ledger import book_at, find_price
 from moulin.policy import Admitted, Denied, admit
-from moulin.policy.admit import OPEN_ENDED_HOLD_S, UnitPrice, reservation_neur
+from moulin.policy.admit import UnitPrice, held_s, reservation_neur
 from moulin.scheduler import possible, trial
 
 HELD_METERS = (Meter.CPU_MILLI_MS, Meter.MEMORY_MB_MS, Meter.ACCELERATOR_MS)
@@ -401,5 +401,5 @@ def _energy_mj_max(draft: Draft, outcome: Place | tuple[Reason, ...], spec: Work
         site = draft.books.site_of(draft.books.schedule.zone_of_node(node))
         share_mw = capacity.peak_mw * spec.resources.cpu_milli // max(1, capacity.cpu_milli)
         pue_ppm = site.pue_ppm if site else 1_000_000
-        total += share_mw * held_s * pue_ppm // 1_000_000
+        total += share_mw * held_s(spec) * pue_ppm // 1_000_000
     return total * units_wanted(spec)

@@ -211,7 +211,8 @@ class WorkloadSpec:
     `nodes` is the gang size of a job or lease (tasks that start together or not at all).
     `reservation` names an advance reservation; `managed_by` the file or tool that owns the
     object; `retention_s` how long logs and the tasks' own files are kept after the end;
-    `time_limit_s` 0 means the project's default for jobs and none for endpoints. `priority` is
+    `time_limit_s` 0 means the project's default for jobs and none for endpoints, whose replicas each
+    have so long before another follows. `priority` is
     0..100, higher first.
 
     `alternatives` are other resources that would do, in order of preference, where `resources` do

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from moulin.domain.reasons import Reason, ReasonCode
 from moulin.domain.units import divide_round_half_even, format_euros
 from moulin.domain.usage import Meter
-from moulin.domain.workload import Submission, WorkloadKind, units_wanted
+from moulin.domain.workload import Submission, WorkloadKind, WorkloadSpec, units_wanted
 
 SERVED_KINDS = frozenset({WorkloadKind.JOB, WorkloadKind.ENDPOINT, WorkloadKind.LEASE})
 OPEN_ENDED_HOLD_S = 3600
@@ -77,11 +77,20 @@ def admit(
     return Admitted(reserved_neur=reserved_neur, decision=_digest(submission, reserved_neur))
 
 
+def held_s(spec: WorkloadSpec) -> int:
+    """Return for how long money is held: until a time limit, or the first hour of what has no end.
+
+    The time limit of an endpoint is each replica's: another follows it.
+    """
+    is_endpoint = spec.kind is WorkloadKind.ENDPOINT
+    return OPEN_ENDED_HOLD_S if is_endpoint else spec.time_limit_s or OPEN_ENDED_HOLD_S
+
+
 def reservation_neur(submission: Submission, prices: Sequence[UnitPrice]) -> int:
-    """Return the price of everything the submission may hold until its time limit."""
+    """Return the price of everything the submission may hold for as long as it is held for."""
     spec = submission.spec
     tasks = spec.nodes * units_wanted(spec)
-    held_ms = (spec.time_limit_s or OPEN_ENDED_HOLD_S) * MS_PER_S * tasks
+    held_ms = held_s(spec) * MS_PER_S * tasks
     quantity_by_meter = {
         Meter.CPU_MILLI_MS: spec.resources.cpu_milli * held_ms,
         Meter.MEMORY_MB_MS: -(-spec.resources.memory_bytes * held_ms // 10**6),

@@ -395,7 +395,6 @@ def _zones(draft: Draft, outcome: Place | tuple[Reason, ...]) -> tuple[str, ...]
 def _energy_mj_max(draft: Draft, outcome: Place | tuple[Reason, ...], spec: WorkloadSpec) -> int:
     """Estimate the energy of what is reserved for, at full use of what is held, PUE included."""
     total = 0
-    held_s = spec.time_limit_s or OPEN_ENDED_HOLD_S
     for node in _nodes(outcome):
         capacity = capacity_of(draft.books.schedule, node)
         site = draft.books.site_of(draft.books.schedule.zone_of_node(node))

@@ -59,7 +59,7 @@ SERVED = EndpointSpec(model="m", replicas=3)
         ({"nodes": 4}, (CPU_HOUR,), 4 * EURO),
         ({"time_limit_s": 3600}, (CPU_HOUR,), 2 * EURO),
         ({"time_limit_s": 0}, (CPU_HOUR,), 2 * EURO),
-        ({"kind": WorkloadKind.ENDPOINT, "endpoint": SERVED}, (CPU_HOUR,), 3 * EURO),
+        ({"kind": WorkloadKind.ENDPOINT, "endpoint": SERVED}, (CPU_HOUR,), 6 * EURO),
         (
             {"resources": Resources(cpu_milli=1, memory_bytes=0), "time_limit_s": 1},
             (CPU_HOUR,),

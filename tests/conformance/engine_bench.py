@@ -26,6 +26,7 @@ from moulin.engines.local.nodes import divide_machine
 from moulin.engines.ray.engine import RayEngine
 from moulin.engines.simulated.engine import SimulatedEngine
 from moulin.engines.simulated.world import World
+from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import LocalTransport
@@ -239,8 +240,8 @@ class SlurmBench(EffectsInFiles):
             constraint=self.constraint,
             poll_s=0.2,
         )
-        transport = LocalTransport(self.cluster.environment)
-        self.engine = SlurmEngine(settings, transport, clock=RealClock())
+        driver = Commands(LocalTransport(self.cluster.environment))
+        self.engine = SlurmEngine(settings, driver, clock=RealClock())
 
     def pause(self) -> None:
         time.sleep(0.05)

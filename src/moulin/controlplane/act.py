@@ -17,9 +17,9 @@ from moulin.controlplane.plane import Plane
 from moulin.controlplane.secrets import with_secrets
 from moulin.domain.errors import EngineError, EngineUnavailable, MoulinError, NotFound
 from moulin.domain.ids import NodeId, StepId, step_id
-from moulin.domain.observation import Observation, TaskPhase
+from moulin.domain.observation import Claim, Observation, TaskPhase
 from moulin.domain.plan import Plan, StartStep
-from moulin.ports.engine import Engine
+from moulin.ports.engine import Engine, StartsMany
 from moulin.scheduler import live_steps, start_step
 
 
@@ -28,8 +28,7 @@ def act(plane: Plane, plan: Plan) -> None:
     for place in plan.places:
         for task in place.tasks:
             plane.unstarted.add(step_id(place.attempt, task.rank))
-    for step in sorted(plane.unstarted):
-        _start(plane, step)
+    _start_all(plane)
     for step, (node, grace_s) in sorted(plane.unstopped.items()):
         if task_of(plane.books.schedule, step) is None:
             del plane.unstopped[step]  # it ended by itself
@@ -54,7 +53,19 @@ def resume(plane: Plane) -> None:
             plane.unstarted.add(step)
 
 
-def _start(plane: Plane, step: StepId) -> None:
+def _start_all(plane: Plane) -> None:
+    """Start what is placed; an engine that can is told of all of its steps at once."""
+    gathered: dict[str, list[StartStep]] = {}
+    for step in sorted(plane.unstarted):
+        _start(plane, step, gathered)
+    for pool, steps in gathered.items():
+        engine = plane.engines[pool]
+        answers = engine.start_many(steps) if isinstance(engine, StartsMany) else ()
+        for wanted, answer in zip(steps, answers, strict=True):
+            _settle(plane, wanted.step, answer)
+
+
+def _start(plane: Plane, step: StepId, gathered: dict[str, list[StartStep]]) -> None:
     schedule = plane.books.schedule
     task = task_of(schedule, step)
     if task is None or task.phase is not None or is_stopping(schedule, step):
@@ -68,14 +79,21 @@ def _start(plane: Plane, step: StepId) -> None:
         except NotFound as gone:
             _settle_without(plane, engine, step, gone)
             return
-        engine.start(launched)
-    except EngineUnavailable:
-        return
+        if isinstance(engine, StartsMany):
+            gathered.setdefault(pool_of(schedule, task.node), []).append(launched)
+            return
+        _settle(plane, step, engine.start(launched))
     except MoulinError as error:
-        plane.unstarted.discard(step)
-        plane.reports.append(_refused(plane, step, error))
+        _settle(plane, step, error)
+
+
+def _settle(plane: Plane, step: StepId, answer: Claim | MoulinError) -> None:
+    """Note what an engine answered to a start; what nobody knows of is started again."""
+    if isinstance(answer, EngineUnavailable):
         return
     plane.unstarted.discard(step)
+    if isinstance(answer, MoulinError):
+        plane.reports.append(_refused(plane, step, answer))
 
 
 def _launched(plane: Plane, step: StartStep) -> StartStep:

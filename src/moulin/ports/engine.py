@@ -7,6 +7,7 @@ belong to the control plane. Extra abilities are one-method protocols tested onc
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from moulin.domain.errors import EngineError
 from moulin.domain.health import NodeReading
 from moulin.domain.ids import StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation
@@ -55,6 +56,18 @@ class ListsSteps(Protocol):
 
     def steps(self) -> tuple[StepId, ...]:
         """Return every step with a live or unreaped process, in step order."""
+        ...
+
+
+@runtime_checkable
+class StartsMany(Protocol):
+    """An engine for which many starts at once are cheaper than one by one."""
+
+    def start_many(self, steps: Sequence[StartStep]) -> tuple[Claim | EngineError, ...]:
+        """Start each step as `start` does; return for each what `start` would return or raise.
+
+        An engine may leave some to a later call, as `EngineUnavailable`, so as to return soon.
+        """
         ...
 
 

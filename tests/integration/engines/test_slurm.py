@@ -10,7 +10,6 @@ from moulin.domain.errors import EngineRefused, EngineUnavailable
 from moulin.domain.ids import NodeId
 from moulin.domain.observation import TaskPhase
 from moulin.domain.workload import Resources, TaskTemplate
-from moulin.engines.slurm.attempt import read_attempt
 from moulin.engines.task.spool import step_files
 from tests.conformance.engine_bench import (
     ENDED,
@@ -79,7 +78,7 @@ def test_a_submission_whose_number_was_lost_is_found_by_its_name(bench, slurm_cl
     step = make_step("a", bench.program(seconds=0.5))
     bench.engine.start(step)
     files = step_files(bench.directory / "spool", step.step)
-    Path(read_attempt(files, step.attempt).path("job")).unlink()
+    (Path(files.attempt_directory) / "job").unlink()
     bench.renew()
     assert phase(bench, step.step) in (TaskPhase.UNREACHABLE, TaskPhase.RUNNING)
     bench.engine.start(step)

@@ -7,6 +7,7 @@ import pytest
 from moulin.domain.errors import EngineUnavailable
 from moulin.domain.observation import TaskPhase
 from moulin.domain.workload import TaskTemplate
+from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import LocalTransport, SshTransport
@@ -38,7 +39,7 @@ def test_words_arrive_as_they_were_given(remote):
 def test_an_attempt_runs_over_one_connection(tmp_path, remote, ssh_server):
     before = ssh_server.connections()
     settings = SlurmSettings(directory=tmp_path / "shared", machine_class="here", poll_s=0.2)
-    engine = SlurmEngine(settings, remote, clock=RealClock())
+    engine = SlurmEngine(settings, Commands(remote), clock=RealClock())
     step = make_step("a", TaskTemplate(command=("sh", "-c", "echo far; exit 2")))
     engine.start(step)
     wait_until(lambda: engine.observe([step.step])[0].phase is TaskPhase.EXITED)

@@ -121,10 +121,12 @@ def test_a_partition_without_a_limit():
 
 
 def test_accounting_of_a_job_and_of_none():
-    found = read_accounting("12.batch|x|COMPLETED|0:0|a|b\n12|a|TIMEOUT|0:15|a|b\n")
-    assert found is not None
-    assert (found.id, found.state, found.signal) == (12, "TIMEOUT", 15)
-    assert read_accounting("") is None
+    text = "12.batch|x|COMPLETED|0:0|a|b\n12|a|TIMEOUT|0:15|a|b\n7_3|a|FAILED|2:0|a|b\n"
+    found = read_accounting(text)
+    assert sorted(found) == ["12", "7_3"]
+    assert (found["12"].id, found["12"].state, found["12"].signal) == (12, "TIMEOUT", 15)
+    assert (found["7_3"].state, found["7_3"].exit_code) == ("FAILED", 2)
+    assert read_accounting("") == {}
 
 
 @pytest.mark.parametrize("written", ["", "soon", "1:2:3:4", "-5", "1-", "1.5"])

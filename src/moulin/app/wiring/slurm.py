@@ -15,6 +15,7 @@ from moulin.domain.errors import (
 from moulin.domain.factory import Pool, PoolMode
 from moulin.domain.factoryfile import parse_milliwatts
 from moulin.domain.section import check_country, check_name, nearest
+from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.formats import read_jobs
 from moulin.engines.slurm.importing import (
@@ -74,7 +75,7 @@ def slurm_engine(directory: Path, clock: SystemClock, pool: Pool) -> SlurmEngine
         idle_mw=parse_milliwatts(words["idle_power"] or "0W"),
         peak_mw=parse_milliwatts(words["peak_power"] or "0W"),
     )
-    return SlurmEngine(settings, _slurm_transport(words), clock=clock)
+    return SlurmEngine(settings, Commands(_slurm_transport(words)), clock=clock)
 
 
 def import_slurm(

@@ -5,19 +5,24 @@ Beside the ranks' own files (see `moulin.engines.task.spool`) an attempt's direc
     hosts       the gang's nodes in rank order, one on a line                 by the engine
     submitting  a submission is under way or was: only Slurm knows            by the engine
     job         the number that Slurm gave the job                            by the engine
+    array       of which array job it is which element; then `submitting`     by the engine
+                and `job` are the array's, see `moulin.engines.slurm.arrays`
     owner       who has the attempt, made once with link(2): the job that     by the job, or by a stop
-                runs it by its number, or `stop` or `refused`, so that no
-                job ever runs it
+                runs it (`12`, or `12_3` of an array), or `stop` or
+                `refused`, so that no job ever runs it
     batch       what the batch script itself had to say                       by the job
 """
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from moulin.domain.ids import AttemptId, StepId, step_id
 from moulin.domain.observation import Claim, TaskPhase
-from moulin.engines.task.spool import StepFiles, is_there, read_small
+from moulin.engines.slurm.arrays import ArrayJob, Arrays
+from moulin.engines.task.dropped import Dropped
+from moulin.engines.task.spool import StepFiles, is_there, read_small, step_files, sync_directory
 
 STOPPED: Final = b"stop"
 REFUSED: Final = b"refused"
@@ -28,14 +33,16 @@ _SHOWN_BYTES_MAX: Final = 300
 class Attempt:
     """One attempt; times ending in `_s` are monotonic.
 
-    `job` is 0 until its number is known. `open` are the steps whose end is not on record, `seen` what
+    `own_job` is the number of a job of its own, empty until that is known or in an array. `open` are the steps whose end is not on record, `seen` what
     was last handed out of them. `missing` counts the readings in a row that did not list its job.
     """
 
     id: AttemptId
     directory: str
     size: int = 0
-    job: int = 0
+    own_job: str = ""
+    array: ArrayJob | None = None
+    index: int = 0
     is_submitted: bool = False
     is_endpoint: bool = False
     submitted_s: float = 0.0
@@ -55,6 +62,11 @@ class Attempt:
         """The same for all tasks, before and after Slurm gave a number: the job carries this name."""
         return Claim(handle=f"slurm:{self.id}")
 
+    @property
+    def job(self) -> str:
+        """What Slurm calls its job (`12`, or `12_3` of an array), empty until that is known."""
+        return self.own_job or (self.array.key(self.index) if self.array is not None else "")
+
     def path(self, name: str) -> str:
         """Return where one of the attempt's own files is."""
         return f"{self.directory}/{name}"
@@ -63,14 +75,34 @@ class Attempt:
         """Return who has the attempt, empty while nobody does."""
         return (read_small(self.path("owner")) or b"").strip()
 
+    def is_owned(self) -> bool:
+        """Say whether a job has taken it, and from then on hold that job to be its own.
+
+        Of two jobs for it, if that ever happens, this is the one that runs it.
+        """
+        owner = self.owner()
+        if not owner[:1].isdigit():
+            return False
+        self.own_job = owner.decode()
+        return True
+
     def is_fenced(self) -> bool:
         """Say whether no job will ever run it."""
         return self.owner() in (STOPPED, REFUSED)
 
     def last_words(self) -> str:
         """Return the end of what the batch script had to say, on one line."""
-        said = (read_small(self.path("batch")) or b"")[-_SHOWN_BYTES_MAX:]
+        path = self.array.path(f"batch.{self.index}") if self.array else self.path("batch")
+        said = (read_small(path) or b"")[-_SHOWN_BYTES_MAX:]
         return " ".join(said.decode(errors="replace").split())
+
+    def join(self, array: ArrayJob, index: int) -> None:
+        """Be one element of an array that was, or is now being, submitted."""
+        self.array, self.index, self.is_submitted = array, index, True
+
+    def leave(self) -> None:
+        """Be in no array again, after Slurm refused it."""
+        self.array, self.index, self.is_submitted = None, 0, False
 
     def steps(self) -> tuple[StepId, ...]:
         """Return the steps that were recorded, in rank order; reads the directory."""
@@ -83,12 +115,15 @@ class Attempt:
         )
 
 
-def read_attempt(files: StepFiles, name: AttemptId) -> Attempt:
+def read_attempt(files: StepFiles, name: AttemptId, arrays: Arrays) -> Attempt:
     """Return what an attempt's directory says; nothing but its name when there is none."""
     found = Attempt(id=name, directory=files.attempt_directory)
     found.size = len((read_small(found.path("hosts")) or b"").splitlines())
-    found.job = int((read_small(found.path("job")) or b"0").strip() or 0)
+    found.own_job = (read_small(found.path("job")) or b"").decode().strip()
     found.is_submitted = read_small(found.path("submitting")) is not None
+    part = None if found.is_submitted else arrays.of(name, files.attempt_directory)
+    if part is not None:
+        found.join(*part)
     if not found.is_fenced():
         found.open = {
             step
@@ -96,3 +131,44 @@ def read_attempt(files: StepFiles, name: AttemptId) -> Attempt:
             if not is_there(f"{found.directory}/{step.rpartition('.t')[2]}/exit")
         }
     return found
+
+
+class Attempts:
+    """The attempts of one spool; those with an open step are kept, others are read when asked for."""
+
+    def __init__(self, spool: Path, dropped: Dropped) -> None:
+        self._spool = spool
+        self._open: dict[AttemptId, Attempt] = {}
+        self.arrays = Arrays(spool, dropped)
+
+    def open(self) -> tuple[Attempt, ...]:
+        """Return the attempts that have a step whose end is not on record."""
+        return tuple(self._open.values())
+
+    def of(self, step: StepId) -> Attempt:
+        """Return the attempt of a step; raises `InvalidSpec` for an id that is no step's."""
+        return self.get(AttemptId(step.rpartition(".t")[0]), step_files(self._spool, step))
+
+    def get(self, name: AttemptId, files: StepFiles) -> Attempt:
+        """Return an attempt as it is known or as its directory says."""
+        found = self._open.get(name)
+        if found is None:
+            found = read_attempt(files, name, self.arrays)
+            if found.open:
+                self._open[name] = found
+        return found
+
+    def watch(self, attempt: Attempt) -> None:
+        """Keep an attempt that has an open step from now on."""
+        self._open[attempt.id] = attempt
+
+    def close(self, attempt: Attempt, step: StepId) -> None:
+        """Hold that a step has ended, and let go of its attempt with the last."""
+        attempt.open.discard(step)
+        attempt.seen.pop(step, None)
+        if not attempt.open:
+            self._open.pop(attempt.id, None)
+
+    def make_names_durable(self) -> None:
+        """Make the names of new attempts survive a power cut."""
+        sync_directory(str(self._spool))

@@ -8,9 +8,7 @@ makes steps unreachable, never gone. It touches no job but those it submitted. D
 import contextlib
 import os
 import time
-import zlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Final
 
 from moulin.domain.errors import (
@@ -32,20 +30,15 @@ from moulin.domain.observation import (
     TaskPhase,
 )
 from moulin.domain.plan import StartStep
-from moulin.engines.slurm.attempt import REFUSED, STOPPED, Attempt, read_attempt
+from moulin.engines.slurm.attempt import STOPPED, Attempt, Attempts
 from moulin.engines.slurm.cluster import Cluster, Jobs
+from moulin.engines.slurm.driver import Driver
 from moulin.engines.slurm.evidence import Case, Evidence
+from moulin.engines.slurm.formats import PENDING, SlurmJob
 from moulin.engines.slurm.places import calmed, places
 from moulin.engines.slurm.settings import SlurmSettings
-from moulin.engines.slurm.submission import (
-    batch_script,
-    install_program,
-    refuse_what_slurm_cannot_run,
-    sbatch_command,
-    task_specification,
-    whole_cpus,
-)
-from moulin.engines.slurm.transport import Transport
+from moulin.engines.slurm.starting import Starter
+from moulin.engines.slurm.submission import install_program
 from moulin.engines.slurm.watched import Reading
 from moulin.engines.task.dropped import Dropped
 from moulin.engines.task.handed import take_back_secrets
@@ -71,15 +64,15 @@ RING_S: Final = 1.0
 CANCEL_AFTER_S: Final = 5.0
 # Gangs are looked at task by task, as Slurm shows only the job; so many looks a second at most.
 LOOKS_PER_S: Final = 2000
-_PORT_FIRST: Final = 20_000
-_PORT_COUNT: Final = 10_000
+# What many stops have for Slurm is told at once, so often.
+TELLING_S: Final = 0.2
 _NS_PER_S: Final = 1_000_000_000
 
 
 class SlurmEngine:
     """The engine of one partition; safe to construct anew at any time over the same directory."""
 
-    def __init__(self, settings: SlurmSettings, transport: Transport, *, clock: Clock) -> None:
+    def __init__(self, settings: SlurmSettings, driver: Driver, *, clock: Clock) -> None:
         """Open or make the spool under the settings' directory; Slurm is not asked yet.
 
         Raises `EngineUnavailable` when the directory cannot be made.
@@ -89,18 +82,21 @@ class SlurmEngine:
         self._spool = settings.directory.resolve() / "spool"
         try:
             make_directory(str(self._spool))
-            self._program = install_program(self._spool)
-            self._owner = self._read_owner()
+            program, owner = install_program(self._spool), self._read_owner()
+            self._dropped = Dropped(self._spool)
+            self._book = Attempts(self._spool, self._dropped)
         except OSError as cause:
             raise EngineUnavailable(
                 f"open {self._spool}: {cause.strerror}",
                 hint="the pool's `directory` must be writable here and on every node",
             ) from cause
-        self._cluster = Cluster(transport, settings, own_comment=f"moulin:{self._owner}:")
+        self._cluster = Cluster(driver, settings, own_comment=f"moulin:{owner}:")
         self._evidence = Evidence(self._cluster)
-        self._dropped = Dropped(self._spool)
-        self._attempts: dict[AttemptId, Attempt] = {}
+        self._starter = Starter(self._book, settings, self._cluster, program=program)
         self._nodes: dict[str, NodeCapacity] = {}
+        self._stopping: dict[AttemptId, Attempt] = {}
+        self._unwanted: set[str] = set()
+        self._rung_s = float("-inf")
         self._has_told_all = False
         self._handed_number = -1
         self._looked_s = 0.0
@@ -113,23 +109,30 @@ class SlurmEngine:
         Raises `EngineRefused` when it can never start here or was stopped before it started, and
         `EngineUnavailable` when it cannot be known whether it did; calling again is then safe.
         """
-        files = step_files(self._spool, step.step)
-        try:
-            attempt = self._attempt(step.attempt, files)
-            if attempt.is_fenced() or self._is_fenced(files):
-                raise EngineRefused(
-                    f"start {step.step}: it was stopped before it started",
-                    hint="start a new attempt",
-                )
-            if not attempt.job:
-                refuse_what_slurm_cannot_run(step, self._known_nodes())
-                self._record(step, files, attempt)
-                self._attempts[attempt.id] = attempt
-                if len(attempt.open) == len(step.nodes):
-                    self._submit(step, attempt)
-        except (OSError, ValueError) as cause:
-            raise self._spool_failed("start", step.step, cause) from cause
-        return attempt.claim
+        answer = self.start_many((step,))[0]
+        if isinstance(answer, Claim):
+            return answer
+        raise answer
+
+    def start_many(self, steps: Sequence[StartStep]) -> tuple[Claim | EngineError, ...]:
+        """Do what `start` does for each step, elements of one array in one submission.
+
+        Submits for two seconds or so; what is left then is unavailable, and may be started again.
+        """
+        answers: list[Claim | EngineError] = []
+        waiting: dict[AttemptId, tuple[int, StartStep, Attempt]] = {}
+        for step in steps:
+            try:
+                attempt = self._recorded(step)
+                if not attempt.job and len(attempt.open) == len(step.nodes):
+                    waiting[attempt.id] = (len(answers), step, attempt)
+                answers.append(attempt.claim)
+            except EngineError as failure:
+                answers.append(failure)
+        failures = self._starter.submit([(step, each) for _, step, each in waiting.values()])
+        for name, why in failures.items():
+            answers[waiting[name][0]] = why
+        return tuple(answers)
 
     def observe(self, steps: Sequence[StepId]) -> tuple[Observation, ...]:
         """Return one observation per step, in order; one question to Slurm for all of them."""
@@ -149,8 +152,9 @@ class SlurmEngine:
     def stop(self, step: StepId, grace_s: int) -> None:
         """Ask a task's whole process tree to end, forced by its shim after `grace_s`.
 
-        A job that has not begun never will, and is cancelled: its gang with it. Raises
-        `EngineUnavailable` when Slurm could not be told; stopping again is safe.
+        A job that has not begun never will, and is cancelled: its gang with it, of an array only
+        that element. Slurm is told now or within a moment, of many at once; what it does not hear it
+        is told again. Raises `EngineUnavailable` when the spool failed; stopping again is safe.
         """
         files = step_files(self._spool, step)
         try:
@@ -169,12 +173,7 @@ class SlurmEngine:
                 take_back_secrets(files)
         except (OSError, ValueError) as cause:
             raise self._spool_failed("stop", step, cause) from cause
-        now_s = time.monotonic()
-        cancel_s = now_s + grace_s + CANCEL_AFTER_S
-        attempt.cancel_s = min(attempt.cancel_s or cancel_s, cancel_s)
-        attempt.ring_is_due = True
-        if now_s >= attempt.rung_s + RING_S:
-            self._ring(attempt)
+        self._tend()
 
     def capacity(self) -> tuple[NodeCapacity, ...]:
         """Return the partition's nodes, or a delegated pool's places, in a stable order.
@@ -184,8 +183,8 @@ class SlurmEngine:
         self._tend()
         nodes = self._cluster.nodes().known()
         jobs = self._cluster.jobs().known()
-        ours = frozenset(job.id for job in jobs.values() if self._cluster.is_ours(job))
-        found = places(nodes, tuple(jobs.values()), ours, self._settings)
+        ours = frozenset(job.id for job in jobs.all() if self._cluster.is_ours(job))
+        found = places(nodes, jobs.all(), ours, self._settings)
         calm = calmed(found, tuple(self._nodes.values()))
         self._nodes = {node.node: node for node in found}
         return calm
@@ -197,7 +196,7 @@ class SlurmEngine:
         """
         files = step_files(self._spool, step)
         look_again(files.directory)
-        if self._attempt_of(step).is_fenced():
+        if self._book.of(step).is_fenced():
             raise NotFound(f"read the log of {step}", hint="it was never started here")
         return read_log(step, files, cursor, limit_bytes)
 
@@ -219,84 +218,31 @@ class SlurmEngine:
             raise InUse(f"forget {step}: its end is not on record", hint="stop it first")
         try:
             self._dropped.take(files.directory)
-            attempt = self._attempt_of(step)
+            attempt = self._book.of(step)
             self._close(attempt, step)
             if not attempt.steps():
                 self._dropped.take(files.attempt_directory)
                 self._dropped.take(files.checkpoint)
+                if attempt.array is not None:
+                    self._book.arrays.forget(attempt.array, attempt.id)
         except OSError as cause:
             raise self._spool_failed("forget", step, cause) from cause
 
-    # Starting.
-
-    def _record(self, step: StartStep, files: StepFiles, attempt: Attempt) -> None:
-        """Write what one task of the gang needs; safe to repeat until the gang is submitted."""
-        make_directory(files.shared)
-        make_directory(files.checkpoint)
-        make_directory(files.directory)
-        nodes = [self._nodes[node] for node in step.nodes]
-        spec = task_specification(
-            step,
-            files,
-            nodes[step.rank],
-            addresses=[node.address for node in nodes],
-            port=_port_of(step),
-            is_delegated=self._settings.is_delegated,
-        )
-        write_whole(files.spec, spec, is_durable=False)
-        Path(files.log).touch(0o600)  # it can be followed before its first line
-        if not attempt.size:
-            hosts = "".join(f"{self._host(node)}\n" for node in step.nodes)
-            write_whole(attempt.path("hosts"), hosts.encode(), is_durable=False)
-            attempt.size = len(step.nodes)
-        attempt.is_endpoint = step.endpoint is not None
-        attempt.open.add(step.step)
-
-    def _submit(self, step: StartStep, attempt: Attempt) -> None:
-        """Submit the gang's job unless it was ever submitted; Slurm is asked where that is unsure."""
-        now_s = time.monotonic()
-        if now_s < attempt.retry_s:
-            raise EngineUnavailable(f"start {step.step}: Slurm did not take it a moment ago")
-        attempt.retry_s = now_s + RETRY_S
-        self._cluster.require()
-        if attempt.is_submitted:
-            attempt.job = self._cluster.find(attempt.id)
-        if not attempt.job:
-            try:
-                attempt.job = self._submit_now(step, attempt)
-            except EngineRefused as refused:
-                write_once(attempt.path("owner"), REFUSED)
-                raise refusal(step, refused.message, refused.hint) from refused
-        write_whole(attempt.path("job"), b"%d\n" % attempt.job, is_durable=False)
-        attempt.submitted_s = time.monotonic()
-        self._cluster.hurry()
-
-    def _submit_now(self, step: StartStep, attempt: Attempt) -> int:
-        settings = self._settings
-        size, hosts = len(step.nodes), [self._host(node) for node in step.nodes]
-        command = sbatch_command(
-            step,
-            settings,
-            comment=f"moulin:{self._owner}:{attempt.id}",
-            directory=attempt.directory,
-            hosts=() if settings.is_delegated else hosts,
-            gres_type=self._cluster.gres_type(step.resources),
-            time_limit_s=self._cluster.time_limit_s(step),
-        )
-        script = batch_script(
-            size,
-            attempt.directory,
-            program=self._program,
-            python=settings.python,
-            cpus=whole_cpus(step.resources.cpu_milli),
-            is_delegated=settings.is_delegated,
-        )
-        write_once(attempt.path("submitting"), b"")
-        attempt.is_submitted = True
-        return self._cluster.submit(command, script)
-
-    def _host(self, node: str) -> str:
-        return node if self._settings.is_delegated else node.removeprefix(self._settings.prefix)
+    def _recorded(self, step: StartStep) -> Attempt:
+        """Return a step's attempt, on record as far as its tasks were started."""
+        files = step_files(self._spool, step.step)
+        try:
+            attempt = self._book.get(step.attempt, files)
+            if attempt.is_fenced() or self._is_fenced(files):
+                raise EngineRefused(
+                    f"start {step.step}: it was stopped before it started",
+                    hint="start a new attempt",
+                )
+            return (
+                attempt if attempt.job else self._starter.record(step, files, self._known_nodes())
+            )
+        except (OSError, ValueError) as cause:
+            raise self._spool_failed("start", step.step, cause) from cause
 
     def _known_nodes(self) -> dict[str, NodeCapacity]:
         if not self._nodes:
@@ -314,26 +260,40 @@ class SlurmEngine:
             return False
         if write_once(attempt.path("owner"), STOPPED) or attempt.is_fenced():
             if attempt.job:
-                self._cluster.cancel(attempt.job)
+                self._unwanted.add(attempt.job)
             return False
         return True
 
     def _tend(self) -> None:
         """Do what stops left for later: tell jobs again, and cancel those that did not end."""
         now_s = time.monotonic()
-        for attempt in list(self._attempts.values()):
-            with contextlib.suppress(EngineError):
-                if attempt.ring_is_due and now_s >= attempt.rung_s + RING_S:
-                    self._ring(attempt)
-                if attempt.cancel_s and now_s >= attempt.cancel_s:
-                    attempt.cancel_s = now_s + RETRY_S
-                    self._cluster.cancel(attempt.job)
+        if not (self._unwanted or self._stopping) or now_s < self._rung_s + TELLING_S:
+            return
+        self._rung_s = now_s
+        late = [each for each in self._stopping.values() if now_s >= each.cancel_s]
+        for attempt in late:
+            attempt.cancel_s = now_s + RETRY_S
+        unwanted = sorted({*self._unwanted, *(each.job for each in late if each.job)})
+        with contextlib.suppress(EngineError):
+            if unwanted:
+                self._cluster.cancel(unwanted)
+                self._unwanted.clear()
+            for is_gang in (False, True):
+                self._ring(now_s, is_gang=is_gang)
 
-    def _ring(self, attempt: Attempt) -> None:
-        """Have the shims of a job look at their files, now that one says `stop`."""
-        attempt.rung_s = time.monotonic()
-        self._cluster.ring(attempt.job, is_gang=attempt.size > 1)
-        attempt.ring_is_due = False
+    def _ring(self, now_s: float, *, is_gang: bool) -> None:
+        """Have the shims of jobs look at their files, now that one says `stop`."""
+        due = [
+            each
+            for each in self._stopping.values()
+            if each.ring_is_due and now_s >= each.rung_s + RING_S and (each.size > 1) is is_gang
+        ]
+        for attempt in due:
+            attempt.rung_s = now_s
+        if due:
+            self._cluster.ring(sorted(each.job for each in due if each.job), is_gang=is_gang)
+        for attempt in due:
+            attempt.ring_is_due = False
 
     # Observing.
 
@@ -345,14 +305,14 @@ class SlurmEngine:
             raise self._spool_failed("list", "the spool", cause) from cause
         self._has_told_all = True
         for step in listed:
-            yield self._tell(self._attempt_of(step), step, jobs)
+            yield self._tell(self._book.of(step), step, jobs)
 
     def _changed(self, jobs: Reading[Jobs]) -> Iterator[Observation]:
         is_look_due = self._is_look_due()
-        for attempt in list(self._attempts.values()):
+        for attempt in self._book.open():
             job = jobs.value.get(attempt.job) if jobs.value is not None else None
             signature = (jobs.value is None, job.state if job else "", job and job.is_completing)
-            is_settled = attempt.signature == signature and self._is_settled(attempt)
+            is_settled = attempt.signature == signature and self._is_settled(attempt, job)
             if is_settled and not (attempt.size > 1 and is_look_due):
                 continue
             attempt.signature = signature
@@ -372,24 +332,25 @@ class SlurmEngine:
         return seen
 
     def _close(self, attempt: Attempt, step: StepId) -> None:
-        attempt.open.discard(step)
-        attempt.seen.pop(step, None)
+        self._book.close(attempt, step)
         if not attempt.open:
-            self._attempts.pop(attempt.id, None)
+            self._stopping.pop(attempt.id, None)
 
     def _is_look_due(self) -> bool:
         """Say whether gangs are looked at this time: at least every second, more rarely if many."""
         now_s = time.monotonic()
-        looks = sum(len(each.open) for each in self._attempts.values() if each.size > 1)
+        looks = sum(len(each.open) for each in self._book.open() if each.size > 1)
         if now_s < self._looked_s + looks / LOOKS_PER_S:
             return False
         self._looked_s = now_s
         return True
 
     @staticmethod
-    def _is_settled(attempt: Attempt) -> bool:
+    def _is_settled(attempt: Attempt, job: SlurmJob | None) -> bool:
         """Say whether nothing is to come before Slurm shows another state."""
         seen = [attempt.seen.get(step) for step in attempt.open]
+        if job is not None and job.state in PENDING:
+            return all(told is not None and told[0] is TaskPhase.STARTING for told in seen)
         return all(
             told is not None
             and told[0] is TaskPhase.RUNNING
@@ -400,7 +361,7 @@ class SlurmEngine:
     def _observe(self, step: StepId, jobs: Reading[Jobs]) -> Observation:
         now_ns = self._clock.now_ns()
         try:
-            attempt = self._attempt_of(step)
+            attempt = self._book.of(step)
             case = Case(step, attempt, step_files(self._spool, step), now_ns)
             return self._evidence.observe(case, jobs)
         except InvalidSpec as cause:
@@ -412,18 +373,6 @@ class SlurmEngine:
             return Observation(step=step, phase=TaskPhase.UNREACHABLE, at_ns=now_ns, evidence=words)
 
     # Files.
-
-    def _attempt_of(self, step: StepId) -> Attempt:
-        files = step_files(self._spool, step)
-        return self._attempt(AttemptId(step.rpartition(".t")[0]), files)
-
-    def _attempt(self, name: AttemptId, files: StepFiles) -> Attempt:
-        found = self._attempts.get(name)
-        if found is None:
-            found = read_attempt(files, name)
-            if found.open:
-                self._attempts[name] = found
-        return found
 
     @staticmethod
     def _is_fenced(files: StepFiles) -> bool:
@@ -441,11 +390,3 @@ class SlurmEngine:
             f"{verb} {step}: the spool failed with {cause!r}",
             hint=f"check the file system under {self._spool}; trying again is safe",
         )
-
-
-def _port_of(step: StartStep) -> int:
-    """Return the gang's port: the control plane's choice, else one that follows from its name."""
-    written = step.env.get("MASTER_PORT", "")
-    if written.isdigit():
-        return int(written)
-    return _PORT_FIRST + zlib.crc32(step.attempt.encode()) % _PORT_COUNT

@@ -120,12 +120,7 @@ class Evidence:
         words = _why_absent(case)
         if words:
             return case.absent(words)
-        owner = attempt.owner()
-        if owner.isdigit():
-            attempt.job = int(
-                owner
-            )  # of two jobs for it, if that ever happens, the one that runs it
-        if not attempt.job:
+        if not attempt.is_owned() and not attempt.job:
             return case.unreachable("it is not known whether Slurm took the job")
         if jobs.value is None:
             failure = jobs.failure
@@ -144,6 +139,7 @@ class Evidence:
         if jobs.asked_s > attempt.submitted_s and jobs.number != attempt.missing_number:
             attempt.missing += 1
             attempt.missing_number = jobs.number
+            self._cluster.miss(attempt.job)
         if not attempt.missing:
             return case.live(f"Slurm took it as job {attempt.job}")
         words = f"Slurm does not list job {attempt.job}"
@@ -173,11 +169,11 @@ def _why_absent(case: Case) -> str:
 
 def _live(case: Case, job: SlurmJob) -> Observation:
     if job.state in PENDING or job.state in STARTING:
-        return case.live(f"Slurm job {job.id} waits: {job.reason or job.state.lower()}")
-    words = f"Slurm job {job.id} on {job.nodes}; memory limit by rss-watch"
+        return case.live(f"Slurm job {job.key} waits: {job.reason or job.state.lower()}")
+    words = f"Slurm job {job.key} on {job.nodes}; memory limit by rss-watch"
     end = case.recorded()
     if end is not None and end.evidence == ASKED_TO_END:
-        return case.live(f"Slurm is ending job {job.id}; why will be known then")
+        return case.live(f"Slurm is ending job {job.key}; why will be known then")
     return end or case.live(words)
 
 
@@ -192,13 +188,13 @@ def _ended(case: Case, job: SlurmJob) -> Observation:
         if end.evidence != ASKED_TO_END or job.state not in LOST:
             return end
         os.unlink(case.files.exit)
-        words = f"Slurm job {job.id}: {job.state}"
+        words = f"Slurm job {job.key}: {job.state}"
         return case.bury(TaskPhase.GONE, 0, words, end.ended_at_ns)
     now_s, attempt = time.monotonic(), case.attempt
     attempt.unrecorded_s = attempt.unrecorded_s or now_s
     if now_s < attempt.unrecorded_s + RECORD_S:
-        return case.unreachable(f"Slurm job {job.id} has ended; its record is awaited")
-    words = f"Slurm job {job.id}: {job.state}"
+        return case.unreachable(f"Slurm job {job.key} has ended; its record is awaited")
+    words = f"Slurm job {job.key}: {job.state}"
     if job.reason:
         words += f" ({job.reason})"
     has_begun = case.started_ns() > 0

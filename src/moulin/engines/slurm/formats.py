@@ -7,8 +7,9 @@ record a line with `-o`, the same in all versions. What a form lacks is empty or
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from moulin.domain.errors import EngineUnavailable
@@ -52,6 +53,9 @@ _JOB_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 _GRES_FIELDS: Final = ("tres_per_node", "gres_detail")
 _GRES: Final = re.compile(r"(?:gres[:/])?gpu(?::([A-Za-z][\w.-]*))?(?:[:=]([0-9]+))?")
 _PAIR: Final = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_/:]*)=")
+_JOB: Final = re.compile(r"([0-9]+)(?:_[0-9]+)?")
+_SPAN: Final = re.compile(r"([0-9]+)(?:-([0-9]+)(?::([0-9]+))?)?")
+_ELEMENT_MAX: Final = 1 << 62
 _STATE_MARKS: Final = "*~#!%$@^-"
 
 
@@ -60,12 +64,17 @@ class SlurmJob:
     """One job as squeue shows it.
 
     `state` is the base state, `is_completing` says that its processes are still being ended;
-    amounts are per node. `exit_code` and `signal` are those of its batch script.
+    amounts are per node. `exit_code` and `signal` are those of its batch script. Of an array job
+    `array` is its number; what still waits is one job with its elements in `waiting` (`3-9,12`), and
+    each other one is a job of its own with its `element`.
     """
 
     id: int
     name: str
     state: str
+    array: int = 0
+    element: int | None = None
+    waiting: str = ""
     comment: str = ""
     user: str = ""
     partition: str = ""
@@ -82,6 +91,11 @@ class SlurmJob:
     time_limit_s: int = 0
 
     @property
+    def key(self) -> str:
+        """What Slurm's commands call it."""
+        return str(self.id) if self.element is None else f"{self.array}_{self.element}"
+
+    @property
     def holds_nodes(self) -> bool:
         """Whether what it was given is not yet given back."""
         return self.state in RUNNING or self.state in STARTING or self.is_completing
@@ -90,6 +104,29 @@ class SlurmJob:
     def has_ended(self) -> bool:
         """Whether no process of it is left."""
         return self.state in ENDED and not self.is_completing
+
+
+class JobBook:
+    """All jobs of one reading, found by what Slurm calls them: `12`, or `12_3` of an array."""
+
+    def __init__(self, jobs: Iterable[SlurmJob] = ()) -> None:
+        self._jobs = {job.key: job for job in jobs}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def get(self, key: str) -> SlurmJob | None:
+        """Return a job, None when it is not listed; of a waiting element the array that has it."""
+        found = self._jobs.get(key)
+        array, _, element = key.partition("_")
+        if found is not None or not element:
+            return found
+        whole = self._jobs.get(array)
+        return whole if whole is not None and is_among(int(element), whole.waiting) else None
+
+    def all(self) -> tuple[SlurmJob, ...]:
+        """Return every job, in Slurm's order."""
+        return tuple(self._jobs.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,24 +192,26 @@ def read_partitions(text: str) -> tuple[SlurmPartition, ...]:
     return tuple(_partition(fields) for fields in records(text) if "PartitionName" in fields)
 
 
-def read_accounting(text: str) -> SlurmJob | None:
-    r"""Return the job of a `sacct -n -P -o JobIDRaw,JobName,State,ExitCode,Start,End`, None if none.
+def read_accounting(text: str) -> dict[str, SlurmJob]:
+    r"""Return the jobs of a `sacct -n -P -X -o JobID,JobName,State,ExitCode,Start,End` by name.
 
-    >>> read_accounting("7|a|CANCELLED by 0|0:15|2026-01-01T00:00:00|Unknown\n").signal
+    >>> read_accounting("7_2|a|CANCELLED by 0|0:15|2026-01-01T00:00:00|Unknown\n")["7_2"].signal
     15
     """
+    found: dict[str, SlurmJob] = {}
     for line in text.splitlines():
         fields = line.split("|")
-        if len(fields) == 6 and fields[0].isdigit():
+        key = _JOB.fullmatch(fields[0])
+        if len(fields) == 6 and key is not None:
             code, _, signal = fields[3].partition(":")
-            return SlurmJob(
-                id=int(fields[0]),
+            found[fields[0]] = SlurmJob(
+                id=int(key[1]),
                 name=fields[1],
                 state=fields[2].partition(" ")[0],
                 exit_code=_integer(code),
                 signal=_integer(signal),
             )
-    return None
+    return found
 
 
 def records(text: str) -> Iterator[dict[str, str]]:
@@ -209,6 +248,32 @@ def number(value: Any) -> int:
     return int(value) if isinstance(value, int | float | str) and str(value).strip() else 0
 
 
+def _is_set(value: Any) -> bool:
+    """Say whether a number is there; element 0 of an array is, and no element is not."""
+    return bool(value.get("set")) if isinstance(value, Mapping) else value is not None
+
+
+def is_among(element: int, waiting: str) -> bool:
+    """Say whether an element is one of those that an array still has waiting.
+
+    >>> [is_among(n, "0,3-9:2%4") for n in (0, 1, 3, 4, 9)], is_among(7, "0-3,...")
+    ([True, False, True, False, True], True)
+    """
+    return any(
+        first <= element <= last and not (element - first) % step
+        for first, last, step in _spans(waiting)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _spans(waiting: str) -> tuple[tuple[int, int, int], ...]:
+    # Slurm cuts a long list short with `...` where it was not told otherwise: then any may be meant.
+    if waiting.endswith("..."):
+        return ((0, _ELEMENT_MAX, 1),)
+    found = _SPAN.findall(waiting.partition("%")[0])
+    return tuple((int(a), int(b or a), int(step or 1)) for a, b, step in found)
+
+
 def gres_count(written: str) -> tuple[int, str]:
     """Return the number and type of GPUs in a text of generic resources.
 
@@ -236,6 +301,7 @@ def _job(body: Mapping[str, Any]) -> SlurmJob:
         for name, keys in _JOB_FIELDS.items()
     }
     state, is_completing = _state(body.get("job_state"))
+    element = body.get("array_task_id")
     exit_code, signal = _exit(body.get("exit_code"))
     nodes = max(1, number(fields["node_count"]))
     cpus = -(-number(fields["cpus"]) // nodes)
@@ -244,6 +310,9 @@ def _job(body: Mapping[str, Any]) -> SlurmJob:
         id=number(fields["id"]),
         name=str(fields["name"] or ""),
         state=state,
+        array=number(body.get("array_job_id")),
+        element=number(element) if _is_set(element) else None,
+        waiting=str(body.get("array_task_string") or "") if not _is_set(element) else "",
         comment=_comment(fields["comment"]),
         user=str(fields["user"] or ""),
         partition=str(fields["partition"] or ""),

@@ -1,6 +1,7 @@
-"""Turns an attempt into a batch script and the words of its `sbatch`; judges what can never run."""
+"""Turns attempts into a batch script and the job to submit; judges what can never run."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from shlex import quote
@@ -8,6 +9,8 @@ from typing import Final
 
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
+from moulin.engines.slurm.arrays import ArrayJob
+from moulin.engines.slurm.driver import JobRequest
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.task.specification import SHIM, refusal, refuse_bad_words, specification
 from moulin.engines.task.spool import StepFiles, is_there, make_directory, read_exact, write_once
@@ -24,6 +27,11 @@ _CHOSEN_LATER: Final = (
     *("MASTER_ADDR", "SKYPILOT_NODE_IPS", "DSTACK_NODES_IPS", "DSTACK_MASTER_NODE_IP"),
 )
 _MIB: Final = 1 << 20
+_TAKE: Final = (
+    'printf %s "$job" > "owner.$job" || exit 1\n'
+    'ln "owner.$job" owner 2>/dev/null\n'
+    '[ "$(cat owner)" = "$job" ] || exit 0\n'
+)
 # Slurm sorts nodes by name; this keeps the ranks, and so SLURM_PROCID, in the order of the plan.
 _IN_ORDER: Final = 'export SLURM_HOSTFILE="$PWD/hosts"\n'
 # An `srun` in the task itself must not be bound to the one that started the gang.
@@ -107,67 +115,80 @@ def _unsaid(step: StartStep) -> tuple[str, ...]:
     return ("CUDA_VISIBLE_DEVICES",) if step.resources.accelerators else ()
 
 
-def batch_script(
-    size: int, directory: str, *, program: str, python: str, cpus: int, is_delegated: bool
-) -> bytes:
-    """Return the job's script: it takes the attempt once, then becomes its only task or its gang."""
-    shim = f"{python} -I -S -E {quote(program)}"
-    if size == 1:
-        before = 'export MASTER_ADDR="$(hostname)"\n' if is_delegated else ""
-        last = f"{before}exec {shim} 0"
-    else:
-        order = "" if is_delegated else " --distribution=arbitrary"
-        rank = f"{_FIRST_NODE}{_RANK}" if is_delegated else _RANK
-        last = (
-            f"{'' if is_delegated else _IN_ORDER}"
-            f"exec srun --nodes={size} --ntasks={size} --cpus-per-task={cpus}{order}"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How a job becomes its tasks: `size` of them with `cpus` each, by the shim at `program`."""
+
+    size: int
+    cpus: int
+    program: str
+    python: str
+    is_delegated: bool
+
+    def last_words(self) -> str:
+        """Return the end of a batch script that has taken its attempt and is in its directory."""
+        shim = f"{self.python} -I -S -E {quote(self.program)}"
+        if self.size == 1:
+            before = 'export MASTER_ADDR="$(hostname)"\n' if self.is_delegated else ""
+            return f"{before}exec {shim} 0"
+        order = "" if self.is_delegated else " --distribution=arbitrary"
+        rank = f"{_FIRST_NODE}{_RANK}" if self.is_delegated else _RANK
+        return (
+            f"{'' if self.is_delegated else _IN_ORDER}"
+            f"exec srun --nodes={self.size} --ntasks={self.size} --cpus-per-task={self.cpus}{order}"
             " --kill-on-bad-exit=0 --wait=0 --input=none --export=ALL"
             f" sh -c {quote(rank)} sh {shim}"
         )
+
+
+def batch_script(directory: str, launch: Launch) -> bytes:
+    """Return the job's script: it takes the attempt once, then becomes its only task or its gang."""
     return (
         "#!/bin/sh\n"
         "# Started by Moulin, which finds it by its name; the first job to link `owner` runs it.\n"
         f"cd {quote(directory)} || exit 1\n"
-        'printf %s "$SLURM_JOB_ID" > "owner.$SLURM_JOB_ID" || exit 1\n'
-        'ln "owner.$SLURM_JOB_ID" owner 2>/dev/null\n'
-        '[ "$(cat owner)" = "$SLURM_JOB_ID" ] || exit 0\n'
-        f"{last}\n"
+        f"job=$SLURM_JOB_ID\n{_TAKE}{launch.last_words()}\n"
     ).encode()
 
 
-def sbatch_command(
-    step: StartStep,
-    settings: SlurmSettings,
-    *,
-    comment: str,
-    directory: str,
-    hosts: Sequence[str],
-    gres_type: str,
-    time_limit_s: int,
-) -> tuple[str, ...]:
-    """Return the words of one `sbatch`; `hosts` are Slurm's names of the nodes, none: any."""
-    size, resources = len(step.nodes), step.resources
-    options = {
-        "job-name": step.attempt,
-        "comment": comment,
-        "partition": settings.partition,
-        "account": settings.account,
-        "qos": settings.qos,
-        "reservation": settings.reservation,
-        "constraint": settings.constraint,
-        "chdir": directory,
-        "output": f"{directory}/batch",
-        "nodes": str(size),
-        "ntasks": str(size),
-        "ntasks-per-node": "1",
-        "cpus-per-task": str(whole_cpus(resources.cpu_milli)),
-        "mem": f"{max(1, -(-resources.memory_bytes // _MIB))}M",
-        "nodelist": ",".join(hosts),
-        "gres": _gres(resources.accelerators, gres_type),
-        "time": str(-(-time_limit_s // 60)) if time_limit_s else "",
-    }
-    given = (f"--{name}={value}" for name, value in options.items() if value)
-    return ("sbatch", "--parsable", "--no-requeue", "--open-mode=append", *given)
+def array_script(array: ArrayJob, launch: Launch) -> bytes:
+    """Return the script of an array's jobs: each does as an attempt's own would, for its line."""
+    spool = str(Path(array.directory).parent.parent)
+    members = quote(array.path("members"))
+    return (
+        "#!/bin/sh\n"
+        "# Started by Moulin, which finds it by its name; each job takes the attempt on its line of\n"
+        "# `members`, and the first job to link an attempt's `owner` runs it.\n"
+        f'name="$(sed -n "$((SLURM_ARRAY_TASK_ID + 1)){{p;q;}}" {members})"\n'
+        f'[ -n "$name" ] && cd {quote(spool)}/"$name" || exit 1\n'
+        f'job="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"\n{_TAKE}{launch.last_words()}\n'
+    ).encode()
+
+
+def job_request(
+    step: StartStep, settings: SlurmSettings, *, gres_type: str = "", time_limit_s: int = 0
+) -> JobRequest:
+    """Return the job of a step's gang, without its name, its place and its script."""
+    resources = step.resources
+    hosts = () if settings.is_delegated else step.nodes
+    return JobRequest(
+        name="",
+        comment="",
+        directory="",
+        output="",
+        script=b"",
+        nodes=len(step.nodes),
+        cpus=whole_cpus(resources.cpu_milli),
+        memory_mib=max(1, -(-resources.memory_bytes // _MIB)),
+        gres=_gres(resources.accelerators, gres_type),
+        hosts=tuple(node.removeprefix(settings.prefix) for node in hosts),
+        time_limit_minutes=-(-time_limit_s // 60),
+        partition=settings.partition,
+        account=settings.account,
+        qos=settings.qos,
+        reservation=settings.reservation,
+        constraint=settings.constraint,
+    )
 
 
 def whole_cpus(cpu_milli: int) -> int:

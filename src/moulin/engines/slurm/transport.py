@@ -22,6 +22,8 @@ WORDS_MAX: Final = 400
 # What SSH itself answers when it never reached the other side's shell.
 SSH_FAILED: Final = 255
 PERSIST_S: Final = 600
+# Slurm's commands name every element of an array that waits, instead of the first few.
+_ALWAYS: Final = {"SLURM_BITSTR_LEN": "0"}
 _PASSED_ON: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "SHELL")
 
 
@@ -51,7 +53,7 @@ class LocalTransport:
         `folder` is where Slurm's commands are, when they are not in PATH.
         """
         passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        self._environment = {**passed, **(environment or {})}
+        self._environment = {**passed, **_ALWAYS, **(environment or {})}
         if folder:
             self._environment["PATH"] = f"{folder}:{self._environment.get('PATH', os.defpath)}"
 
@@ -86,7 +88,8 @@ class SshTransport:
             host,
         )
         weakref.finalize(self, _hang_up, self._ssh, sockets)
-        variables = [f"{name}={value}" for name, value in sorted((environment or {}).items())]
+        given = {**_ALWAYS, **(environment or {})}
+        variables = [f"{name}={value}" for name, value in sorted(given.items())]
         self._before = (
             ("env", *variables, f"PATH={folder}:$PATH") if folder else ("env", *variables)
         )

@@ -1,0 +1,135 @@
+"""Speaks with Slurm by its own commands, here or over SSH."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from moulin.engines.slurm.driver import JobRequest, complaint, unavailable
+from moulin.engines.slurm.formats import (
+    SlurmJob,
+    SlurmNode,
+    SlurmPartition,
+    read_accounting,
+    read_jobs,
+    read_nodes,
+    read_partitions,
+)
+from moulin.engines.slurm.transport import Answer, Transport
+
+# What one command is told of at most: its words have to fit where the system puts them.
+NAMED_MAX: Final = 500
+_ENDED_ALREADY: Final = ("invalid job id", "already completing", "already completed")
+_ARRAY_MAX: Final = re.compile(r"^MaxArraySize\s*=\s*([0-9]+)", re.MULTILINE)
+
+
+class Commands:
+    """A `Driver` by `sbatch`, `squeue`, `scontrol`, `scancel` and, where there is one, `sacct`."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._has_accounting: bool | None = None
+
+    def jobs(self) -> tuple[SlurmJob, ...]:
+        """Return all jobs, by `squeue --json`."""
+        return read_jobs(self._ask("read the jobs", "squeue", "--json", "--states=all").output)
+
+    def nodes(self) -> tuple[SlurmNode, ...]:
+        """Return all nodes, by `scontrol show node`."""
+        return read_nodes(
+            _text(self._ask("read the nodes", "scontrol", "show", "node", "-d", "-o"))
+        )
+
+    def partitions(self) -> tuple[SlurmPartition, ...]:
+        """Return all partitions, by `scontrol show partition`."""
+        answer = self._ask("read the partitions", "scontrol", "show", "partition", "-o")
+        return read_partitions(_text(answer))
+
+    def array_size_max(self) -> int:
+        """Return what `scontrol show config` says; an index is below MaxArraySize."""
+        found = _ARRAY_MAX.search(_text(self._ask("read the limits", "scontrol", "show", "config")))
+        return int(found[1]) - 1 if found is not None and int(found[1]) else 0
+
+    def submit(self, job: JobRequest) -> int:
+        """Submit by `sbatch`, with the script on its standard input."""
+        answer = self._transport.run(sbatch_words(job), stdin=job.script)
+        number = answer.output.decode(errors="replace").strip().partition(";")[0]
+        if answer.status == 0 and number.isdigit():
+            return int(number)
+        raise complaint("submit the job", answer.words.replace("sbatch: error: ", ""))
+
+    def find(self, name: str) -> tuple[tuple[int, str], ...]:
+        """Return the jobs of that name, by `squeue --name`; an array by its own number."""
+        words = ("squeue", "--noheader", "--states=all", f"--name={name}", "--format=%F|%k")
+        lines = (line.partition("|") for line in _text(self._ask("find a job", *words)).split("\n"))
+        return tuple((int(number), said) for number, _, said in lines if number.isdigit())
+
+    def cancel(self, jobs: Sequence[str]) -> None:
+        """End jobs, by one `scancel` for many."""
+        self._scancel((), jobs)
+
+    def ring(self, jobs: Sequence[str], *, is_gang: bool) -> None:
+        """Signal jobs, by one `scancel --signal` for many."""
+        self._scancel(("--signal=CONT",) if is_gang else ("--full", "--signal=CONT"), jobs)
+
+    def recall(self, jobs: Sequence[str]) -> Mapping[str, SlurmJob] | None:
+        """Return ended jobs by `sacct`; where that fails once it is not asked again."""
+        if self._has_accounting is False:
+            return None
+        found: dict[str, SlurmJob] = {}
+        for first in range(0, len(jobs), NAMED_MAX):
+            some = f"--jobs={','.join(jobs[first : first + NAMED_MAX])}"
+            columns = "--format=JobID,JobName,State,ExitCode,Start,End"
+            words = ("sacct", "--noheader", "--parsable2", "--allocations", some, columns)
+            answer = self._transport.run(words)
+            self._has_accounting = answer.status == 0
+            if not self._has_accounting:
+                return None
+            found.update(read_accounting(_text(answer)))
+        return found
+
+    def _scancel(self, options: Sequence[str], jobs: Sequence[str]) -> None:
+        for first in range(0, len(jobs), NAMED_MAX):
+            some = jobs[first : first + NAMED_MAX]
+            answer = self._transport.run(("scancel", "--quiet", *options, *some))
+            if answer.status != 0 and not any(w in answer.words.lower() for w in _ENDED_ALREADY):
+                raise unavailable("signal the job", _said(answer))
+
+    def _ask(self, what: str, *words: str) -> Answer:
+        answer = self._transport.run(words)
+        if answer.status != 0:
+            raise unavailable(what, _said(answer))
+        return answer
+
+
+def sbatch_words(job: JobRequest) -> tuple[str, ...]:
+    """Return the words of one `sbatch`."""
+    options = {
+        "job-name": job.name,
+        "comment": job.comment,
+        "partition": job.partition,
+        "account": job.account,
+        "qos": job.qos,
+        "reservation": job.reservation,
+        "constraint": job.constraint,
+        "chdir": job.directory,
+        "output": job.output,
+        "array": f"0-{job.array_size - 1}" if job.array_size else "",
+        "nodes": str(job.nodes),
+        "ntasks": str(job.nodes),
+        "ntasks-per-node": "1",
+        "cpus-per-task": str(job.cpus),
+        "mem": f"{job.memory_mib}M",
+        "nodelist": ",".join(job.hosts),
+        "gres": job.gres,
+        "time": str(job.time_limit_minutes or ""),
+    }
+    given = (f"--{name}={value}" for name, value in options.items() if value)
+    return ("sbatch", "--parsable", "--no-requeue", "--open-mode=append", *given)
+
+
+def _text(answer: Answer) -> str:
+    return answer.output.decode(errors="replace")
+
+
+def _said(answer: Answer) -> str:
+    return answer.words or f"status {answer.status}"

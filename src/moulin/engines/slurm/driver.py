@@ -1,0 +1,103 @@
+"""The boundary to one Slurm: what it is asked and told, whichever way it is reached.
+
+Drivers translate and draw no conclusion. Complaints are of two kinds: Slurm will never take it
+(`EngineRefused`), or nobody knows and it may be tried again (`EngineUnavailable`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from moulin.domain.errors import EngineRefused, EngineUnavailable
+from moulin.engines.slurm.formats import SlurmJob, SlurmNode, SlurmPartition
+
+# A complaint that holds one of these may pass; any other about a submission is Slurm's last word.
+_TRANSIENT: Final = (
+    *("unable to contact", "timed out", "connection refused", "zero bytes", "transport endpoint"),
+    *("temporarily", "communication connection failure", "no route to host", "backup controller"),
+    *("munge", "protocol authentication", "invalid authentication credential"),
+    *("configuration source", "connection reset", "in standby", "try again", "i/o error"),
+    *("read-only file system", "no space left", "socket"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """One job to submit: `nodes` nodes with one task on each, or an array of such jobs.
+
+    `hosts` are Slurm's names of the nodes, none: any. `output` may hold `%a`, the element.
+    `array_size` 0 is no array, else elements are numbered from 0.
+    """
+
+    name: str
+    comment: str
+    directory: str
+    output: str
+    script: bytes
+    nodes: int = 1
+    cpus: int = 1
+    memory_mib: int = 1
+    gres: str = ""
+    hosts: tuple[str, ...] = ()
+    time_limit_minutes: int = 0
+    array_size: int = 0
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    reservation: str = ""
+    constraint: str = ""
+
+
+class Driver(Protocol):
+    """A way to one Slurm. Every call raises `EngineUnavailable` when it gave no answer."""
+
+    def jobs(self) -> tuple[SlurmJob, ...]:
+        """Return all jobs that the controller lists, in one question."""
+        ...
+
+    def nodes(self) -> tuple[SlurmNode, ...]:
+        """Return all nodes, in Slurm's order."""
+        ...
+
+    def partitions(self) -> tuple[SlurmPartition, ...]:
+        """Return all partitions."""
+        ...
+
+    def array_size_max(self) -> int:
+        """Return how many elements one array may have, 0 where there are no arrays."""
+        ...
+
+    def submit(self, job: JobRequest) -> int:
+        """Submit a job and return its number; raises `EngineRefused` when Slurm never takes it."""
+        ...
+
+    def find(self, name: str) -> tuple[tuple[int, str], ...]:
+        """Return number and comment of each job of that name, ended ones that are listed too."""
+        ...
+
+    def cancel(self, jobs: Sequence[str]) -> None:
+        """End jobs; those that have ended are no error."""
+        ...
+
+    def ring(self, jobs: Sequence[str], *, is_gang: bool) -> None:
+        """Send SIGCONT, which programs ignore, to the shims of jobs."""
+        ...
+
+    def recall(self, jobs: Sequence[str]) -> Mapping[str, SlurmJob] | None:
+        """Return what accounting says of jobs that the controller dropped; None without any."""
+        ...
+
+
+def complaint(what: str, said: str) -> EngineRefused | EngineUnavailable:
+    """Return the error for a submission that Slurm did not take, from its own words."""
+    if not said or any(word in said.lower() for word in _TRANSIENT):
+        return unavailable(what, said)
+    return EngineRefused(f"Slurm refuses the job: {said}", hint="ask for what the cluster has")
+
+
+def unavailable(what: str, said: str) -> EngineUnavailable:
+    """Return the error for an answer that says nothing of what was asked."""
+    return EngineUnavailable(
+        f"{what}: Slurm says: {said or 'nothing'}",
+        hint="`scontrol ping` says whether the controller is up",
+    )

@@ -1,0 +1,283 @@
+"""Puts attempts on record and submits them, each at most once as far as Slurm can be asked.
+
+Attempts of one workload that ask for the same, on the same nodes where Moulin places, become one array
+job: one `sbatch` for all of them. Decision 0037.
+"""
+
+import contextlib
+import os
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable
+from moulin.domain.ids import AttemptId
+from moulin.domain.observation import NodeCapacity
+from moulin.domain.plan import StartStep
+from moulin.engines.slurm.arrays import ArrayJob
+from moulin.engines.slurm.attempt import REFUSED, Attempt, Attempts
+from moulin.engines.slurm.cluster import Cluster
+from moulin.engines.slurm.driver import JobRequest
+from moulin.engines.slurm.settings import SlurmSettings
+from moulin.engines.slurm.submission import (
+    Launch,
+    array_script,
+    batch_script,
+    job_request,
+    refuse_what_slurm_cannot_run,
+    task_specification,
+    whole_cpus,
+)
+from moulin.engines.task.handed import hand_secrets
+from moulin.engines.task.specification import refusal
+from moulin.engines.task.spool import StepFiles, write_once, write_whole
+
+RETRY_S: Final = 5.0
+# How long one call goes on submitting before the rest is left to the next.
+SUBMITTING_S: Final = 2.0
+# Slurm takes submissions side by side; the client's own start is most of each.
+SIDE_BY_SIDE: Final = 4
+# How long attempts are submitted one by one after Slurm refused an array and took one of it alone.
+ALONE_S: Final = 60.0
+_PORT_FIRST: Final = 20_000
+_PORT_COUNT: Final = 10_000
+
+Waiting = tuple[StartStep, Attempt]
+Failures = Mapping[AttemptId, EngineError]
+
+
+class Starter:
+    """What starting needs to know of one pool."""
+
+    def __init__(
+        self, book: Attempts, settings: SlurmSettings, cluster: Cluster, *, program: str
+    ) -> None:
+        """`program` is the path of the shim, as the nodes see it."""
+        self._book = book
+        self._settings = settings
+        self._cluster = cluster
+        self._program = program
+        self._alone_until_s = 0.0
+
+    def record(
+        self, step: StartStep, files: StepFiles, nodes: Mapping[str, NodeCapacity]
+    ) -> Attempt:
+        """Write what one task of the gang needs; safe to repeat until the gang is submitted.
+
+        Raises `EngineRefused` when it can never start on these nodes, and `OSError`.
+        """
+        refuse_what_slurm_cannot_run(step, nodes)
+        attempt = self._book.get(step.attempt, files)
+        _make_places(files)
+        chosen = [nodes[node] for node in step.nodes]
+        spec = task_specification(
+            step,
+            files,
+            chosen[step.rank],
+            addresses=[node.address for node in chosen],
+            port=_port_of(step),
+            is_delegated=self._settings.is_delegated,
+        )
+        hand_secrets(step, files)
+        write_whole(files.spec, spec, is_durable=False)
+        Path(files.log).touch(0o600)  # it can be followed before its first line
+        if not attempt.size:
+            names = job_request(step, self._settings).hosts or step.nodes
+            hosts = "".join(f"{name}\n" for name in names)
+            write_whole(attempt.path("hosts"), hosts.encode(), is_durable=False)
+            attempt.size = len(step.nodes)
+        attempt.is_endpoint = step.endpoint is not None
+        attempt.open.add(step.step)
+        self._book.watch(attempt)
+        return attempt
+
+    def submit(self, waiting: Sequence[Waiting]) -> Failures:
+        """Submit attempts that are on record, and return why some were not.
+
+        What takes too long is left to the next call, as are those whose last try is too young.
+        """
+        if not waiting:
+            return {}
+        try:
+            self._cluster.require()
+            self._book.make_names_durable()
+        except EngineError as failure:
+            return {attempt.id: failure for _, attempt in waiting}
+        except OSError as cause:
+            failed = EngineUnavailable(f"submit: the spool failed with {cause!r}")
+            return {attempt.id: failed for _, attempt in waiting}
+        calls = [partial(self._try, *call) for call in self._calls(waiting)]
+        deadline_s = time.monotonic() + SUBMITTING_S
+        if len(calls) == 1:
+            return calls[0](deadline_s)
+        with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="sbatch") as pool:
+            done = pool.map(lambda call: call(deadline_s), calls)
+        self._cluster.hurry()
+        return {name: failure for failures in done for name, failure in failures.items()}
+
+    def _calls(self, waiting: Sequence[Waiting]) -> list[tuple[ArrayJob | None, list[Waiting]]]:
+        """Divide attempts into submissions: of an array that there is, of a new one, or alone."""
+        alone: list[Waiting] = []
+        old: dict[str, list[Waiting]] = {}
+        alike: dict[object, list[Waiting]] = {}
+        size_max = self._cluster.array_max() if len(waiting) > 1 else 0
+        if time.monotonic() < self._alone_until_s:
+            size_max = 0
+        for step, attempt in waiting:
+            if attempt.array is not None:
+                old.setdefault(attempt.array.name, []).append((step, attempt))
+            elif attempt.is_submitted or size_max < 2 or not _is_element(step):
+                alone.append((step, attempt))
+            else:
+                alike.setdefault(self._likeness(step), []).append((step, attempt))
+        calls: list[tuple[ArrayJob | None, list[Waiting]]] = [
+            (some[0][1].array, some) for some in old.values()
+        ]
+        for some in alike.values():
+            for first in range(0, len(some), size_max):
+                part = some[first : first + size_max]
+                new = self._book.arrays.make([each.id for _, each in part]) if part[1:] else None
+                calls.append((new, part))
+        return [*calls, *((None, [each]) for each in alone)]
+
+    def _likeness(self, step: StartStep) -> object:
+        """Return what steps have in common that Slurm can be told of once."""
+        limits = (step.time_limit_s, step.stop_grace_s)
+        return (step.workload, *limits, job_request(step, self._settings))
+
+    def _try(self, array: ArrayJob | None, some: Sequence[Waiting], deadline_s: float) -> Failures:
+        """Submit one job or array and return why not, for each attempt it was for."""
+        now_s, first = time.monotonic(), some[0][1]
+        retry_s = array.retry_s if array is not None else first.retry_s
+        try:
+            if now_s < retry_s:
+                raise EngineUnavailable("Slurm did not take it a moment ago")
+            if now_s > deadline_s:
+                raise EngineUnavailable("Slurm is told of more in a moment")
+            if array is not None:
+                return self._submit_array(array, some)
+            self._submit_one(*some[0])
+        except EngineRefused as refused:
+            hint = refused.hint
+            return {each.id: refusal(step, refused.message, hint) for step, each in some}
+        except EngineError as failure:
+            return {each.id: failure for _, each in some}
+        except OSError as cause:
+            failed = EngineUnavailable(f"submit: the spool failed with {cause!r}")
+            return {each.id: failed for _, each in some}
+        return {}
+
+    def _submit_one(self, step: StartStep, attempt: Attempt) -> None:
+        """Submit a gang's job unless it was ever submitted; Slurm is asked where that is unsure."""
+        attempt.retry_s = time.monotonic() + RETRY_S
+        number = self._cluster.find(attempt.id) if attempt.is_submitted else 0
+        if not number:
+            try:
+                job = self._request(step, attempt.id)
+                write_once(attempt.path("submitting"), b"")
+                attempt.is_submitted = True
+                script = batch_script(attempt.directory, self._launch(step))
+                number = self._cluster.submit(
+                    replace(
+                        job,
+                        directory=attempt.directory,
+                        output=attempt.path("batch"),
+                        script=script,
+                    )
+                )
+            except EngineRefused:
+                write_once(attempt.path("owner"), REFUSED)
+                raise
+        attempt.own_job = str(number)
+        write_whole(attempt.path("job"), b"%d\n" % number, is_durable=False)
+        attempt.submitted_s = time.monotonic()
+
+    def _submit_array(self, array: ArrayJob, some: Sequence[Waiting]) -> Failures:
+        """Submit attempts as one array; those of its members that were stopped will not run."""
+        array.retry_s = time.monotonic() + RETRY_S
+        number = self._cluster.find(array.name) if array.is_submitted else 0
+        indexes = {name: index for index, name in enumerate(array.members)}
+        if not number:
+            try:
+                job = self._request(some[0][0], array.name)
+                array.begin()
+                for _, attempt in some:
+                    attempt.join(array, indexes[attempt.id])
+                script = array_script(array, self._launch(some[0][0]))
+                number = self._cluster.submit(
+                    replace(
+                        job,
+                        directory=array.directory,
+                        output=array.path("batch.%a"),
+                        script=script,
+                        array_size=len(array.members),
+                    )
+                )
+            except EngineRefused:
+                return self._submit_instead(array, some)
+        array.number(number)
+        now_s = time.monotonic()
+        for _, attempt in some:
+            attempt.submitted_s = now_s
+        return {}
+
+    def _submit_instead(self, array: ArrayJob, some: Sequence[Waiting]) -> Failures:
+        """Find out by one attempt whether Slurm refuses each of them, or only so many at once."""
+        self._book.arrays.dissolve(array)
+        for _, attempt in some:
+            attempt.leave()
+        try:
+            self._submit_one(*some[0])
+        except EngineRefused:
+            for _, attempt in some[1:]:
+                write_once(attempt.path("owner"), REFUSED)
+            raise
+        self._alone_until_s = time.monotonic() + ALONE_S
+        later = EngineUnavailable("Slurm takes them one by one, but not as an array")
+        return {attempt.id: later for _, attempt in some[1:]}
+
+    def _request(self, step: StartStep, name: str) -> JobRequest:
+        """Return the job to submit under a name; raises `EngineRefused` for too long a limit."""
+        cluster = self._cluster
+        job = job_request(
+            step,
+            self._settings,
+            gres_type=cluster.gres_type(step.resources),
+            time_limit_s=cluster.time_limit_s(step),
+        )
+        return replace(job, name=name, comment=f"{cluster.own_comment}{name}")
+
+    def _launch(self, step: StartStep) -> Launch:
+        return Launch(
+            size=len(step.nodes),
+            cpus=whole_cpus(step.resources.cpu_milli),
+            program=self._program,
+            python=self._settings.python,
+            is_delegated=self._settings.is_delegated,
+        )
+
+
+def _make_places(files: StepFiles) -> None:
+    """Make a task's directories; their names are made durable for all attempts at once."""
+    unit = (os.path.dirname(files.checkpoint), files.checkpoint)
+    for path in (*unit, files.attempt_directory, files.shared, files.directory):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+
+
+def _is_element(step: StartStep) -> bool:
+    """Say whether a step may share a submission: replicas come and go one by one, and do not."""
+    return step.endpoint is None and "MOULIN_ARRAY_INDEX" in step.env
+
+
+def _port_of(step: StartStep) -> int:
+    """Return the gang's port: the control plane's choice, else one that follows from its name."""
+    written = step.env.get("MASTER_PORT", "")
+    if written.isdigit():
+        return int(written)
+    return _PORT_FIRST + zlib.crc32(step.attempt.encode()) % _PORT_COUNT

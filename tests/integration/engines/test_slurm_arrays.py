@@ -1,0 +1,233 @@
+"""Elements of an array on a real Slurm: few submissions, and still each of them on its own."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from moulin.domain.errors import EngineRefused, EngineUnavailable
+from moulin.domain.ids import attempt_id, step_id
+from moulin.domain.observation import Claim, TaskPhase
+from moulin.domain.workload import Resources, TaskTemplate
+from moulin.engines.slurm.commands import Commands
+from moulin.engines.slurm.engine import SlurmEngine
+from moulin.engines.slurm.settings import SlurmSettings
+from moulin.engines.slurm.transport import LocalTransport
+from tests.conformance.engine_bench import (
+    RealClock,
+    SlurmBench,
+    make_step,
+    phase,
+    wait_for,
+    wait_until,
+)
+
+pytestmark = pytest.mark.slurm
+
+
+class Counting(LocalTransport):
+    """Slurm's commands, each counted by its name."""
+
+    calls: Counter[str]
+
+    def run(self, command, *, stdin=b""):
+        self.calls[command[0]] += 1
+        return super().run(command, stdin=stdin)
+
+
+class ArrayBench(SlurmBench):
+    """The engine with its calls counted."""
+
+    def renew(self):
+        transport = Counting(self.cluster.environment)
+        self.calls = transport.calls = Counter()
+        settings = SlurmSettings(
+            directory=self.directory,
+            machine_class="here",
+            is_delegated=self.is_delegated,
+            prefix="node-" if self.is_delegated else "",
+            poll_s=0.2,
+        )
+        self.engine = SlurmEngine(settings, Commands(transport), clock=RealClock())
+
+
+@pytest.fixture
+def bench(tmp_path, slurm_cluster):
+    made = ArrayBench(tmp_path, slurm_cluster)
+    yield made
+    made.close()
+
+
+def elements(count, task, *, nodes=("node-0", "node-1")):
+    """Return elements of one array, dealt out to nodes."""
+    first = make_step("arr", task, memory_bytes=64 << 20)
+    found = []
+    for unit in range(count):
+        attempt = attempt_id(first.workload, unit, 1)
+        found.append(
+            replace(
+                first,
+                step=step_id(attempt, 0),
+                attempt=attempt,
+                unit=unit,
+                nodes=(nodes[unit % len(nodes)],),
+                env={"MOULIN_ARRAY_INDEX": str(unit), "SLURM_ARRAY_TASK_ID": str(unit)},
+            )
+        )
+    return found
+
+
+def script(words: str) -> TaskTemplate:
+    return TaskTemplate(command=("sh", "-c", words))
+
+
+def all_ended(bench, steps, *phases):
+    wait_until(
+        lambda: all(
+            seen.phase in phases for seen in bench.engine.observe([each.step for each in steps])
+        ),
+        bench.pause,
+    )
+    return bench.engine.observe([each.step for each in steps])
+
+
+def counted(directory, words="exit 0"):
+    """Return a program whose runs are counted in one file each, as `EffectsInFiles` does."""
+    return script(f'echo ran >> {directory}/effects/"$MOULIN_STEP_ID"; {words}')
+
+
+def test_elements_on_the_same_node_are_one_submission_and_end_each_on_its_own(bench):
+    steps = elements(12, counted(bench.directory, 'echo "$SLURM_ARRAY_TASK_ID"; exit $MOULIN_UNIT'))
+    answers = bench.engine.start_many(steps)
+    assert all(isinstance(answer, Claim) for answer in answers)
+    assert bench.calls["sbatch"] == 2
+    ends = all_ended(bench, steps, TaskPhase.EXITED)
+    assert [end.exit_code for end in ends] == list(range(12))
+    assert [bench.runs(each.step) for each in steps] == [1] * 12
+    assert bench.engine.logs(steps[7].step, 0, 100).data == b"7\n"
+    assert bench.engine.start_many(steps) == answers
+    assert bench.calls["sbatch"] == 2
+
+
+def test_a_delegated_pool_has_one_submission_for_all(tmp_path, slurm_cluster):
+    bench = ArrayBench(tmp_path, slurm_cluster, is_delegated=True)
+    places = tuple(node.node for node in bench.engine.capacity())
+    steps = elements(9, counted(tmp_path, "hostname"), nodes=places)
+    bench.engine.start_many(steps)
+    assert bench.calls["sbatch"] == 1
+    assert {end.exit_code for end in all_ended(bench, steps, TaskPhase.EXITED)} == {0}
+    assert [bench.runs(each.step) for each in steps] == [1] * 9
+
+
+def test_one_element_is_stopped_alone_running_or_waiting(bench, slurm_cluster):
+    go = bench.directory / "go"
+    words = f"while [ ! -e {go} ]; do sleep 0.1; done"
+    steps = [
+        replace(each, resources=Resources(cpu_milli=4000, memory_bytes=64 << 20))
+        for each in elements(4, counted(bench.directory, words), nodes=("node-1",))
+    ]
+    bench.engine.start_many(steps)
+    assert bench.calls["sbatch"] == 1
+    wait_for(bench, steps[0].step, TaskPhase.RUNNING)
+    wait_for(bench, steps[1].step, TaskPhase.RUNNING)
+    assert phase(bench, steps[3].step) is TaskPhase.STARTING  # two fit, two wait
+    bench.engine.stop(steps[3].step, 5)
+    wait_for(bench, steps[3].step, TaskPhase.ABSENT)
+    bench.engine.stop(steps[0].step, 5)
+    assert wait_for(bench, steps[0].step, TaskPhase.EXITED).exit_code == 143
+    wait_for(bench, steps[2].step, TaskPhase.RUNNING)
+    assert phase(bench, steps[1].step) is TaskPhase.RUNNING
+    go.touch()
+    ends = all_ended(bench, steps[1:3], TaskPhase.EXITED)
+    assert [end.exit_code for end in ends] == [0, 0]
+    assert [bench.runs(each.step) for each in steps] == [1, 1, 1, 0]
+    slurm_cluster.wait_for(lambda: not slurm_cluster.run("squeue", "-h"), "an element is queued")
+
+
+def test_an_array_whose_number_was_lost_is_found_by_its_name(bench):
+    steps = elements(6, counted(bench.directory, "sleep 0.5"), nodes=("node-0",))
+    bench.engine.start_many(steps)
+    numbers = sorted((bench.directory / "spool" / ".arrays").glob("*/job"))
+    assert len(numbers) == 1
+    numbers[0].unlink()
+    bench.renew()
+    assert {seen.phase for seen in bench.engine.observe([each.step for each in steps])} <= {
+        *(TaskPhase.UNREACHABLE, TaskPhase.RUNNING, TaskPhase.STARTING)
+    }
+    answers = bench.engine.start_many(steps)
+    assert all(isinstance(answer, Claim) for answer in answers)
+    assert bench.calls["sbatch"] == 0
+    all_ended(bench, steps, TaskPhase.EXITED)
+    assert [bench.runs(each.step) for each in steps] == [1] * 6
+
+
+def test_an_array_that_slurm_never_saw_is_submitted_after_a_crash(bench, monkeypatch):
+    steps = elements(4, counted(bench.directory), nodes=("node-0",))
+    submit = Commands.submit
+
+    def lost(self, job):
+        raise EngineUnavailable("the control plane died here")
+
+    monkeypatch.setattr(Commands, "submit", lost)
+    assert {type(answer) for answer in bench.engine.start_many(steps)} == {EngineUnavailable}
+    monkeypatch.setattr(Commands, "submit", submit)
+    bench.renew()
+    assert [bench.runs(each.step) for each in steps] == [0] * 4
+    bench.engine.stop(steps[2].step, 0)
+    wait_for(bench, steps[2].step, TaskPhase.ABSENT)
+    answers = bench.engine.start_many(steps)
+    assert isinstance(answers[2], EngineRefused)
+    all_ended(bench, (steps[0], steps[1], steps[3]), TaskPhase.EXITED)
+    assert [bench.runs(each.step) for each in steps] == [1, 1, 0, 1]
+
+
+def test_where_slurm_takes_no_array_its_elements_are_submitted_alone(bench, monkeypatch):
+    steps = elements(3, counted(bench.directory), nodes=("node-0",))
+    submit = Commands.submit
+
+    def no_arrays(self, job):
+        if job.array_size:
+            raise EngineRefused("Slurm refuses the job: too many at once")
+        return submit(self, job)
+
+    monkeypatch.setattr(Commands, "submit", no_arrays)
+    answers = bench.engine.start_many(steps)
+    assert [type(answer) for answer in answers] == [Claim, EngineUnavailable, EngineUnavailable]
+    assert all(isinstance(answer, Claim) for answer in bench.engine.start_many(steps))
+    all_ended(bench, steps, TaskPhase.EXITED)
+    assert [bench.runs(each.step) for each in steps] == [1] * 3
+
+
+def test_what_slurm_refuses_of_one_it_refuses_of_all(tmp_path, slurm_cluster):
+    bench = SlurmBench(tmp_path, slurm_cluster, constraint="no-such-feature")
+    steps = elements(3, counted(tmp_path), nodes=("node-0",))
+    answers = bench.engine.start_many(steps)
+    assert all("Invalid feature" in str(answer) for answer in answers)
+    assert {type(answer) for answer in answers} == {EngineRefused}
+    bench.renew()
+    assert {phase(bench, each.step) for each in steps} == {TaskPhase.ABSENT}
+
+
+def test_an_array_is_forgotten_with_its_last_element(bench):
+    steps = elements(3, counted(bench.directory), nodes=("node-0",))
+    bench.engine.start_many(steps)
+    all_ended(bench, steps, TaskPhase.EXITED)
+    arrays = bench.directory / "spool" / ".arrays"
+    for each in steps[:2]:
+        bench.engine.forget(each.step)
+    assert len(list(arrays.iterdir())) == 1
+    bench.renew()
+    bench.engine.forget(steps[2].step)
+    assert list(arrays.iterdir()) == []
+
+
+def test_many_stops_are_told_in_few_commands(bench):
+    steps = elements(16, counted(bench.directory, "exec sleep 1000"))
+    bench.engine.start_many(steps)
+    all_ended(bench, steps, TaskPhase.RUNNING)
+    bench.calls.clear()
+    for each in steps:
+        bench.engine.stop(each.step, 5)
+    ends = all_ended(bench, steps, TaskPhase.EXITED)
+    assert {end.exit_code for end in ends} == {143}
+    assert bench.calls["scancel"] <= 4

@@ -4,8 +4,9 @@ from typing import Final
 
 from moulin.domain.events import Payload
 from moulin.domain.health import DeviceReading, NodeReading, Signal, Symptom, Verdict
-from moulin.domain.ids import NodeId
-from moulin.domain.node_events import NodeChecked, NodeHealthObserved, NodeJudged
+from moulin.domain.ids import AttemptId, NodeId
+from moulin.domain.node_events import GangChecked, NodeChecked, NodeHealthObserved, NodeJudged
+from moulin.domain.preflight import LinkMeasured
 from moulin.domain.reasons import Reason, ReasonCode
 
 START_NS: Final = 1_790_000_000_000_000_000
@@ -38,6 +39,29 @@ def health() -> list[Payload]:
             ),
             by="ada",
         ),
+    ]
+
+
+def preflight() -> list[Payload]:
+    """A node that its engine calls down, and the check of a gang that is known no more."""
+    down = Symptom(signal=Signal.NODE_DOWN, is_evidence=True, words="Slurm says down: no power")
+    reading = NodeReading(node=NODE, at_ns=START_NS, is_partial=True, down_because="no power")
+    return [
+        NodeHealthObserved(node=NODE, reading=reading, symptoms=(down,)),
+        GangChecked(
+            attempt=AttemptId("job_of_old.u0.g1"),
+            links=(
+                LinkMeasured(
+                    sender=NodeId("node-2"),
+                    receiver=NODE,
+                    bytes_per_s=2**40,
+                    round_trip_ns=20_000,
+                ),
+                LinkMeasured(sender=NODE, receiver=NodeId("node-2"), problem="it hung up"),
+            ),
+            transport="sockets",
+        ),
+        GangChecked(attempt=AttemptId("job_of_old.u0.g2"), links=(), words="no python3"),
     ]
 
 

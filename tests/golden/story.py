@@ -101,7 +101,8 @@ from moulin.domain.workload import (
     WorkloadState,
 )
 from tests.golden.batch_story import ARRAY, REPORT, TRAIN, batch
-from tests.golden.health_story import health
+from tests.golden.health_story import health, preflight
+from tests.golden.lease_story import LEASE, lease
 from tests.golden.limits_story import limits, users
 from tests.golden.objects_story import objects
 from tests.golden.replica_story import TIMED, replicas
@@ -165,6 +166,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_limits": [*beginning(), *limits()],
         "v1_batch": [*beginning(), *batch()],
         "v1_health": [*beginning(), *health()],
+        "v1_preflight": [*beginning(), *preflight()],
         "v1_users": [*beginning(), *users()],
         "v1_secrets": [*beginning(), *secrets()],
         "v1_replicas": [*beginning(), *replicas()],

@@ -8,12 +8,14 @@ from dataclasses import replace
 
 from moulin.controlplane.lookup import (
     attempt_of,
+    is_check,
     is_stopping,
     pool_of,
     steps_of_attempt,
     task_of,
 )
 from moulin.controlplane.plane import Plane
+from moulin.controlplane.preflight import check_step
 from moulin.controlplane.secrets import with_secrets
 from moulin.domain.errors import EngineError, EngineUnavailable, MoulinError, NotFound
 from moulin.domain.ids import NodeId, StepId, step_id
@@ -75,8 +77,8 @@ def _start(plane: Plane, step: StepId, gathered: dict[str, list[StartStep]]) -> 
     try:
         engine = _engine(plane, task.node)
         try:
-            launched = _launched(plane, wanted)
-        except NotFound as gone:
+            launched = _launched(plane, wanted, is_check=is_check(schedule, step))
+        except (NotFound, LocalError) as gone:
             _settle_without(plane, engine, step, gone)
             return
         if isinstance(engine, StartsMany):
@@ -96,8 +98,10 @@ def _settle(plane: Plane, step: StepId, answer: Claim | MoulinError) -> None:
         plane.reports.append(_refused(plane, step, answer))
 
 
-def _launched(plane: Plane, step: StartStep) -> StartStep:
+def _launched(plane: Plane, step: StartStep, *, is_check: bool) -> StartStep:
     """Return a step with what it needs to start; raises `NotFound` when some of it is gone."""
+    if is_check:
+        return check_step(plane, step)
     if step.endpoint:
         return replace(step, task=plane.ports.launcher.task(step))
     return with_secrets(plane, step)

@@ -16,7 +16,7 @@ from moulin.domain.node_events import NodeChecked, NodeHealthObserved, NodeJudge
 from moulin.domain.reasons import Reason, ReasonCode
 from moulin.domain.views import NodeView
 from moulin.ports.engine import ReportsHealth
-from moulin.scheduler import is_health_news, needs_check, node_views, symptoms_of
+from moulin.scheduler import clears, is_health_news, needs_check, node_views, symptoms_of
 
 
 def observe_health(plane: Plane, draft: Draft, pool: str) -> None:
@@ -51,10 +51,9 @@ def check_node(plane: Plane, draft: Draft, command: CheckNode) -> Callable[[], A
     Raises `NotFound`, and `EngineUnavailable` when its engine cannot say.
     """
     engine = plane.engines.get(_pool_of(draft, command.node))
-    readings: tuple[NodeReading, ...] = ()
+    found: tuple[NodeReading, ...] = ()
     if isinstance(engine, ReportsHealth):
-        readings = engine.health()
-    found = [reading for reading in readings if reading.node == command.node]
+        found = engine.health((command.node,))
     if not found:
         raise EngineUnavailable(
             f"check {command.node}: its engine does not read the health of nodes",
@@ -66,13 +65,14 @@ def check_node(plane: Plane, draft: Draft, command: CheckNode) -> Callable[[], A
 
 def _take(plane: Plane, draft: Draft, reading: NodeReading, by: str = "") -> None:
     row = draft.books.schedule.nodes.row(reading.node)
-    if row is None or not row.is_reachable:
+    # A node that cannot be asked says nothing, unless its engine knows for certain that it is down.
+    if row is None or not (row.is_reachable or reading.down_because):
         return
     if is_health_news(row.health, reading):
         symptoms = symptoms_of(row.health.reading, reading)
         draft.append(NodeHealthObserved(node=reading.node, reading=reading, symptoms=symptoms))
-    if by or needs_check(row.health, draft.now_ns, plane.policy):
-        is_passed = not row.health.symptoms
+    is_passed = clears(row.health, reading)
+    if by or (is_passed and needs_check(row.health, draft.now_ns, plane.policy)):
         draft.append(NodeChecked(node=reading.node, is_passed=is_passed, by=by or CONTROL_PLANE))
 
 

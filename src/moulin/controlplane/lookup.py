@@ -24,6 +24,12 @@ def is_stopping(state: State, step: StepId) -> bool:
     return attempt is not None and attempt.stop_cause is not None
 
 
+def is_check(state: State, step: StepId) -> bool:
+    """Say whether a task only checks the nodes that its unit is to have."""
+    attempt = attempt_of(state, step)
+    return attempt is not None and attempt.is_check
+
+
 def is_news(task: TaskRow, seen: Observation) -> bool:
     """Say whether an observation tells more of a task than is known."""
     return (

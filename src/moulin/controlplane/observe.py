@@ -21,8 +21,15 @@ from moulin.controlplane.lookup import (
     task_of,
 )
 from moulin.controlplane.plane import Plane
+from moulin.controlplane.preflight import read_checks
 from moulin.domain.errors import EngineError, MoulinError
-from moulin.domain.events import NodeJoined, NodeLeft, NodeReachabilityChanged, TaskObserved
+from moulin.domain.events import (
+    Event,
+    NodeJoined,
+    NodeLeft,
+    NodeReachabilityChanged,
+    TaskObserved,
+)
 from moulin.domain.factory import Pool
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import NodeCapacity, Observation, TaskPhase
@@ -38,6 +45,7 @@ def observe(plane: Plane, draft: Draft) -> None:
     """
     is_capacity_due = plane.is_due("capacity", plane.settings.capacity_period_s, draft.now_ns)
     _connect_engines(plane, draft, is_again=is_capacity_due)
+    first = len(draft.events)
     draft_observations(plane, draft, plane.reports)
     plane.reports.clear()
     is_poll_due = plane.is_due("observe", plane.settings.observe_period_s, draft.now_ns)
@@ -47,12 +55,20 @@ def observe(plane: Plane, draft: Draft) -> None:
         is_reporting = isinstance(plane.engines[pool], ReportsChanges)
         is_asked = is_sweep_due if is_reporting else is_poll_due
         draft_observations(plane, draft, _seen_in(plane, draft, pool, is_asked=is_asked))
-    if is_capacity_due:
+    read_checks(plane, draft)
+    # What was lost may have been lost with its node: that is known before anything is placed again.
+    if is_capacity_due or _has_lost(draft.events[first:]):
         for declared in draft.books.pools():
             _observe_capacity(plane, draft, declared)
             observe_health(plane, draft, declared.name)
         for node in nodes_of_undeclared_pools(draft.books.schedule):
             draft.append(NodeLeft(node=node))
+
+
+def _has_lost(events: Sequence[Event]) -> bool:
+    """Say whether a task is gone that did not end by itself."""
+    payloads = [event.payload for event in events]
+    return any(isinstance(each, TaskObserved) and each.phase is TaskPhase.GONE for each in payloads)
 
 
 def draft_observations(plane: Plane, draft: Draft, observations: Iterable[Observation]) -> None:

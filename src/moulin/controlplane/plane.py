@@ -104,6 +104,8 @@ class Ports:
     check_pools: PoolsCheck = any_pools
     notify: Callable[[Notice], None] = nobody_to_tell
     vault: OpensSecrets = field(default_factory=NoVault)
+    check_program: str = ""
+    bytes_at: Callable[[str], str] = no_bytes
 
 
 class TokenEnergy(NamedTuple):

@@ -23,7 +23,8 @@ from moulin.domain.gateway_events import (
     JournalRecorded,
 )
 from moulin.domain.ids import AttemptId, NodeId, ProjectId, StepId, WorkloadId
-from moulin.domain.node_events import NodeChecked, NodeHealthObserved, NodeJudged
+from moulin.domain.lease_events import LeaseExtended
+from moulin.domain.node_events import GangChecked, NodeChecked, NodeHealthObserved, NodeJudged
 from moulin.domain.objects import BatchJob, StoredObject
 from moulin.domain.observation import Claim, NodeCapacity, TaskPhase
 from moulin.domain.plan import StopCause, TaskPlacement
@@ -225,7 +226,10 @@ class CycleDecided:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptPlaced:
-    """One unit holds nodes and devices from here on; `choice` says which of its alternatives."""
+    """One unit holds nodes and devices from here on; `choice` says which of its alternatives.
+
+    With `check_s` its nodes are checked first, for so long at most; the unit itself comes after.
+    """
 
     attempt: AttemptId
     workload: WorkloadId
@@ -233,6 +237,7 @@ class AttemptPlaced:
     generation: int
     tasks: tuple[TaskPlacement, ...]
     choice: int = 0
+    check_s: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,6 +405,7 @@ Payload = (
     | NodeHealthObserved
     | NodeChecked
     | NodeJudged
+    | GangChecked
     | KeyCreated
     | KeyUpdated
     | KeyRevoked
@@ -453,6 +459,7 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     NodeHealthObserved: "node.health_observed",
     NodeChecked: "node.checked",
     NodeJudged: "node.judged",
+    GangChecked: "gang.checked",
     KeyCreated: "key.created",
     KeyUpdated: "key.updated",
     KeyRevoked: "key.revoked",

@@ -11,6 +11,7 @@ from typing import Final
 
 from moulin.domain.limits import Allowance, RateLimit, UserRule
 from moulin.domain.objects import BATCH_FACTOR_PPM, PROJECT_BYTES_MAX
+from moulin.domain.preflight import Preflight
 
 
 class ObjectKind(StrEnum):
@@ -149,7 +150,10 @@ class Zone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Machines of one class attached to one engine; `settings` are the engine's own words."""
+    """Machines of one class attached to one engine; `settings` are the engine's own words.
+
+    With a `preflight` the nodes of a gang are checked together before it starts.
+    """
 
     name: str
     zone: str
@@ -157,6 +161,7 @@ class Pool:
     machine_class: str
     mode: PoolMode = PoolMode.OWNED
     settings: Mapping[str, str] = field(default_factory=dict)
+    preflight: Preflight | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ from moulin.domain.factory import (
 )
 from moulin.domain.limitsfile import read_allowance, read_rate, read_user_rule, read_webhook
 from moulin.domain.objects import BATCH_FACTOR_PPM, PROJECT_BYTES_MAX
+from moulin.domain.preflight import Preflight
 from moulin.domain.section import Keys, Section, nearest, section, shown
 from moulin.domain.units import (
     NEUR_PER_EUR,
@@ -68,7 +69,8 @@ SITE_KEYS: Final = Keys(
 PUE_KEYS: Final = Keys(("value", "source"))
 CARBON_KEYS: Final = Keys(("location", "market", "source"))
 ZONE_KEYS: Final = Keys(("site", "state"))
-POOL_KEYS: Final = Keys(("zone", "engine", "machine_class", "mode", "settings"))
+POOL_KEYS: Final = Keys(("zone", "engine", "machine_class", "mode", "settings", "preflight"))
+PREFLIGHT_KEYS: Final = Keys(("every", "rate_min", "round_trip_us_max", "size", "time_limit"))
 PROJECT_KEYS: Final = Keys(
     (
         *("organisation", "quota", "budget", "job_time_limit"),
@@ -323,14 +325,42 @@ def _pools(top: Section, registry: Registry) -> Iterator[Pool]:
     for name, item in top.entries("pools", POOL_KEYS):
         machine_class = _required(item, "machine_class")
         registered = _in_registry(registry, machine_class)
+        mode = item.word("mode", PoolMode, PoolMode.OWNED)
+        if mode is PoolMode.DELEGATED and item.body.get("preflight") is not None:
+            item.refuse("preflight", "in a delegated pool nobody knows its nodes", "leave it out")
         yield Pool(
             name=name,
             zone=_required(item, "zone"),
             engine=_required(item, "engine"),
             machine_class=registered.name if registered else machine_class,
-            mode=item.word("mode", PoolMode, PoolMode.OWNED),
+            mode=mode,
             settings=item.text_map("settings", form=_WORD, items_max=64),
+            preflight=_preflight(item),
         )
+
+
+def _preflight(item: Section) -> Preflight | None:
+    """Return a pool's check; `preflight: {}` is one with nothing but what must come out right."""
+    if item.body.get("preflight") is None:
+        return None
+    wanted, usual = item.child("preflight", PREFLIGHT_KEYS), Preflight()
+    us_max = wanted.integer("round_trip_us_max", 0, minimum=0, maximum=10**7)
+    return Preflight(
+        every_s=wanted.measure("every", parse_duration_s, usual.every_s, minimum=60),
+        bytes_per_s_min=wanted.measure("rate_min", _rate, 0),
+        round_trip_ns_max=us_max * 1000,
+        size_bytes=wanted.measure(
+            "size", parse_bytes, usual.size_bytes, minimum=1 << 16, maximum=1 << 30
+        ),
+        time_limit_s=wanted.measure(
+            "time_limit", parse_duration_s, usual.time_limit_s, minimum=5, maximum=3600
+        ),
+    )
+
+
+def _rate(written: str) -> int:
+    """Read bytes a second, such as `1GB/s`."""
+    return parse_bytes(written.removesuffix("/s"))
 
 
 def _projects(top: Section) -> Iterator[Project]:

@@ -22,8 +22,12 @@ class Signal(StrEnum):
     THERMAL = "thermal"
     POWER_BRAKE = "power_brake"
     MEMORY_UNCORRECTED = "memory_uncorrected"
+    MEMORY_MISSING = "memory_missing"
     DISK_FULL = "disk_full"
     CLOCK_SKEW = "clock_skew"
+    NODE_DOWN = "node_down"
+    CONDITION = "condition"
+    PREFLIGHT = "preflight"
 
 
 class Verdict(StrEnum):
@@ -39,7 +43,8 @@ class DeviceReading:
     """One accelerator as its driver tells, at `index` of its node; -1 and None where it cannot.
 
     `ecc_uncorrected` and `xids` (times each XID was told, by its number) only count up, and start
-    again with the driver or whoever counts.
+    again with the driver or whoever counts: XIDs are counted from `xids_since_ns` on. `is_lost` says
+    that it was there and does not answer.
     """
 
     index: int
@@ -51,6 +56,8 @@ class DeviceReading:
     is_hot: bool | None = None
     is_braked: bool | None = None
     links_down: int = -1
+    is_lost: bool = False
+    xids_since_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +65,10 @@ class NodeReading:
     """One reading of a node; -1 for what could not be read.
 
     `devices` is None where accelerators could not be asked for at all, which says nothing about
-    them. `memory_errors` counts uncorrected errors of the machine's own memory.
+    them; with `is_partial` it says nothing about those it does not name. `memory_errors` counts
+    uncorrected errors of the machine's own memory, `memory_bytes` is how much of it there is.
+    `down_because` and `complaints` are its engine's words: that it is down for certain, and what may
+    pass.
     """
 
     node: NodeId
@@ -67,6 +77,10 @@ class NodeReading:
     memory_errors: int = -1
     disk_free_bytes: int = -1
     clock_skew_ns: int = 0
+    is_partial: bool = False
+    memory_bytes: int = -1
+    down_because: str = ""
+    complaints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +88,12 @@ class Symptom:
     """One thing that is wrong; `device` is -1 for the node as a whole.
 
     With `is_evidence` the device (or all of the node) is known to be broken, so that what runs there
-    is not worth waiting for. `value` is the XID, the number of errors, bytes or ns.
+    is not worth waiting for. `value` is the XID, the number of errors, bytes or ns; `words` say more
+    where a number does not.
     """
 
     signal: Signal
     device: int = -1
     value: int = 0
     is_evidence: bool = False
+    words: str = ""

@@ -6,7 +6,8 @@ The same rules hold as in `events.py`, which names these kinds with all others.
 from dataclasses import dataclass
 
 from moulin.domain.health import NodeReading, Symptom, Verdict
-from moulin.domain.ids import NodeId
+from moulin.domain.ids import AttemptId, NodeId
+from moulin.domain.preflight import LinkMeasured
 from moulin.domain.reasons import Reason
 
 
@@ -36,3 +37,13 @@ class NodeJudged:
     verdict: Verdict
     reason: Reason
     by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GangChecked:
+    """What the check of a gang's nodes measured; without any `links` it said nothing, as in `words`."""
+
+    attempt: AttemptId
+    links: tuple[LinkMeasured, ...]
+    transport: str = ""
+    words: str = ""

@@ -24,7 +24,10 @@ class TaskPlacement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Start one unit of a workload as a whole; `choice` says which of its alternatives it gets."""
+    """Start one unit of a workload as a whole; `choice` says which of its alternatives it gets.
+
+    With `check_s` start the check of its nodes instead, for so long at most.
+    """
 
     attempt: AttemptId
     workload: WorkloadId
@@ -32,6 +35,7 @@ class Place:
     generation: int
     tasks: tuple[TaskPlacement, ...]
     choice: int = 0
+    check_s: int = 0
 
 
 class StopCause(StrEnum):

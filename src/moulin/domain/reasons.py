@@ -58,6 +58,8 @@ class ReasonCode(StrEnum):
     NODE_SYMPTOM = "NodeSymptom"
     NODE_WELL = "NodeWell"
     NODE_SAID = "NodeSaid"
+    CHECKED = "Checked"
+    NODES_APART = "NodesApart"
     TIME_ENDS = "TimeEnds"
     SUCCESSION = "Succession"
 
@@ -155,6 +157,14 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
         " {wanted} with time left are ready"
     ),
     ReasonCode.NODE_SAID: "{actor} said so: {words}",
+    ReasonCode.CHECKED: "its {count} nodes were checked together before it starts",
+    ReasonCode.NODES_APART: (
+        "{count} node(s) failed a check with one another lately and are not put together"
+    ),
+    ReasonCode.BUNDLE_UNKNOWN: (
+        "it is to start in a copy of bundle {digest}, which project {project} does not keep"
+    ),
+    ReasonCode.SECRET_UNKNOWN: "it names the secret {secret}, which project {project} has not",
     ReasonCode.NOBODY_TO_TELL: "its end is to be told, and project {project} has no webhook",
     ReasonCode.SECRET_UNKNOWN: "it names the secret {secret}, which project {project} has not",
 }

@@ -41,7 +41,7 @@ class UnitView:
 
     `replica` is waiting, starting, ready, draining or stopped; empty for a unit that serves nobody.
     `revision` says which of its endpoint's specs a replica serves. `restarts` are the attempts before
-    this one, `choice` which of its alternatives it was given. Of an array, `index` is this element's
+    this one, `is_check` says that it only checks the nodes before the unit starts, `choice` which of its alternatives it was given. Of an array, `index` is this element's
     and `reason` why it ended.
     """
 
@@ -56,6 +56,7 @@ class UnitView:
     choice: int = 0
     index: int | None = None
     reason: Reason | None = None
+    is_check: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

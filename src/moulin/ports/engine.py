@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from moulin.domain.errors import EngineError
 from moulin.domain.health import NodeReading
-from moulin.domain.ids import StepId
+from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation
 from moulin.domain.plan import StartStep
 
@@ -101,11 +101,24 @@ class ReportsChanges(Protocol):
 
 
 @runtime_checkable
+class Extends(Protocol):
+    """An engine that has a say in, or wants to know, how long a leased node lasts."""
+
+    def extend(self, step: StepId, time_limit_s: int) -> None:
+        """Let a running step last `time_limit_s` in all, counted from its start; never less.
+
+        Calling again is safe. Raises `EngineRefused` when it never will, `EngineUnavailable` when
+        it cannot be known whether it does.
+        """
+        ...
+
+
+@runtime_checkable
 class ReportsHealth(Protocol):
     """An engine that can read how well its nodes are."""
 
-    def health(self) -> tuple[NodeReading, ...]:
-        """Return a reading of each node that can be read now, in the order of `capacity`.
+    def health(self, nodes: Sequence[NodeId] = ()) -> tuple[NodeReading, ...]:
+        """Return a reading of each of `nodes` (none: all) that can be read, in the order of `capacity`.
 
         Returns soon: it is called from the cycle. Raises `EngineUnavailable` when nothing can be read.
         """

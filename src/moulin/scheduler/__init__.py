@@ -8,10 +8,12 @@ from moulin.scheduler.decide import decide, plan_events
 from moulin.scheduler.digest import plan_digest
 from moulin.scheduler.explain import explain, possible, trial
 from moulin.scheduler.fold import fold
+from moulin.scheduler.health import clears, needs_check, symptoms_of
 from moulin.scheduler.health import is_news as is_health_news
 from moulin.scheduler.health import needs_check, symptoms_of
 from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.power import site_draw_w
+from moulin.scheduler.preflight import preflight_of
 from moulin.scheduler.rows import AttemptRow, Serving, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.scaling import growing, is_load_news, next_due_ns
 from moulin.scheduler.state import State, empty_state, live_steps
@@ -25,6 +27,7 @@ __all__ = [
     "TaskRow",
     "UnitRow",
     "WorkloadRow",
+    "clears",
     "decide",
     "empty_state",
     "explain",
@@ -39,6 +42,8 @@ __all__ = [
     "plan_digest",
     "plan_events",
     "possible",
+    "preflight_of",
+    "possible_nodes",
     "site_draw_w",
     "start_step",
     "symptoms_of",

@@ -25,11 +25,13 @@ from moulin.domain.ids import AttemptId, NodeId, WorkloadId, attempt_id
 from moulin.domain.node_events import NodeJudged
 from moulin.domain.plan import Finish, FinishUnit, Place, Plan, Requeue, Stop, TaskPlacement
 from moulin.domain.replica_events import SuccessionDecided
+from moulin.domain.workload import WorkloadKind
 from moulin.scheduler.demand import Demand, options
 from moulin.scheduler.policy import SchedulerPolicy
+from moulin.scheduler.preflight import check_s, misfit
 from moulin.scheduler.queues import Line, Ticket
 from moulin.scheduler.quota import QuotaCheck, wanted_by
-from moulin.scheduler.room import Room
+from moulin.scheduler.room import Chosen, Room
 from moulin.scheduler.rows import Held, WorkloadRow
 from moulin.scheduler.scaling import drains, scales
 from moulin.scheduler.settle import Reaction, react
@@ -60,7 +62,10 @@ def decide(state: State, now_ns: int, policy: SchedulerPolicy) -> Plan:
         policy,
         ending=ends_of(reactions),
         leaving=frozenset(item.attempt for item in leaving),
-        shunned=[each.node for each in verdicts if each.verdict is Verdict.QUARANTINED],
+        shunned=[
+            *(each.node for each in verdicts if each.verdict is Verdict.QUARANTINED),
+            *checked_nodes(state, reactions),
+        ],
     )
     return Plan(
         now_ns=now_ns,
@@ -129,6 +134,7 @@ def plan_events(plan: Plan) -> tuple[Payload, ...]:
             generation=item.generation,
             tasks=item.tasks,
             choice=item.choice,
+            check_s=item.check_s,
         )
         for item in plan.places
     )
@@ -145,6 +151,16 @@ def plan_events(plan: Plan) -> tuple[Payload, ...]:
         for item in plan.successions
     )
     return tuple(events)
+
+
+def checked_nodes(state: State, reactions: Iterable[Reaction]) -> Iterator[NodeId]:
+    """Yield the nodes that were checked for a gang that may wait only now: nobody else gets them yet."""
+    for item in reactions:
+        if isinstance(item, Requeue):
+            unit = state.workloads[item.workload].units[item.unit]
+            attempt = state.latest_attempt(unit)
+            if attempt is not None and attempt.is_check:
+                yield from (task.node for task in attempt.tasks if task.node in state.nodes.index)
 
 
 def ends_of(reactions: Iterable[Reaction]) -> set[tuple[WorkloadId, int]]:
@@ -245,7 +261,7 @@ class Placing:
             wanted = wanted_by(option, workloads=int(self.quota.adds_workload(row)))
             if not self.quota.has_room(row, wanted):
                 continue
-            chosen = self.room.choose(option, zones)
+            chosen = self._choose(option, zones)
             if not chosen.nodes:
                 lacking = lacking or (option, chosen.is_power)
                 continue
@@ -259,6 +275,21 @@ class Placing:
         if lacking is not None:
             self._wait(lacking[0], zones, is_power=lacking[1])
         return None
+
+    def _choose(self, demand: Demand, zones: tuple[str, ...]) -> Chosen:
+        """Return nodes for a gang, none of which failed a check with another of them lately."""
+        chosen = self.room.choose(demand, zones)
+        while len(chosen.nodes) > 1:
+            node = misfit(self.state, chosen.nodes, self.now_ns)
+            if node < 0:
+                break
+            self.room.reserved[node] = True
+            chosen = self.room.choose(demand, zones)
+        return chosen
+
+    def _check_s(self, row: WorkloadRow, nodes: list[int]) -> int:
+        is_job = row.submission.spec.kind is WorkloadKind.JOB
+        return check_s(self.state, nodes, self.now_ns) if is_job and len(nodes) > 1 else 0
 
     def zones(self, demand: Demand) -> tuple[str, ...]:
         """Return the open zones that names and law permit."""
@@ -327,4 +358,5 @@ class Placing:
                 for rank, node in enumerate(nodes)
             ),
             choice=choice,
+            check_s=self._check_s(row, nodes),
         )

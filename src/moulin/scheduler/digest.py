@@ -43,6 +43,8 @@ def _place(place: Place) -> list[object]:
     # Written out: plans are mostly placements, and reflection would cost more than deciding them.
     tasks = [(task.rank, task.node, task.devices) for task in place.tasks]
     parts = [place.attempt, place.workload, place.unit, place.generation, tasks]
+    if place.check_s:
+        parts += ["check", place.check_s]
     return [*parts, place.choice] if place.choice else parts
 
 

@@ -116,8 +116,9 @@ def _run(state: State, attempt: AttemptRow, seen: TaskObserved) -> None:
     started_at_ns = min(seen.started_at_ns or seen.observed_at_ns, seen.observed_at_ns)
     attempt.started_at_ns = max(started_at_ns, attempt.placed_at_ns)
     row = state.workloads[WorkloadId(attempt.workload)]
-    row.attempts_running += 1
-    row.started_at_ns = row.started_at_ns or attempt.started_at_ns
+    if not attempt.is_check:
+        row.attempts_running += 1
+        row.started_at_ns = row.started_at_ns or attempt.started_at_ns
     note_wait(state, row, attempt)
     limit_s = time_limit_s(state, row, attempt)
     if limit_s:
@@ -129,14 +130,15 @@ def _run(state: State, attempt: AttemptRow, seen: TaskObserved) -> None:
 
 def _end_attempt(state: State, row: WorkloadRow, attempt: AttemptRow, at_ns: int) -> None:
     if attempt.state is AttemptState.RUNNING:
-        row.attempts_running -= 1
+        row.attempts_running -= not attempt.is_check
         if attempt.ends_at_ns:
             state.time_limits.remove(Due(attempt.ends_at_ns, attempt.id))
     elif attempt.state is AttemptState.PLACED:
         # A short program can be over before anybody saw it run.
         started = [task.started_at_ns for task in attempt.tasks if task.started_at_ns]
         attempt.started_at_ns = min(started, default=0)
-        row.started_at_ns = row.started_at_ns or attempt.started_at_ns
+        if not attempt.is_check:
+            row.started_at_ns = row.started_at_ns or attempt.started_at_ns
     attempt.state = next_attempt_state(attempt.state, _trigger(state, attempt))
     attempt.ended_at_ns = at_ns
     if state.ports_held.get(attempt.port) == attempt.id:
@@ -145,7 +147,11 @@ def _end_attempt(state: State, row: WorkloadRow, attempt: AttemptRow, at_ns: int
     if row.attempts_live == 0:
         state.held_by_project[row.submission.project].workloads -= 1
     unit = row.units[attempt.unit]
-    _count_outcome(row, unit, attempt)
+    if attempt.is_check:
+        unit.checks += 1
+        state.unread_checks[attempt.id] = None
+    else:
+        _count_outcome(row, unit, attempt)
     state.drains.pop(attempt.id, None)
     let_go_on(state, row)
     if unit.is_leaving or unit.is_expiring:

@@ -25,6 +25,7 @@ from moulin.domain.events import (
     WorkloadSubmitted,
 )
 from moulin.domain.ids import AttemptId, WorkloadId, attempt_id, step_id
+from moulin.domain.node_events import GangChecked
 from moulin.domain.observation import TaskPhase
 from moulin.domain.plan import StopCause, TaskPlacement
 from moulin.domain.workload import Submission, WorkloadKind, WorkloadState, units_wanted
@@ -37,6 +38,8 @@ from moulin.scheduler.batch import (
 from moulin.scheduler.changes import let_wait, stop_waiting, unfinished
 from moulin.scheduler.demand import demand_of
 from moulin.scheduler.ending import end_task, observe_task, settle_later, show_state
+from moulin.scheduler.leases import LEASE_HANDLERS
+from moulin.scheduler.preflight import fold_check
 from moulin.scheduler.queues import Due
 from moulin.scheduler.replicas import ENDPOINT_HANDLERS, new_serving
 from moulin.scheduler.rows import AttemptRow, Held, TaskRow, UnitRow, WorkloadRow
@@ -84,6 +87,7 @@ def _node_joined(state: State, payload: NodeJoined, event: Event) -> None:
     state.nodes.join(payload.pool, payload.capacity, state.declared)
     boot_now = payload.capacity.boot_id
     if before is not None and boot_before and boot_now and boot_now != boot_before:
+        before.health.fit_ns = 0
         _end_tasks_of_other_boots(state, before.tasks.values(), boot_now, event.at_ns)
 
 
@@ -186,6 +190,8 @@ def _placed(state: State, payload: AttemptPlaced, event: Event) -> None:
         placed_at_ns=event.at_ns,
         tasks_live=len(payload.tasks),
         choice=payload.choice,
+        check_s=payload.check_s,
+        checks_before=unit.checks,
     )
     if len(payload.tasks) > 1:
         attempt.port = _take_port(state, payload.attempt, event.sequence)
@@ -306,6 +312,7 @@ def _keep_finished(state: State, workload: WorkloadId) -> None:
         for unit in state.workloads.pop(oldest).units:
             if unit.attempt is not None:
                 state.attempts.pop(unit.attempt, None)
+                state.unread_checks.pop(unit.attempt, None)
         state.touched.pop(oldest, None)
 
 
@@ -344,4 +351,5 @@ _HANDLERS: Final[Mapping[type, Callable[[State, Any, Event], None]]] = {
     **ENDPOINT_HANDLERS,
     **BATCH_HANDLERS,
     **HEALTH_HANDLERS,
+    GangChecked: fold_check,
 }

@@ -22,6 +22,10 @@ NS_PER_S: Final = 10**9
 FATAL_XIDS: Final = frozenset({"48", "64", "74", "79", "95", "119", "120"})
 DISK_FREE_BYTES_MIN: Final = 10**9
 CLOCK_SKEW_NS_MAX: Final = NS_PER_S
+# A machine that has lost more than this share of the memory it had has lost a module of it.
+_MEMORY_LOST_SHARE: Final = 16
+# How long a check that did not say which of two nodes is at fault keeps them apart.
+DOUBTED_NS: Final = 600 * NS_PER_S
 # How long a node stays known as one that was in quarantine before.
 _FORGIVEN_NS: Final = 7 * 86_400 * NS_PER_S
 _DOUBLINGS_MAX: Final = 20
@@ -33,7 +37,9 @@ class HealthRow:
     """What is known of one node's health.
 
     `since_ns` has when each present symptom was first seen, `symptom_ns` when the last one was. `evidence`
-    is what put it into quarantine, or will; `quarantines` how often in a row it was there.
+    is what put it into quarantine, or will; `quarantines` how often in a row it was there. `fit_ns` is
+    when the node last passed a check with others, `tried_ns` when one said nothing, and `doubts` when
+    each other node and this one failed together.
     """
 
     verdict: Verdict = Verdict.HEALTHY
@@ -47,15 +53,32 @@ class HealthRow:
     quarantines: int = 0
     judged_ns: int = 0
     passed_ns: int = 0
+    fit_ns: int = 0
+    tried_ns: int = 0
+    doubts: dict[NodeId, int] = field(default_factory=dict)
+    doubt: Symptom | None = None
 
     @property
     def is_ailing(self) -> bool:
         """Whether a decision has to look at it."""
-        return bool(self.symptoms or self.evidence) or self.verdict is not Verdict.HEALTHY
+        has_signs = bool(self.symptoms or self.evidence or self.doubts)
+        return has_signs or self.verdict is not Verdict.HEALTHY
 
     def is_broken(self, device: int) -> bool:
-        """Whether there is evidence against a device, or against the node as a whole."""
-        return any(each.device in (-1, device) for each in self.evidence)
+        """Whether there is evidence against a device, or against the node as a whole.
+
+        One that only failed a check with others may go on with what it has.
+        """
+        return any(
+            each.device in (-1, device) and each.signal is not Signal.PREFLIGHT
+            for each in self.evidence
+        )
+
+    def doubted_with(self, now_ns: int) -> tuple[NodeId, ...]:
+        """Return the nodes it is to be kept apart from now, by name."""
+        return tuple(
+            node for node, at_ns in sorted(self.doubts.items()) if now_ns - at_ns < DOUBTED_NS
+        )
 
 
 def symptoms_of(before: NodeReading | None, now: NodeReading) -> tuple[Symptom, ...]:
@@ -64,10 +87,14 @@ def symptoms_of(before: NodeReading | None, now: NodeReading) -> tuple[Symptom, 
     Counters mean what they grew by; one that is smaller than before has started again, and all it
     counts is new. A first reading has nothing to compare with, so its counters mean nothing yet.
     """
-    found = [*_of_devices(before, now)]
+    found = [*_of_engine(now), *_of_devices(before, now)]
     if before is not None and _grown(before.memory_errors, now.memory_errors):
         grown = _grown(before.memory_errors, now.memory_errors)
         found.append(Symptom(signal=Signal.MEMORY_UNCORRECTED, value=grown, is_evidence=True))
+    if before is not None and 0 <= now.memory_bytes < before.memory_bytes:
+        lost = before.memory_bytes - now.memory_bytes
+        if lost * _MEMORY_LOST_SHARE > before.memory_bytes:
+            found.append(Symptom(signal=Signal.MEMORY_MISSING, value=lost))
     if 0 <= now.disk_free_bytes < DISK_FREE_BYTES_MIN:
         found.append(Symptom(signal=Signal.DISK_FULL, value=now.disk_free_bytes))
     if abs(now.clock_skew_ns) > CLOCK_SKEW_NS_MAX:
@@ -78,7 +105,7 @@ def symptoms_of(before: NodeReading | None, now: NodeReading) -> tuple[Symptom, 
 def is_news(row: HealthRow, reading: NodeReading) -> bool:
     """Whether a reading has to be an event: other symptoms, counted ones again, or a first base."""
     if row.reading is None:
-        return True
+        return _says_anything(reading)
     symptoms = symptoms_of(row.reading, reading)
     if any(each.signal in _COUNTED for each in symptoms):
         return True
@@ -107,6 +134,8 @@ def judge(row: HealthRow, verdict: Verdict, reason: Reason, *, by: str, at_ns: i
         row.quarantines = row.quarantines + 1 if is_again else 1
     if verdict is Verdict.HEALTHY:
         row.evidence = ()
+        if by:  # whoever says so vouches for it
+            row.doubts.clear()
     row.verdict, row.reason, row.by, row.judged_ns = verdict, reason, by, at_ns
 
 
@@ -127,8 +156,8 @@ def judgements(
     if worst:
         reason = _symptom(node, worst[0], row, now_ns)
         yield Judge(node=node, verdict=Verdict.QUARANTINED, reason=reason)
-    elif row.verdict is Verdict.HEALTHY and row.symptoms:
-        reason = _symptom(node, row.symptoms[0], row, now_ns)
+    elif row.verdict is Verdict.HEALTHY and _signs(row, now_ns):
+        reason = _symptom(node, _signs(row, now_ns)[0], row, now_ns)
         yield Judge(node=node, verdict=Verdict.SUSPECT, reason=reason)
     elif row.verdict is Verdict.SUSPECT and is_calm(row, now_ns, policy):
         yield Judge(node=node, verdict=Verdict.HEALTHY, reason=_well(node, row, now_ns))
@@ -139,13 +168,33 @@ def is_calm(row: HealthRow, now_ns: int, policy: SchedulerPolicy) -> bool:
     doublings = min(max(row.quarantines - 1, 0), _DOUBLINGS_MAX)
     calm_s = min(policy.calm_s << doublings, policy.calm_max_s)
     since_ns = max(row.symptom_ns, row.judged_ns if row.verdict is Verdict.QUARANTINED else 0)
-    return not row.symptoms and now_ns - since_ns >= calm_s * NS_PER_S
+    return not _signs(row, now_ns) and now_ns - since_ns >= calm_s * NS_PER_S
+
+
+def clears(row: HealthRow, reading: NodeReading) -> bool:
+    """Whether a reading that shows nothing says enough: of each device there is evidence against."""
+    read = {each.index for each in reading.devices or () if not each.is_lost}
+    accused = {each.device for each in row.evidence if each.device >= 0}
+    return not row.symptoms and accused <= read
 
 
 def needs_check(row: HealthRow, now_ns: int, policy: SchedulerPolicy) -> bool:
     """Whether a node in quarantine is to be looked at again; what a person said only they take back."""
     is_due = row.verdict is Verdict.QUARANTINED and not row.by and row.passed_ns <= row.judged_ns
     return is_due and is_calm(row, now_ns, policy)
+
+
+def _signs(row: HealthRow, now_ns: int) -> tuple[Symptom, ...]:
+    """Return what speaks against a node now: what it shows, and a check that it failed with another."""
+    doubted = row.doubt is not None and row.doubted_with(now_ns)
+    return (*row.symptoms, row.doubt) if doubted and row.doubt else row.symptoms
+
+
+def _of_engine(now: NodeReading) -> Iterator[Symptom]:
+    if now.down_because:
+        yield Symptom(signal=Signal.NODE_DOWN, is_evidence=True, words=now.down_because)
+    if now.complaints:
+        yield Symptom(signal=Signal.CONDITION, words="; ".join(now.complaints))
 
 
 # -- devices --------------------------------------------------------------------------------------
@@ -159,14 +208,19 @@ def _of_devices(before: NodeReading | None, now: NodeReading) -> Iterator[Sympto
         yield from _of_device(known.get(device.uuid), device)
     present = {each.uuid for each in now.devices}
     for gone in known.values():
-        if gone.uuid not in present:
+        if gone.uuid not in present and not now.is_partial:
             yield Symptom(signal=Signal.DEVICE_MISSING, device=gone.index, is_evidence=True)
 
 
 def _of_device(before: DeviceReading | None, now: DeviceReading) -> Iterator[Symptom]:
+    if now.is_lost:
+        yield Symptom(signal=Signal.DEVICE_MISSING, device=now.index, is_evidence=True)
+        return
     if before is not None:
+        is_going_on = before.xids_since_ns == now.xids_since_ns
+        told = before.xids if is_going_on else {}
         for xid, count in sorted(now.xids.items()):
-            if xid in FATAL_XIDS and _grown(before.xids.get(xid, 0), count):
+            if xid in FATAL_XIDS and _grown(told.get(xid, 0), count):
                 value = int(xid)
                 yield Symptom(signal=Signal.XID, device=now.index, value=value, is_evidence=True)
         grown = _grown(before.ecc_uncorrected, now.ecc_uncorrected)
@@ -209,19 +263,28 @@ def _with_known_devices(before: NodeReading | None, now: NodeReading) -> NodeRea
         now,
         devices=tuple(devices) if is_known else None,
         memory_errors=now.memory_errors if now.memory_errors >= 0 else before.memory_errors,
+        memory_bytes=max(now.memory_bytes, before.memory_bytes),
     )
 
 
 def _with_known_count(before: DeviceReading | None, now: DeviceReading) -> DeviceReading:
     if before is None or now.ecc_uncorrected >= 0:
         return now
-    return replace(now, ecc_uncorrected=before.ecc_uncorrected)
+    xids = before.xids if now.is_lost else now.xids
+    return replace(now, ecc_uncorrected=before.ecc_uncorrected, xids=xids)
 
 
 def _is_other_base(before: NodeReading, now: NodeReading) -> bool:
-    """Whether devices came that no earlier reading had: from here on they would be missed."""
+    """Whether there is what no earlier reading had, devices or memory: from here on it is missed."""
     known = {each.uuid for each in before.devices or ()}
-    return any(each.uuid not in known for each in now.devices or ())
+    is_first = before.memory_bytes < 0 <= now.memory_bytes
+    return is_first or any(each.uuid not in known for each in now.devices or ())
+
+
+def _says_anything(reading: NodeReading) -> bool:
+    counted = (reading.memory_errors, reading.memory_bytes, reading.disk_free_bytes)
+    is_counted = any(each >= 0 for each in counted) or reading.devices is not None
+    return is_counted or bool(symptoms_of(None, reading))
 
 
 def _names(symptoms: tuple[Symptom, ...]) -> set[tuple[Signal, int]]:
@@ -236,7 +299,7 @@ def _symptom(node: NodeId, symptom: Symptom, row: HealthRow, now_ns: int) -> Rea
     parameters = {
         "node": node,
         "signal": symptom.signal.value,
-        "value": str(symptom.value),
+        "value": symptom.words or str(symptom.value),
         "device": "the whole node" if symptom.device < 0 else f"device {symptom.device}",
         "since_s": str((now_ns - since_ns) // NS_PER_S),
     }

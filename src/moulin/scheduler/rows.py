@@ -69,7 +69,8 @@ class AttemptRow:
 
     `stop_cause` is set once a stop is decided; the attempt stays live until every task is proved
     ended. `broken_rank` is the rank that first ended without success, -1 for none. `port` is the
-    gang's rendezvous port, 0 for a single task. `choice` says which alternative it was given.
+    gang's rendezvous port, 0 for a single task. `choice` says which alternative it was given. With
+    `check_s` it is not the unit but the check of its nodes, of which there were `checks_before`.
     `ends_at_ns` is when its time limit ends it, known from when it runs, 0 for never.
     """
 
@@ -89,6 +90,18 @@ class AttemptRow:
     broken_rank: int = -1
     port: int = 0
     choice: int = 0
+    check_s: int = 0
+    checks_before: int = 0
+
+    @property
+    def is_check(self) -> bool:
+        """Whether it is the check of its unit's nodes."""
+        return self.check_s > 0
+
+    @property
+    def restarts(self) -> int:
+        """How often its unit was started before."""
+        return self.generation - 1 - self.checks_before
 
     @property
     def is_live(self) -> bool:
@@ -101,7 +114,7 @@ class UnitRow:
     """One unit: a job's gang or an endpoint's replica.
 
     `generation` is that of `attempt`, or of the next one while `is_waiting`. `failures` and
-    `losses` count ended attempts; an endpoint's start again at zero after a healthy minute.
+    `losses` count ended attempts, `checks` those that only checked its nodes; an endpoint's start again at zero after a healthy minute.
     `revision` is the endpoint's spec it serves. `is_leaving` marks a replica that is to go, and
     `is_retired` one that went (its generations are never used again). `is_expiring` marks one whose
     time ends soon, so that it has a successor; `asked_at_ns` is since when that is wanted, 0 once it runs.
@@ -124,6 +137,7 @@ class UnitRow:
     not_before_ns: int = 0
     failures: int = 0
     losses: int = 0
+    checks: int = 0
     final: WorkloadState | None = None
     reason: Reason | None = None
 

@@ -96,7 +96,7 @@ def _settle(
         if attempt is None or unit.is_waiting or unit.is_retired:
             continue
         if not attempt.is_live:
-            if finish is None:
+            if finish is None and attempt.id not in state.unread_checks:
                 yield _requeue(state, row, unit, now_ns, policy)
         elif attempt.stop_cause is None:
             cause = _stop_cause(row, attempt, finish)
@@ -159,6 +159,8 @@ def _element_reaction(
         cause = StopCause.CANCELLED if unit.is_stopping else _stop_cause(row, attempt, None)
         return _stop(row, attempt, cause) if cause is not None else None
     outcome = _outcome(state, row, unit, attempt, policy)
+    if outcome is None and attempt.id in state.unread_checks:
+        return None
     if outcome is None:
         return _requeue(state, row, unit, now_ns, policy)
     ended_at_ns = max(task.ended_at_ns for task in attempt.tasks)
@@ -205,7 +207,7 @@ def _outcome(
     is_of_replica = is_endpoint and attempt.stop_cause is StopCause.TIME_LIMIT
     if attempt.state is AttemptState.CANCELLED and attempt.stop_cause in _FINAL_CAUSES:
         return None if is_of_replica else _stopped_outcome(state, row, attempt)
-    if is_endpoint:
+    if is_endpoint or attempt.is_check:
         return None
     if attempt.state is AttemptState.SUCCEEDED:
         return Outcome(WorkloadState.SUCCEEDED)
@@ -248,7 +250,7 @@ def _back_off_s(
     row: WorkloadRow, unit: UnitRow, attempt: AttemptRow, policy: SchedulerPolicy
 ) -> int:
     """Return the wait before the next try: doubling with each end in a row, up to a bound."""
-    if attempt.state in {AttemptState.PREEMPTED, AttemptState.CANCELLED}:
+    if attempt.is_check or attempt.state in {AttemptState.PREEMPTED, AttemptState.CANCELLED}:
         return 0
     spec = row.spec_of(unit)
     is_endpoint = spec.kind is WorkloadKind.ENDPOINT
@@ -258,6 +260,8 @@ def _back_off_s(
 
 
 def _requeue_reason(state: State, unit: UnitRow, attempt: AttemptRow) -> Reason:
+    if attempt.is_check:
+        return Reason(code=ReasonCode.CHECKED, parameters={"count": str(len(attempt.tasks))})
     if attempt.stop_cause is StopCause.ZONE_CLOSED:
         zone = state.zone_of_node(attempt.tasks[0].node)
         found = state.declared.zones.get(zone)
@@ -334,7 +338,9 @@ def _time_limits(state: State, now_ns: int) -> Iterator[Stop]:
         attempt = state.attempts[AttemptId(due.id)]
         if attempt.stop_cause is None:
             row = state.workloads[WorkloadId(attempt.workload)]
-            yield _stop(row, attempt, StopCause.TIME_LIMIT)
+            # A check that hangs has said what it could; what it was for still comes.
+            cause = StopCause.GANG_BROKEN if attempt.is_check else StopCause.TIME_LIMIT
+            yield _stop(row, attempt, cause)
 
 
 def _deadlines(state: State, now_ns: int) -> Iterator[Reaction]:

@@ -43,7 +43,8 @@ class State:
     the open gateway epochs, `loads` their last words about load, `drains` replicas that get no new
     request and are not stopped yet. `attended` are endpoints whose replicas may have to change: they
     follow their load, or have one too many. `dependents` are those that wait for the end of another
-    workload, by that. `ailing` are the nodes whose health a decision has to look at.
+    workload, by that. `ailing` are the nodes whose health a decision has to look at,
+    `unread_checks` the checks of nodes that have ended and whose results nobody has read.
     `waits` are the last waits of replicas for a machine, from being wanted to running, in ns by pool.
     """
 
@@ -70,6 +71,7 @@ class State:
     attended: dict[WorkloadId, None] = field(default_factory=dict)
     dependents: dict[WorkloadId, dict[WorkloadId, None]] = field(default_factory=dict)
     ailing: dict[NodeId, None] = field(default_factory=dict)
+    unread_checks: dict[AttemptId, None] = field(default_factory=dict)
     waits: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def digest(self) -> str:
@@ -96,7 +98,7 @@ class State:
                 "drains": self.drains,
                 "attended": list(self.attended),
                 "dependents": self.dependents,
-                "ailing": [list(self.ailing), self.nodes.absent],
+                "ailing": [list(self.ailing), self.nodes.absent, list(self.unread_checks)],
                 "waits": self.waits,
             }
         )

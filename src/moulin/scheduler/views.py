@@ -168,7 +168,9 @@ def _resources(asked: Resources, task: TaskRow) -> Resources:
 
 def _element(spec: WorkloadSpec, attempt: AttemptRow) -> dict[str, str]:
     """Return which try this is, and of an array which element, in Slurm's words too."""
-    found = {"MOULIN_RESTART_COUNT": str(attempt.generation - 1)}
+    found = {"MOULIN_RESTART_COUNT": str(attempt.restarts)}
+    if attempt.checks_before:
+        found["SLURM_RESTART_COUNT"] = str(attempt.restarts)
     if spec.array is None:
         return found
     index = str(spec.array.index_of(attempt.unit))
@@ -203,7 +205,8 @@ def _unit_view(state: State, row: WorkloadRow, unit: UnitRow) -> UnitView:
         tasks=tuple(_task_view(state, task) for task in attempt.tasks) if attempt else (),
         replica=replica_state(state, row, unit),
         revision=unit.revision,
-        restarts=attempt.generation - 1 if attempt is not None else 0,
+        restarts=attempt.restarts if attempt is not None else 0,
+        is_check=attempt is not None and attempt.is_check,
         choice=attempt.choice if attempt is not None else 0,
         index=array.index_of(unit.unit) if array is not None else None,
         reason=unit.reason,

@@ -57,6 +57,8 @@ def time_limit_s(state: State, row: WorkloadRow, attempt: AttemptRow) -> int:
     A job has the limit it asked for. An endpoint lasts, and each of its replicas has the shortest of
     what was asked for and what the engine gives on its nodes.
     """
+    if attempt.is_check:
+        return attempt.check_s
     if row.submission.spec.kind is not WorkloadKind.ENDPOINT:
         return row.time_limit_s
     nodes = (state.nodes.row(task.node) for task in attempt.tasks)

@@ -52,7 +52,7 @@ def _observed(state: State, payload: NodeHealthObserved, event: Event) -> None:
     row = state.nodes.row(payload.node)
     if row is not None:
         observe_health(row.health, payload.reading, event.at_ns)
-        _attend(state, payload.node, row)
+        attend_health(state, payload.node, row)
 
 
 def _checked(state: State, payload: NodeChecked, event: Event) -> None:
@@ -68,10 +68,11 @@ def _judged(state: State, payload: NodeJudged, event: Event) -> None:
     state.impossible.clear()
     judge(row.health, payload.verdict, payload.reason, by=payload.by, at_ns=event.at_ns)
     state.nodes.label(row, state.declared)
-    _attend(state, payload.node, row)
+    attend_health(state, payload.node, row)
 
 
-def _attend(state: State, node: NodeId, row: NodeRow) -> None:
+def attend_health(state: State, node: NodeId, row: NodeRow) -> None:
+    """Note whether decisions have to look at a node's health."""
     if row.health.is_ailing:
         state.ailing[node] = None
     else:

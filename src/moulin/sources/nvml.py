@@ -7,6 +7,7 @@ cannot under MIG. A device that the driver has lost is left out of the reading.
 
 import contextlib
 import importlib
+import time
 from collections import Counter
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ class NvmlHealth:
         self._events: Any = None
         self._xids: dict[str, Counter[str]] = {}
         self._links_up: dict[str, int] = {}
+        self._since_ns = time.time_ns()
         self._is_open = False
 
     def read(self) -> tuple[DeviceReading, ...] | None:
@@ -118,6 +120,7 @@ class NvmlHealth:
             is_hot=None if reasons is None else bool(reasons & _HEAT),
             is_braked=None if reasons is None else bool(reasons & _BRAKE),
             links_down=self._links_down(uuid, handle),
+            xids_since_ns=self._since_ns,
         )
 
     def _links_down(self, uuid: str, handle: Any) -> int:

@@ -35,6 +35,7 @@ class MachineHealth:
             devices=self._devices.read(),
             memory_errors=uncorrected_errors(self._edac),
             disk_free_bytes=_free_bytes(self._directory),
+            memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         )
 
 

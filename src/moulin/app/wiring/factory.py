@@ -5,6 +5,7 @@
 
 import stat
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 
 from moulin import __version__
@@ -90,6 +91,8 @@ def open_factory(settings: FactorySettings) -> Factory:
             check_pools=engines.check_pools,
             notify=webhooks.offer,
             vault=vault,
+            check_program=_check_program(),
+            bytes_at=lambda name: str(folder.path(name)),
         ),
         settings.plane,
         SchedulerPolicy(staleness_s=settings.plane.snapshot_staleness_s),
@@ -132,6 +135,11 @@ def open_factory(settings: FactorySettings) -> Factory:
         version=__version__,
     )
     return Factory(plane=plane, services=services, store=store, desk=desk)
+
+
+def _check_program() -> str:
+    """Return the text of the check of a gang's nodes, which runs where Moulin is not installed."""
+    return files("moulin.runtimes").joinpath("allreduce.py").read_text(encoding="utf-8")
 
 
 def read_pepper(path: Path) -> bytes:

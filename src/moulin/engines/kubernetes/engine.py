@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from moulin.domain.errors import EngineRefused, EngineUnavailable, InUse, MoulinError, NotFound
-from moulin.domain.ids import StepId
+from moulin.domain.health import NodeReading
+from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import (
     ENDED_PHASES,
     SEEN_PHASES,
@@ -37,6 +38,7 @@ from moulin.engines.kubernetes.manifests import (
     workload,
 )
 from moulin.engines.kubernetes.readings import capacity, observation
+from moulin.engines.kubernetes.wellbeing import reading
 from moulin.ports.clock import Clock
 
 PLACED: Final = "moulin-placed"  # the kind of the workload, once it was created
@@ -118,6 +120,17 @@ class KubernetesEngine:
         found = [(node["metadata"]["name"], capacity(self._pool, node)) for node in nodes]
         self._away = frozenset(name for name, node in found if not node.is_reachable)
         return tuple(sorted((node for _, node in found), key=lambda node: node.node))
+
+    def health(self, nodes: Sequence[NodeId] = ()) -> tuple[NodeReading, ...]:
+        """Return what the cluster says of each node, by name; nobody looks at its devices."""
+        now_ns, prefix = self._clock.now_ns(), f"{self._pool.name}-"
+        found = self._api.nodes(self._pool.selector)
+        named = {NodeId(f"{prefix}{each['metadata']['name']}"): each for each in found}
+        return tuple(
+            reading(name, named[name], now_ns)
+            for name in sorted(named)
+            if not nodes or name in nodes
+        )
 
     def logs(self, step: StepId, cursor: int, limit_bytes: int) -> LogChunk:
         """Return at most `limit_bytes` (and 4 MiB) of output from byte `cursor`.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from moulin.domain.errors import EngineRefused, EngineUnavailable, InUse, InvalidSpec
 from moulin.domain.health import NodeReading
-from moulin.domain.ids import StepId
+from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
 from moulin.domain.words import moment
@@ -161,7 +161,7 @@ class LocalEngine:
         """Return this machine's nodes by number."""
         return self._nodes
 
-    def health(self) -> tuple[NodeReading, ...]:
+    def health(self, nodes: Sequence[NodeId] = ()) -> tuple[NodeReading, ...]:
         """Return a reading of each node: its own devices, and what all nodes share."""
         if self._read_health is None:
             return ()
@@ -176,7 +176,8 @@ class LocalEngine:
             )
             first += node.accelerators
             known = None if devices is None else own
-            read.append(replace(found, node=node.node, devices=known))
+            if not nodes or node.node in nodes:
+                read.append(replace(found, node=node.node, devices=known))
         return tuple(read)
 
     def logs(self, step: StepId, cursor: int, limit_bytes: int) -> LogChunk:

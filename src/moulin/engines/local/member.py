@@ -4,6 +4,7 @@ Some other engine reaches it (today Ray's agent, by name) and says who the other
 machine divided into nodes, members share no disk, so a gang's port is agreed on where rank 0 runs.
 """
 
+import functools
 import os
 import stat
 import time
@@ -11,12 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from moulin.domain.errors import LocalError
+from moulin.domain.health import NodeReading
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import NodeCapacity
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.local.engine import LocalEngine
 from moulin.engines.local.launch import rendezvous_port
+from moulin.engines.task.look import Driver, machine
 from moulin.engines.task.spool import make_directory, step_files
+from moulin.engines.task.told import reading_of
 from moulin.ports.clock import Clock
 
 
@@ -49,6 +53,7 @@ class LocalMember(LocalEngine):
             nodes=(own, *others),
             cgroup=find_cgroup_base(),
             booted_at_ns=clock.now_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            read_health=self._read_machine,
         )
 
     def agree_port(self, step: StepId) -> int:
@@ -56,6 +61,16 @@ class LocalMember(LocalEngine):
         files = step_files(self._directory / "spool", step)
         make_directory(files.attempt_directory)
         return rendezvous_port(files, self._ports)
+
+    def _read_machine(self) -> NodeReading:
+        """Read this machine without anything that would have to be installed on it."""
+        return reading_of(NodeId(""), machine(str(self._directory), _driver()))
+
+
+@functools.cache
+def _driver() -> Driver:
+    """One for the process, as XIDs are told once and engines come and go."""
+    return Driver()
 
 
 def _check_private(directory: Path) -> None:

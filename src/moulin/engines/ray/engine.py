@@ -22,6 +22,7 @@ from moulin.domain.errors import (
     NotFound,
     error_by_code,
 )
+from moulin.domain.health import NodeReading
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
@@ -30,6 +31,7 @@ from moulin.engines.ray.book import FENCED, StepBook
 from moulin.engines.ray.jobs import ENDED, Jobs, RayHttp
 from moulin.engines.ray.names import node_id
 from moulin.engines.ray.package import Package
+from moulin.engines.task.told import skew_ns
 from moulin.ports.clock import Clock
 
 if TYPE_CHECKING:
@@ -143,6 +145,19 @@ class RayEngine:
         found = [self._capacity_of(state) for state in self._ask("nodes", {})]
         return tuple(sorted(found, key=lambda capacity: capacity.node))
 
+    def health(self, nodes: Sequence[NodeId] = ()) -> tuple[NodeReading, ...]:
+        """Return a reading of each node that answers, by name; read there, by its own engine.
+
+        Raises `EngineUnavailable` when the cluster does not answer.
+        """
+        asked_ns = self._clock.now_ns()
+        found = [decode(NodeReading, each) for each in self._ask("health", {"nodes": list(nodes)})]
+        now_ns = self._clock.now_ns()
+        return tuple(
+            replace(each, at_ns=now_ns, clock_skew_ns=skew_ns(each.at_ns, asked_ns, now_ns))
+            for each in sorted(found, key=lambda reading: reading.node)
+        )
+
     def logs(self, step: StepId, cursor: int, limit_bytes: int) -> LogChunk:
         """Return at most `limit_bytes` (and 4 MiB) of output from byte `cursor`.
 
@@ -189,6 +204,11 @@ class RayEngine:
             raise EngineRefused(
                 f"start {step.step}: replicas of endpoints do not run on Ray pools yet",
                 hint="place endpoints on a pool of engine local or slurm",
+            )
+        if step.task.bundle:
+            raise EngineRefused(
+                f"start {step.step}: folders are not sent to the nodes of a Ray cluster yet",
+                hint="name an absolute workdir that is there, or a pool of engine local or slurm",
             )
         if step.secrets or step.secret_files:
             raise EngineRefused(

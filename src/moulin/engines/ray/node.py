@@ -17,12 +17,12 @@ from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
 from moulin.domain.wire import decode, encode
-from moulin.ports.engine import Engine, Forgets, ListsSteps
+from moulin.ports.engine import Engine, Forgets, ListsSteps, ReportsHealth
 
 Json = dict[str, Any]
 
 
-class MemberEngine(Engine, ListsSteps, Forgets, Protocol):
+class MemberEngine(Engine, ListsSteps, Forgets, ReportsHealth, Protocol):
     """What a node's engine must be able to do."""
 
     def agree_port(self, step: StepId) -> int:
@@ -61,6 +61,7 @@ class NodeDoor:
             "steps": self._steps,
             "forget": self._forget,
             "port": self._port,
+            "health": self._health,
         }
 
     def answer(self, verb: str, request: Json) -> Json:
@@ -106,6 +107,9 @@ class NodeDoor:
 
     def _forget(self, request: Json) -> None:
         self._engine.forget(StepId(request["step"]))
+
+    def _health(self, _request: Json) -> Any:
+        return [encode(found) for found in self._engine.health((self._own.node,))]
 
     def _port(self, request: Json) -> int:
         return self._engine.agree_port(StepId(request["step"]))

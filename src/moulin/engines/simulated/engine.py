@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from moulin.domain.errors import EngineUnavailable, NotFound
 from moulin.domain.health import NodeReading
-from moulin.domain.ids import StepId
+from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
 from moulin.engines.simulated.world import World
@@ -57,9 +57,10 @@ class SimulatedEngine:
         found = tuple(self._observe(step) for step in kept)
         return found + found if self.is_doubling else found
 
-    def health(self) -> tuple[NodeReading, ...]:
+    def health(self, nodes: Sequence[NodeId] = ()) -> tuple[NodeReading, ...]:
         """Return what a harness says of the nodes; of others there is nothing to read."""
-        return self.world.readings()
+        found = self.world.readings()
+        return tuple(each for each in found if not nodes or each.node in nodes)
 
     def stop(self, step: StepId, grace_s: int) -> None:
         """End the step in the world, or fence it."""

@@ -1,0 +1,314 @@
+"""Reads how well one machine is, for whoever has no daemon on it: accelerators, memory, disk, clock.
+
+    python -I -S -E look.py FOLDER STEP_DIRECTORY PID
+
+runs beside a task for as long as process PID lives and keeps one file `FOLDER/NODE/STEP` that says
+what it last read. Like the shim it is a bare file that imports nothing of Moulin. It decides nothing
+about what a reading means, and ends nothing.
+
+NVML is asked through its C interface (nvml.h, 12). XIDs are told once, as events, so they are counted
+here from the start. A device that was there and does not answer is said to be lost; what cannot be
+read is left out, never said to be well.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+LIBRARY = "libnvidia-ml.so.1"
+EDAC = "/sys/devices/system/edac/mc"
+PERIOD_S = 3.0
+# A reading that says nothing new is written again after this, so that it is known to be fresh.
+AGAIN_S = 20.0
+# A disk so small says nothing when it is nearly full.
+DISK_BYTES_MIN = 4 << 30
+DEVICES_MAX = 64
+LINKS_MAX = 18
+EVENTS_MAX = 1000
+XID_EVENTS = 8
+UNCORRECTED = 1
+VOLATILE = 0
+# Of the reasons for lower clocks: heat as hardware and software see it, and the brake line.
+HEAT = 0x40 | 0x20
+BRAKE = 0x80
+Reading = dict[str, Any]
+
+
+class Told(ctypes.Structure):
+    """An event as the driver tells it."""
+
+    _fields_ = (
+        ("device", ctypes.c_void_p),
+        ("type", ctypes.c_ulonglong),
+        ("data", ctypes.c_ulonglong),
+        ("gpu", ctypes.c_uint),
+        ("compute", ctypes.c_uint),
+    )
+
+
+class Driver:
+    """The accelerators of this machine, by the index of the driver."""
+
+    def __init__(self, library: str = LIBRARY) -> None:
+        """Open the driver's library; without one there is nothing to read."""
+        self.since_ns = time.time_ns()
+        self.uuids: dict[int, str] = {}
+        self.xids: dict[str, dict[str, int]] = {}
+        self.links_up: dict[str, int] = {}
+        self.events: Any = None
+        self.nvml: Any = None
+        try:
+            self.nvml = ctypes.CDLL(library)
+            if self.nvml.nvmlInit_v2() != 0:
+                self.nvml = None
+        except (OSError, AttributeError):
+            self.nvml = None
+
+    def read(self, wanted: list[int] | None = None) -> list[Reading] | None:
+        """Return a list of devices, only those of the indices `wanted`; None when none can be asked."""
+        count = ctypes.c_uint()
+        if self.nvml is None or self.nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
+            return None
+        indices = range(min(count.value, DEVICES_MAX)) if wanted is None else wanted
+        handles = {index: self.handle(index) for index in indices}
+        self.listen([handle for handle in handles.values() if handle is not None])
+        self.count_xids()
+        found = [self.device(index, handles[index]) for index in indices]
+        return [device for device in found if device is not None]
+
+    def handle(self, index: int) -> Any:
+        """Return a device's handle once it answers; None when it does not."""
+        handle = ctypes.c_void_p()
+        if self.nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) != 0:
+            return None
+        uuid = self.uuid_of(handle)
+        if uuid:
+            self.uuids[index] = uuid
+        return handle if uuid else None
+
+    def uuid_of(self, handle: Any) -> str:
+        """Return a device's UUID, empty when it does not answer."""
+        text = ctypes.create_string_buffer(96)
+        failed = self.nvml.nvmlDeviceGetUUID(handle, text, 96)
+        return "" if failed else text.value.decode("ascii", "replace")
+
+    def listen(self, handles: list[Any]) -> None:
+        """Ask once to be told of XIDs."""
+        if self.events is not None:
+            return
+        self.events = ctypes.c_void_p()
+        if self.nvml.nvmlEventSetCreate(ctypes.byref(self.events)) == 0:
+            for handle in handles:
+                self.nvml.nvmlDeviceRegisterEvents(
+                    handle, ctypes.c_ulonglong(XID_EVENTS), self.events
+                )
+
+    def count_xids(self) -> None:
+        """Take what was told since the last look."""
+        told = Told()
+        for _ in range(EVENTS_MAX):
+            if self.nvml.nvmlEventSetWait_v2(self.events, ctypes.byref(told), 0) != 0:
+                return
+            uuid = self.uuid_of(ctypes.c_void_p(told.device))
+            # A device that has fallen off the bus tells its last XID and no name.
+            for name in [uuid] if uuid else self.silent():
+                counts = self.xids.setdefault(name, {})
+                counts[str(told.data)] = counts.get(str(told.data), 0) + 1
+
+    def silent(self) -> list[str]:
+        """Return the devices that were there and do not answer."""
+        return [uuid for index, uuid in self.uuids.items() if self.handle(index) is None]
+
+    def device(self, index: int, handle: Any) -> Reading | None:
+        """Return one device's reading; None for one that was never there."""
+        uuid = self.uuids.get(index, "")
+        if handle is None:
+            return {"index": index, "uuid": uuid, "is_lost": True} if uuid else None
+        errors, reasons = ctypes.c_ulonglong(), ctypes.c_ulonglong()
+        rows = [ctypes.c_uint() for _ in range(4)]
+        nvml = self.nvml
+        found: Reading = {"index": index, "uuid": uuid, "xids_since_ns": self.since_ns}
+        found["xids"] = self.xids.get(uuid, {})
+        if (
+            nvml.nvmlDeviceGetTotalEccErrors(handle, UNCORRECTED, VOLATILE, ctypes.byref(errors))
+            == 0
+        ):
+            found["ecc_uncorrected"] = errors.value
+        if nvml.nvmlDeviceGetRemappedRows(handle, *[ctypes.byref(row) for row in rows]) == 0:
+            found["is_remap_pending"] = bool(rows[2].value)
+            found["is_remap_failed"] = bool(rows[3].value)
+        if self.clock_reasons(handle, reasons) == 0:
+            found["is_hot"] = bool(reasons.value & HEAT)
+            found["is_braked"] = bool(reasons.value & BRAKE)
+        found["links_down"] = self.links_down(uuid, handle)
+        return found
+
+    def clock_reasons(self, handle: Any, answer: Any) -> int:
+        """Ask why clocks are lowered; drivers before 535 know it by its older name."""
+        for name in (
+            "nvmlDeviceGetCurrentClocksEventReasons",
+            "nvmlDeviceGetCurrentClocksThrottleReasons",
+        ):
+            try:
+                return int(getattr(self.nvml, name)(handle, ctypes.byref(answer)))
+            except AttributeError:
+                continue
+        return 1
+
+    def links_down(self, uuid: str, handle: Any) -> int:
+        """Return how many links are down that were up once; -1 where there are none to ask for."""
+        state, states = ctypes.c_uint(), list[bool]()
+        for link in range(LINKS_MAX):
+            if self.nvml.nvmlDeviceGetNvLinkState(handle, link, ctypes.byref(state)) == 0:
+                states.append(bool(state.value))
+        if not states:
+            return -1
+        self.links_up[uuid] = max(self.links_up.get(uuid, 0), sum(states))
+        return self.links_up[uuid] - sum(states)
+
+
+def machine(directory: str, driver: Driver | None, wanted: list[int] | None = None) -> Reading:
+    """Return one reading of this machine; `directory` is on a disk of its own that work needs."""
+    return {
+        "at_ns": time.time_ns(),
+        "devices": driver.read(wanted) if driver is not None else None,
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "memory_errors": memory_errors(EDAC),
+        "disk_free_bytes": disk_free_bytes(directory),
+    }
+
+
+def memory_errors(folder: str) -> int:
+    """Return the uncorrected errors of all memory controllers, -1 where none is watched."""
+    counts = []
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        try:
+            with open(f"{folder}/{name}/ue_count", encoding="ascii") as file:
+                counts.append(int(file.read()))
+        except (OSError, ValueError):
+            continue
+    return sum(counts) if counts else -1
+
+
+def disk_free_bytes(directory: str) -> int:
+    """Return what is free there, -1 when that cannot be known or says nothing."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return -1
+    is_small = found.f_blocks * found.f_frsize < DISK_BYTES_MIN
+    return -1 if is_small else found.f_bavail * found.f_frsize
+
+
+def visible(environment: Mapping[str, str]) -> list[int] | None:
+    """Return the indices of the devices a task may use as the driver counts them; None: any.
+
+    >>> visible({"CUDA_VISIBLE_DEVICES": "2,3"}), visible({"CUDA_VISIBLE_DEVICES": ""}), visible({})
+    ([2, 3], [], [])
+    """
+    named = environment.get("CUDA_VISIBLE_DEVICES", "")
+    parts = [part for part in named.split(",") if part]
+    return [int(part) for part in parts] if all(part.isdigit() for part in parts) else None
+
+
+def planned(step_directory: str) -> list[int]:
+    """Return the indices by which the plan calls a task's devices, from what its shim reads."""
+    try:
+        with open(step_directory + "/spec", "rb") as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return []
+    for word in words:
+        name, _, value = word.partition(b"=")
+        if name == b"CUDA_VISIBLE_DEVICES":
+            return [int(part) for part in value.split(b",") if part.isdigit()]
+    return []
+
+
+def renamed(
+    devices: list[Reading] | None, seen: list[int] | None, plan: list[int]
+) -> list[Reading] | None:
+    """Give devices the indices of the plan: the n-th that a task sees is the n-th it was given."""
+    if devices is None or seen is None or len(plan) != len(seen):
+        return devices
+    return [dict(each, index=plan[seen.index(each["index"])]) for each in devices]
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process lives."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def take_turn(name: str) -> socket.socket | None:
+    """Return a lock if nobody else on this machine reads under a name, kept until this process ends."""
+    lock = socket.socket(socket.AF_UNIX)
+    try:
+        lock.bind("\0" + name)
+    except OSError:
+        lock.close()
+        return None
+    return lock
+
+
+def write(path: str, reading: Reading) -> None:
+    """Write a reading whole."""
+    draft = f"{path}.{os.getpid()}"
+    with open(draft, "w", encoding="ascii") as file:
+        json.dump(reading, file)
+    os.rename(draft, path)
+
+
+def watch(folder: str, step_directory: str, pid: int) -> None:
+    """Read for as long as a process lives, and leave no file behind."""
+    seen = visible(os.environ)
+    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    if seen == []:
+        # Without devices of its own one reader on each machine is enough.
+        lock = take_turn(f"moulin-look:{os.path.abspath(folder)}:{node}")
+        if lock is None:
+            return
+    attempt, rank = os.path.abspath(step_directory).split("/")[-2:]
+    path = f"{folder}/{node}/{attempt}.t{rank}"
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    driver = Driver() if seen != [] else None
+    plan = planned(step_directory)
+    scratch = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - only how full it is
+    last: Reading = {}
+    written_s = 0.0
+    try:
+        while is_alive(pid):
+            reading = machine(scratch, driver, seen)
+            reading["devices"] = renamed(reading["devices"], seen, plan)
+            facts = dict(reading, at_ns=0, disk_free_bytes=reading["disk_free_bytes"] >> 30)
+            if facts != last or time.monotonic() - written_s >= AGAIN_S:
+                write(path, reading)
+                last, written_s = facts, time.monotonic()
+            time.sleep(PERIOD_S)
+    finally:
+        if os.path.exists(path):
+            os.unlink(path)
+
+
+def main() -> int:
+    """Watch until the process or a signal ends it; never stand in the way of the work."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    os.nice(19)
+    try:
+        watch(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    except OSError:
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

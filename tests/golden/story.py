@@ -103,6 +103,7 @@ from moulin.domain.workload import (
 from tests.golden.batch_story import ARRAY, REPORT, TRAIN, batch
 from tests.golden.health_story import health, preflight
 from tests.golden.lease_story import LEASE, lease
+from tests.golden.lease_story import LEASE, lease
 from tests.golden.limits_story import limits, users
 from tests.golden.objects_story import objects
 from tests.golden.replica_story import TIMED, replicas
@@ -135,6 +136,7 @@ ENDS: Final = {
     "v1_retention": {JOB: WorkloadState.SUCCEEDED},
     "v1_scaling": {ENDPOINT: WorkloadState.RUNNING},
     "v1_replicas": {TIMED: WorkloadState.RUNNING},
+    "v1_lease": {LEASE: WorkloadState.SUCCEEDED},
     "v1_secrets": {SECRET_JOB: WorkloadState.ADMITTED},
     "v1_batch": {
         ARRAY: WorkloadState.FAILED,
@@ -148,6 +150,7 @@ HELD: Final = {
     "v1_faults": {RETRIED: 5},
     "v1_scaling": {ENDPOINT: 0},
     "v1_replicas": {TIMED: 0},
+    "v1_lease": {LEASE: 1001},
     "v1_secrets": {SECRET_JOB: 7},
     "v1_batch": {ARRAY: 0, REPORT: 0},
 }
@@ -170,6 +173,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_users": [*beginning(), *users()],
         "v1_secrets": [*beginning(), *secrets()],
         "v1_replicas": [*beginning(), *replicas()],
+        "v1_lease": [*beginning(), *lease()],
     }
     return {name: numbered(payloads) for name, payloads in stories.items()}
 

@@ -26,6 +26,13 @@ from moulin.domain.control import (
     StopWanted,
 )
 from moulin.domain.errors import InvalidSpec
+from moulin.domain.lease import (
+    NODES_MAX,
+    SSH_KEY_CHARACTERS_MAX,
+    SSH_KEYS_MAX,
+    ExtendWanted,
+    LeaseWanted,
+)
 from moulin.domain.limits import Allowance, RateLimit
 from moulin.domain.objects import BatchWanted
 from moulin.domain.secrets import SECRET_BYTES_MAX, SECRET_NAME, TASK_SECRETS_MAX, SecretWanted
@@ -39,6 +46,7 @@ from moulin.domain.workload import (
     After,
     EndpointSpec,
     JobArray,
+    LeaseSpec,
     Resources,
     Retry,
     Scaling,
@@ -91,6 +99,7 @@ _OPTIONAL = Text(length_max=200, pattern=f"(?:{FREE_NAME})?")
 _INSTANT = Whole(minimum=0, maximum=253_402_300_799 * 10**9)
 _LABELS = Text(items_max=64, key_pattern=NAME)
 _COUNTRIES = Text(length_max=2, pattern=COUNTRY, items_max=300)
+_SSH_KEYS = Text(length_max=SSH_KEY_CHARACTERS_MAX, items_max=SSH_KEYS_MAX)
 _SECRETS = Text(
     length_max=63,
     pattern=SECRET_NAME,
@@ -158,6 +167,21 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
         "idle_s": Whole(minimum=1, maximum=TEN_YEARS_S),
         "cold_start_s": Whole(minimum=1, maximum=3600),
     },
+    LeaseSpec: {
+        "ssh_keys": _SSH_KEYS,
+        "warn_s": Whole(minimum=0, maximum=86_400),
+    },
+    LeaseWanted: {
+        "offer": _FREE,
+        "name": _NAME,
+        "nodes": Whole(minimum=0, maximum=NODES_MAX),
+        "time_limit_s": Whole(minimum=1, maximum=TEN_YEARS_S),
+        "ssh_keys": _SSH_KEYS,
+        "warn_s": Whole(minimum=0, maximum=86_400),
+        "priority": Whole(minimum=0, maximum=100),
+        "labels": _LABELS,
+    },
+    ExtendWanted: {"by_s": Whole(minimum=1, maximum=TEN_YEARS_S)},
     ScaleWanted: {"replicas": Whole(minimum=0, maximum=1000)},
     AdjustWanted: {"priority": Whole(minimum=0, maximum=100)},
     JudgementWanted: {"words": Text(length_max=200)},
@@ -273,6 +297,12 @@ def check_bounds(value: object) -> None:
 
 
 def _check_kind(spec: WorkloadSpec) -> None:
+    if spec.lease is not None and (spec.kind is not WorkloadKind.LEASE or spec.task is not None):
+        raise InvalidSpec(
+            f"read a workload of kind {spec.kind}: it takes no lease",
+            hint="only a lease without a task has people log in",
+            details={"path": "lease"},
+        )
     needs = {WorkloadKind.JOB: "task", WorkloadKind.ENDPOINT: "endpoint"}.get(spec.kind, "")
     for name in ("task", "endpoint"):
         is_given = getattr(spec, name) is not None

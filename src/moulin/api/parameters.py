@@ -11,6 +11,7 @@ _NAME: Final = f"^{NAME}$"
 
 ProjectPath = Annotated[str, Path(pattern=_NAME, description="A project's name.")]
 WorkloadPath = Annotated[str, Path(pattern=ID, description="A workload's id.")]
+LeasePath = Annotated[str, Path(pattern=ID, description="A lease's id.")]
 KeyPath = Annotated[str, Path(pattern=ID, description="A key's id.")]
 ReceiptPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 ModelPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,199}$")]

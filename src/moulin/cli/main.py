@@ -22,6 +22,7 @@ from moulin.cli import (
     join,
     kept,
     keys,
+    lease,
     local,
     models,
     nodes,
@@ -72,6 +73,8 @@ for part in (demo, local, operate, join, submit, work, batch, serve, scale, acco
     app.add_typer(part.app)
 app.add_typer(models.app, name="models")
 app.add_typer(nodes.app, name="nodes")
+app.add_typer(lease.app, name="lease")
+app.add_typer(lease.app, name="leases", hidden=True)
 app.add_typer(models.prices, name="price")
 app.add_typer(local.config, name="config")
 app.add_typer(runtimes.runtime, name="runtime")

@@ -28,10 +28,13 @@ from moulin.controlplane.commands import (
     EndBatch,
     ExplainWorkload,
     Explanation,
+    ExtendLease,
     JudgeNode,
     OpenBatch,
+    OrderLease,
     ReadAllowances,
     ReadElements,
+    ReadOffers,
     ReadStatus,
     RevokeKey,
     RolloutEndpoint,
@@ -54,6 +57,7 @@ from moulin.controlplane.endpoints import rollout_endpoint, scale_endpoint
 from moulin.controlplane.health import check_node, judge_node
 from moulin.controlplane.inbox import Call
 from moulin.controlplane.keys import rotate_key, update_key
+from moulin.controlplane.leases import extend_lease, order_lease, read_offers
 from moulin.controlplane.objects import (
     cancel_batch,
     delete_object,
@@ -237,6 +241,9 @@ HANDLERS: Final[Mapping[type, Handler]] = {
     StopElements: stop_elements,
     AdjustWorkload: adjust_workload,
     ReadElements: read_elements,
+    ReadOffers: read_offers,
+    OrderLease: order_lease,
+    ExtendLease: extend_lease,
     JudgeNode: judge_node,
     CheckNode: check_node,
     ScaleEndpoint: scale_endpoint,

@@ -24,6 +24,7 @@ from moulin.domain.control import (
 from moulin.domain.factory import DeclaredObject
 from moulin.domain.health import Verdict
 from moulin.domain.ids import KeyId, NodeId, ProjectId, WorkloadId
+from moulin.domain.lease import LeaseOffers, LeaseWanted
 from moulin.domain.objects import BatchJob, StoredObject
 from moulin.domain.principal import ApiKey, Principal
 from moulin.domain.secrets import SealedSecret, SecretInfo
@@ -47,13 +48,16 @@ __all__ = [
     "EndBatch",
     "ExplainWorkload",
     "Explanation",
+    "ExtendLease",
     "FactoryStatus",
     "Idempotency",
     "JudgeNode",
     "ObjectDiff",
     "OpenBatch",
+    "OrderLease",
     "ReadAllowances",
     "ReadElements",
+    "ReadOffers",
     "ReadStatus",
     "RevokeKey",
     "RotateKey",
@@ -155,6 +159,39 @@ class ReadElements:
     workload: WorkloadId
     indices: tuple[int, ...] = ()
     states: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadOffers:
+    """Ask what a project may lease. Answer: `LeaseOffers`; raises `NotFound`."""
+
+    project: ProjectId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderLease:
+    """Order nodes of an offer. Answer: its `WorkloadView`.
+
+    Raises `NotFound` for no such offer, and what `SubmitWorkload` raises.
+    """
+
+    principal: Principal
+    project: ProjectId
+    wanted: LeaseWanted
+    id: WorkloadId
+    idempotency: Idempotency | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtendLease:
+    """Let a lease end later. Answer: its `WorkloadView`.
+
+    Raises `NotFound`, `Conflict`, or a refusal with the reasons.
+    """
+
+    principal: Principal
+    workload: WorkloadId
+    by_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -377,6 +414,9 @@ Command = (
     | StopElements
     | AdjustWorkload
     | ReadElements
+    | ReadOffers
+    | OrderLease
+    | ExtendLease
     | JudgeNode
     | CheckNode
     | ScaleEndpoint
@@ -413,6 +453,7 @@ Answer = (
     | LicenceAcceptance
     | SyncReply
     | FactoryStatus
+    | LeaseOffers
     | StoredObject
     | BatchJob
     | SecretInfo

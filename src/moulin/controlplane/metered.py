@@ -217,6 +217,7 @@ def _reading(
         cpu_milli=cursor.cpu_milli,
         memory_bytes=cursor.memory_bytes,
         accelerators=cursor.accelerators,
+        is_whole_node=submission.spec.kind is WorkloadKind.LEASE,
     )
 
 

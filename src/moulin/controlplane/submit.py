@@ -23,6 +23,7 @@ from moulin.domain.errors import (
 from moulin.domain.events import WorkloadRefused, WorkloadSubmitted
 from moulin.domain.factory import Project
 from moulin.domain.ids import NodeId, OrganisationId, WorkloadId
+from moulin.domain.lease import checked_lease
 from moulin.domain.plan import Place
 from moulin.domain.reasons import Reason, ReasonCode, sentence
 from moulin.domain.terms import not_served
@@ -39,7 +40,7 @@ from moulin.domain.workload import (
 from moulin.ledger import book_at, find_price
 from moulin.policy import Admitted, Denied, admit
 from moulin.policy.admit import UnitPrice, held_s, reservation_neur
-from moulin.scheduler import possible, trial
+from moulin.scheduler import possible, possible_nodes, trial
 
 HELD_METERS = (Meter.CPU_MILLI_MS, Meter.MEMORY_MB_MS, Meter.ACCELERATOR_MS)
 TENTH_GB = 10**8
@@ -131,6 +132,7 @@ _HINTS = {
     ReasonCode.SECRET_UNKNOWN: "`moulin secrets set NAME` sets it; `moulin secrets list` lists them",
     ReasonCode.NOBODY_TO_TELL: "have the operator declare one for it, or leave `notify` out",
     ReasonCode.DEPENDENCY_NEVER_OK: "write `when: any`",
+    ReasonCode.NODES_WANTED: "release the lease in time, or order another for later",
 }
 
 
@@ -214,6 +216,8 @@ def _completed(plane: Plane, project: Project, spec: WorkloadSpec) -> WorkloadSp
     """Fill in what a spec leaves to the factory: time limits, endpoints' memory and variant."""
     if spec.kind is WorkloadKind.JOB and spec.time_limit_s == 0:
         spec = replace(spec, time_limit_s=project.job_time_limit_s)
+    if spec.lease is not None:
+        spec = replace(spec, lease=checked_lease(spec.lease, spec.time_limit_s))
     if spec.endpoint is not None:
         facts = plane.ports.launcher.facts(spec.endpoint)
         needed = max(spec.resources.memory_bytes, facts.memory_bytes)
@@ -308,11 +312,11 @@ def readmitted(
 
 
 def _as_held(draft: Draft, submission: Submission) -> Submission:
-    """Return the submission with what it would hold: a lease, the largest node there is."""
+    """Return the submission with what it would hold: a lease, the largest node it may get."""
     spec = submission.spec
     if spec.kind is not WorkloadKind.LEASE:
         return submission
-    nodes = [row.capacity for row in draft.books.schedule.nodes.rows if row.is_present]
+    nodes = possible_nodes(draft.books.schedule, submission)
     if not nodes:
         return submission
     resources = replace(
@@ -371,10 +375,15 @@ def _too_large(draft: Draft, submission: Submission) -> Reason | None:
 
 
 def _prices(draft: Draft, submission: Submission) -> tuple[UnitPrice, ...]:
-    books = draft.books.price_books()
     endpoint = submission.spec.endpoint
-    subject = endpoint.model if endpoint else submission.spec.resources.accelerator_class
-    book = book_at(books, draft.now_ns)
+    return prices_of(
+        draft, endpoint.model if endpoint else submission.spec.resources.accelerator_class
+    )
+
+
+def prices_of(draft: Draft, subject: str) -> tuple[UnitPrice, ...]:
+    """Return what holding a subject (a model, a class of accelerators) costs now, by meter."""
+    book = book_at(draft.books.price_books(), draft.now_ns)
     found = (find_price(book, meter, subject) for meter in HELD_METERS)
     return tuple(
         UnitPrice(meter=price.meter, unit_price_neur=price.unit_price_neur, per=price.per)

@@ -24,6 +24,7 @@ from moulin.domain.gateway_events import (
 )
 from moulin.domain.ids import AttemptId, NodeId, ProjectId, StepId, WorkloadId
 from moulin.domain.lease_events import LeaseExtended
+from moulin.domain.lease_events import LeaseExtended
 from moulin.domain.node_events import GangChecked, NodeChecked, NodeHealthObserved, NodeJudged
 from moulin.domain.objects import BatchJob, StoredObject
 from moulin.domain.observation import Claim, NodeCapacity, TaskPhase
@@ -425,6 +426,7 @@ Payload = (
     | UnitRequeued
     | UnitFinished
     | WorkloadAdjusted
+    | LeaseExtended
     | WorkloadFinished
     | TasksForgotten
     | TaskObserved
@@ -479,6 +481,7 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     UnitRequeued: "unit.requeued",
     UnitFinished: "unit.finished",
     WorkloadAdjusted: "workload.adjusted",
+    LeaseExtended: "lease.extended",
     WorkloadFinished: "workload.finished",
     TasksForgotten: "tasks.forgotten",
     TaskObserved: "task.observed",

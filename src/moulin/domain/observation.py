@@ -73,7 +73,8 @@ class NodeCapacity:
     `idle_mw` and `peak_mw` are milliwatts of the whole node; `power_source` says where they
     come from, `power_quality` and `power_uncertainty_ppm` how far to trust energy made from them.
     `taken_*` is what work that Moulin did not start holds there. Nothing new is put on a node that has
-    a `closed_because`: its engine's words for why, such as that somebody drained it. `time_limit_s` is
+    a `closed_because`: its engine's words for why, such as that somebody drained it; whoever leases a
+    node that `has_login` can log in. `time_limit_s` is
     how long a task may run there before the engine itself ends it, 0 where nothing does.
     """
 
@@ -96,6 +97,7 @@ class NodeCapacity:
     taken_memory_bytes: int = 0
     taken_accelerators: int = 0
     closed_because: str = ""
+    has_login: bool = False
     time_limit_s: int = 0
 
 

@@ -54,6 +54,7 @@ class ReasonCode(StrEnum):
     NOBODY_TO_TELL = "NobodyToTell"
     SECRET_UNKNOWN = "SecretUnknown"  # noqa: S105 - a reason, no secret
     NODES_WANTED = "NodesWanted"
+    NODES_WANTED = "NodesWanted"
     NODE_QUARANTINED = "NodeQuarantined"
     NODE_SYMPTOM = "NodeSymptom"
     NODE_WELL = "NodeWell"
@@ -145,6 +146,7 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.ARRAY_PART: (
         "of {size} elements {succeeded} succeeded, {failed} failed and {cancelled} were cancelled"
     ),
+    ReasonCode.NODES_WANTED: "{count} of its node(s) are kept for {workload}, which waits for them",
     ReasonCode.NODE_QUARANTINED: "{count} node(s) that would have room are in quarantine",
     ReasonCode.NODE_SYMPTOM: "node {node}: {signal} ({value}) at {device}, {since_s} s ago",
     ReasonCode.NODE_WELL: "node {node} has shown nothing for {calm_s} s",

@@ -41,7 +41,7 @@ class TaskReading:
     """What one task held and used over [start_ns, end_ns) of a node's metering interval.
 
     `cpu_ns` is what the task's process tree used, read from the tasks' side, independently of
-    the node's own reading.
+    the node's own reading. With `is_whole_node` nobody else has the node meanwhile.
     """
 
     step: StepId
@@ -55,6 +55,7 @@ class TaskReading:
     cpu_milli: int
     memory_bytes: int
     accelerators: int = 0
+    is_whole_node: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ class TaskView:
     """One task of a unit's latest attempt.
 
     `cpu_ns` and `memory_bytes_max` are what was last read of it, 0 before anything was; what a task
-    of `cpu_milli` could have used at most is its time from start to end.
+    of `cpu_milli` could have used at most is its time from start to end. Of a leased node, `address`
+    is where one logs in.
     """
 
     rank: int
@@ -28,6 +29,7 @@ class TaskView:
     phase: str = ""
     exit_code: int | None = None
     is_ready: bool = False
+    address: str = ""
     cpu_milli: int = 0
     cpu_ns: int = 0
     memory_bytes_max: int = 0

@@ -204,6 +204,21 @@ class EndpointSpec:
     fallbacks: tuple[str, ...] = ()
 
 
+# Time enough to save what is open; who leases for less is told when a quarter is left.
+LEASE_WARNING_S_DEFAULT: Final = 900
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseSpec:
+    """Who may log in to leased nodes: public keys as OpenSSH writes them, without options.
+
+    Who is logged in is told `warn_s` before the end.
+    """
+
+    ssh_keys: tuple[str, ...]
+    warn_s: int = LEASE_WARNING_S_DEFAULT
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadSpec:
     """One workload as asked for.
@@ -219,6 +234,9 @@ class WorkloadSpec:
     not fit now. What is in `after` has to end before it may start, and `is_held` keeps it until
     somebody releases it. `stop_signal` is what a program is asked to end with, `stop_grace_s`
     before it is made to. With `is_notified` its project's webhook is told of its end.
+
+    A lease holds whole nodes, each at least as large as `resources`; with a `lease` people log in
+    there, else it runs its `task`.
     """
 
     kind: WorkloadKind
@@ -243,6 +261,7 @@ class WorkloadSpec:
     is_held: bool = False
     stop_signal: str = "TERM"
     is_notified: bool = False
+    lease: LeaseSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

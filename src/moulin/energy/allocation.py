@@ -68,7 +68,7 @@ def allocate(reading: NodeReading, tasks: Sequence[TaskReading], pue_ppm: int) -
 
     Idle energy goes to who holds the node: held CPUs x time held, the rest to idle. The load's
     energy goes by CPU time of tasks, the rest of the node's CPU time is unattributed (the system,
-    and Moulin itself). Tasks that together claim more than the node counted are scaled down.
+    and Moulin itself), except while somebody has the whole node: then it is theirs, by time. Tasks that together claim more than the node counted are scaled down.
     PUE overhead (Power Usage Effectiveness above 1, on the whole reading) is split in proportion
     to these shares; what `task_overhead_mj` leaves belongs to idle and unattributed.
 
@@ -83,7 +83,11 @@ def allocate(reading: NodeReading, tasks: Sequence[TaskReading], pue_ppm: int) -
     capacity = reading.cpu_milli * (reading.end_ns - reading.start_ns)
     standing, idle_mj = _split(reading.idle_mj, held, capacity)
     working, unattributed_mj = _split(reading.energy_mj - reading.idle_mj, busy, reading.cpu_ns)
-    task_mj = [a + b for a, b in zip(standing, working, strict=True)]
+    whole = _sum_by_step(
+        steps, tasks, lambda task: _overlap_ns(reading, task) if task.is_whole_node else 0
+    )
+    rest, unattributed_mj = _split(unattributed_mj, whole, reading.end_ns - reading.start_ns)
+    task_mj = [sum(each) for each in zip(standing, working, rest, strict=True)]
     check(
         sum(task_mj) + idle_mj + unattributed_mj == reading.energy_mj,
         "tasks, idle and unattributed must add up to the reading",

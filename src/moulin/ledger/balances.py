@@ -24,6 +24,7 @@ from moulin.domain.gateway_events import (
     GrantReturned,
     JournalRecorded,
 )
+from moulin.domain.lease_events import LeaseExtended
 from moulin.domain.snapshot import JournalKind
 
 GrantKey = tuple[str, int, str]
@@ -85,6 +86,8 @@ def fold_balances(balances: Balances, event: Event) -> None:
             _apply_projects(balances, payload)
         case WorkloadSubmitted():
             _reserve(balances, payload)
+        case LeaseExtended():
+            _extend(balances, payload)
         case WorkloadFinished():
             _finish(balances, payload.workload)
         case UsagesCharged():
@@ -139,6 +142,15 @@ def _reserve(balances: Balances, submitted: WorkloadSubmitted) -> None:
     balances.project_by_workload[submission.id] = submission.project
     balances.reserved_by_workload[submission.id] = submitted.reserved_neur
     _money(balances, submission.project).reserved_neur += submitted.reserved_neur
+
+
+def _extend(balances: Balances, extended: LeaseExtended) -> None:
+    project = balances.project_by_workload.get(extended.workload)
+    if project is None or extended.workload in balances.finished:
+        return
+    balances.reserved_by_workload[extended.workload] += extended.added_neur
+    _money(balances, project).reserved_neur += extended.added_neur
+    balances.used_up.pop(extended.workload, None)
 
 
 def _finish(balances: Balances, workload: str) -> None:

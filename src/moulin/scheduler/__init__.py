@@ -10,7 +10,13 @@ from moulin.scheduler.explain import explain, possible, trial
 from moulin.scheduler.fold import fold
 from moulin.scheduler.health import clears, needs_check, symptoms_of
 from moulin.scheduler.health import is_news as is_health_news
-from moulin.scheduler.health import needs_check, symptoms_of
+from moulin.scheduler.leases import (
+    Lot,
+    held_too_much,
+    leased_nodes,
+    lots,
+    possible_nodes,
+)
 from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.power import site_draw_w
 from moulin.scheduler.preflight import preflight_of
@@ -18,9 +24,11 @@ from moulin.scheduler.rows import AttemptRow, Serving, TaskRow, UnitRow, Workloa
 from moulin.scheduler.scaling import growing, is_load_news, next_due_ns
 from moulin.scheduler.state import State, empty_state, live_steps
 from moulin.scheduler.views import node_views, start_step, unit_views, workload_view
+from moulin.scheduler.wanted import wanted_next
 
 __all__ = [
     "AttemptRow",
+    "Lot",
     "SchedulerPolicy",
     "Serving",
     "State",
@@ -33,9 +41,12 @@ __all__ = [
     "explain",
     "fold",
     "growing",
+    "held_too_much",
     "is_health_news",
     "is_load_news",
+    "leased_nodes",
     "live_steps",
+    "lots",
     "needs_check",
     "next_due_ns",
     "node_views",
@@ -49,5 +60,6 @@ __all__ = [
     "symptoms_of",
     "trial",
     "unit_views",
+    "wanted_next",
     "workload_view",
 ]

@@ -10,13 +10,17 @@ from moulin.domain.workload import Resources, Submission, WorkloadKind, choices_
 
 
 class Shape(NamedTuple):
-    """What one task asks of its node; `is_whole_node` asks for all of it (a lease)."""
+    """What one task asks of its node; `is_whole_node` asks for all of it (a lease).
+
+    With `needs_login` people must be able to log in there.
+    """
 
     cpu_milli: int
     memory_bytes: int
     accelerators: int
     accelerator_class: str
     is_whole_node: bool
+    needs_login: bool = False
 
 
 class Demand(NamedTuple):
@@ -50,7 +54,10 @@ def demand_of(submission: Submission) -> Demand:
     spec = submission.spec
     is_endpoint = spec.kind is WorkloadKind.ENDPOINT
     is_lease = spec.kind is WorkloadKind.LEASE
-    shapes = tuple(_shape(resources, is_lease=is_lease) for resources in choices_of(spec))
+    shapes = tuple(
+        _shape(resources, is_lease=is_lease, needs_login=spec.lease is not None)
+        for resources in choices_of(spec)
+    )
     return Demand(
         shape=shapes[0],
         tasks=1 if is_endpoint else spec.nodes,
@@ -64,11 +71,12 @@ def demand_of(submission: Submission) -> Demand:
     )
 
 
-def _shape(resources: Resources, *, is_lease: bool) -> Shape:
+def _shape(resources: Resources, *, is_lease: bool, needs_login: bool) -> Shape:
     return Shape(
         cpu_milli=resources.cpu_milli,
         memory_bytes=resources.memory_bytes,
         accelerators=resources.accelerators,
         accelerator_class=resources.accelerator_class if resources.accelerators else "",
         is_whole_node=is_lease,
+        needs_login=needs_login,
     )

@@ -42,8 +42,8 @@ def possible(state: State, submission: Submission, policy: SchedulerPolicy) -> t
     cannot be reached now count as present.
     """
     spec = submission.spec
-    is_bare_lease = spec.kind is WorkloadKind.LEASE and spec.task is None
-    if spec.kind is WorkloadKind.SESSION or is_bare_lease:
+    is_idle_lease = spec.kind is WorkloadKind.LEASE and spec.task is None and spec.lease is None
+    if spec.kind is WorkloadKind.SESSION or is_idle_lease:
         parameters = {"kind": spec.kind.value}
         return (Reason(code=ReasonCode.KIND_NOT_SERVED, parameters=parameters),)
     row = _row_of(submission)
@@ -426,6 +426,8 @@ def _shape_text(shape: Shape) -> str:
     if shape.accelerators:
         named = shape.accelerator_class or "accelerator"
         parts.append(f"{shape.accelerators} × {named}")
+    if shape.needs_login:
+        parts.append("an SSH login")
     return ", ".join(parts)
 
 

@@ -40,6 +40,7 @@ from moulin.scheduler.demand import demand_of
 from moulin.scheduler.ending import end_task, observe_task, settle_later, show_state
 from moulin.scheduler.leases import LEASE_HANDLERS
 from moulin.scheduler.preflight import fold_check
+from moulin.scheduler.leases import LEASE_HANDLERS
 from moulin.scheduler.queues import Due
 from moulin.scheduler.replicas import ENDPOINT_HANDLERS, new_serving
 from moulin.scheduler.rows import AttemptRow, Held, TaskRow, UnitRow, WorkloadRow
@@ -350,6 +351,7 @@ _HANDLERS: Final[Mapping[type, Callable[[State, Any, Event], None]]] = {
     UsagesCharged: _charged,
     **ENDPOINT_HANDLERS,
     **BATCH_HANDLERS,
+    **LEASE_HANDLERS,
     **HEALTH_HANDLERS,
     GangChecked: fold_check,
 }

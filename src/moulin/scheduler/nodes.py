@@ -51,6 +51,7 @@ class Column(IntEnum):
     MEMORY_LASTING = 16
     DEVICES_LASTING = 17
     TASKS_LASTING = 18
+    HAS_LOGIN = 19
 
 
 _FIRST_ROOM: Final = 16
@@ -218,6 +219,7 @@ class NodeTable:
         column[Column.IDLE_MW] = capacity.idle_mw
         column[Column.PEAK_MW] = max(capacity.peak_mw, capacity.idle_mw)
         column[Column.ACCELERATOR_CLASS] = self.classes[capacity.accelerator_class]
+        column[Column.HAS_LOGIN] = capacity.has_login
 
     def _insert(self, node: NodeId, row: NodeRow) -> None:
         count = len(self.names)

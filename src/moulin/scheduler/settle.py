@@ -216,6 +216,9 @@ def _outcome(
     is_given_up = unit.failures >= row.submission.spec.retry.attempts_max or _is_declined(attempt)
     if attempt.state is AttemptState.FAILED and is_given_up:
         return Outcome(WorkloadState.FAILED, reason_of_end(attempt))
+    is_delivered_lease = row.submission.spec.lease is not None and attempt.started_at_ns > 0
+    if is_delivered_lease:  # what its tenant had there is gone: other nodes would be another lease
+        return Outcome(WorkloadState.FAILED, reason_of_end(attempt))
     if attempt.state is AttemptState.LOST and unit.losses > policy.losses_max:
         return Outcome(WorkloadState.FAILED, reason_of_end(attempt))
     return None
@@ -225,7 +228,9 @@ def _stopped_outcome(state: State, row: WorkloadRow, attempt: AttemptRow) -> Out
     if attempt.stop_cause is StopCause.TIME_LIMIT:
         parameters = {"limit_s": str(row.time_limit_s)}
         reason = Reason(code=ReasonCode.TIME_LIMIT_REACHED, parameters=parameters)
-        return Outcome(WorkloadState.FAILED, reason)
+        # Who leases nodes for a time has had what was ordered when it is over.
+        is_lease = row.submission.spec.lease is not None
+        return Outcome(WorkloadState.SUCCEEDED if is_lease else WorkloadState.FAILED, reason)
     if attempt.stop_cause is StopCause.BUDGET:
         return Outcome(WorkloadState.FAILED, budget_reason(state, row))
     return Outcome(WorkloadState.CANCELLED, _cancelled(row))

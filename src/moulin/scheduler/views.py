@@ -154,6 +154,7 @@ def start_step(state: State, attempt: AttemptId, rank: int) -> StartStep:
         time_limit_s=time_limit_s(state, row, found),
         stop_grace_s=spec.stop_grace_s,
         stop_signal=spec.stop_signal,
+        lease=spec.lease,
     )
 
 
@@ -202,7 +203,7 @@ def _unit_view(state: State, row: WorkloadRow, unit: UnitRow) -> UnitView:
         generation=unit.generation,
         state=_state_of(state, row, unit),
         attempt=attempt.id if attempt is not None else "",
-        tasks=tuple(_task_view(state, task) for task in attempt.tasks) if attempt else (),
+        tasks=tuple(_task_view(state, row, task) for task in attempt.tasks) if attempt else (),
         replica=replica_state(state, row, unit),
         revision=unit.revision,
         restarts=attempt.restarts if attempt is not None else 0,
@@ -229,7 +230,7 @@ def replica_state(state: State, row: WorkloadRow, unit: UnitRow) -> str:
     return "ready" if attempt.tasks[0].is_ready else "starting"
 
 
-def _task_view(state: State, task: TaskRow) -> TaskView:
+def _task_view(state: State, row: WorkloadRow, task: TaskRow) -> TaskView:
     return TaskView(
         rank=task.rank,
         step=task.step,
@@ -239,6 +240,7 @@ def _task_view(state: State, task: TaskRow) -> TaskView:
         phase=task.phase.value if task.phase is not None else "",
         exit_code=task.exit_code,
         is_ready=task.is_ready,
+        address=task.address if row.submission.spec.lease is not None else "",
         cpu_milli=task.cpu_milli,
         cpu_ns=task.cpu_ns,
         memory_bytes_max=task.memory_bytes_max,

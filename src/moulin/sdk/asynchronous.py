@@ -65,6 +65,7 @@ from moulin.sdk._core import (
 )
 from moulin.sdk._jobdata import AsyncSecrets
 from moulin.sdk._kept import AsyncAliases, AsyncBatches, AsyncFiles
+from moulin.sdk._leases import AsyncLeases
 from moulin.sdk._stream import EventReader
 from moulin.sdk._transport import (
     STREAM_TIMEOUT,
@@ -119,6 +120,7 @@ class AsyncMoulin:
         self.files = AsyncFiles(self)
         self.batches = AsyncBatches(self)
         self.aliases = AsyncAliases(self)
+        self.leases = AsyncLeases(self)
         self.secrets = AsyncSecrets(self)
 
     async def status(self) -> FactoryStatus:

@@ -65,6 +65,7 @@ from moulin.sdk._core import (
 )
 from moulin.sdk._jobdata import Secrets
 from moulin.sdk._kept import Aliases, Batches, Files
+from moulin.sdk._leases import Leases
 from moulin.sdk._stream import EventReader
 from moulin.sdk._transport import (
     STREAM_TIMEOUT,
@@ -119,6 +120,7 @@ class Moulin:
         self.files = Files(self)
         self.batches = Batches(self)
         self.aliases = Aliases(self)
+        self.leases = Leases(self)
         self.secrets = Secrets(self)
 
     def status(self) -> FactoryStatus:

@@ -21,6 +21,7 @@ from moulin.domain.principal import Role
 from moulin.domain.snapshot import SyncRequest
 from moulin.domain.wire import encode_public
 from moulin.identity import PERMISSIONS, Action, Reach
+from tests.integration.api.lease_world import KEY
 from tests.integration.api.world import START_NS, World, job_spec
 
 OPERATOR: Final = frozenset({Role.OPERATOR})
@@ -34,6 +35,7 @@ HOLDERS: Final = frozenset({Role.ADMIN, Role.MEMBER})
 KEEPERS: Final = frozenset({Role.ADMIN, Role.MEMBER, Role.INFERENCE})
 
 SPEC: Final = encode_public(job_spec())
+LEASE: Final = {"offer": "z/m", "time_limit_s": 60, "ssh_keys": [KEY]}
 SYNC: Final = encode_public(SyncRequest(gateway="g", epoch=1, records_epoch=1))
 ACCEPT: Final = {"model": "gated", "licence": "gated-terms"}
 BATCH: Final = {"endpoint": "/v1/chat/completions", "requests": [{"body": {}}]}
@@ -71,6 +73,12 @@ MATRIX: Final = {
     ("POST", "/workloads/{workload}/rollout"): Row(MEMBERS, owned=True, body={}),
     ("GET", "/workloads/{workload}/why"): Row(VIEWERS, owned=True),
     ("GET", "/workloads/{workload}/logs"): Row(VIEWERS, owned=True),
+    ("GET", "/projects/{project}/leases/offers"): Row(VIEWERS, owned=True),
+    ("POST", "/projects/{project}/leases"): Row(MEMBERS, owned=True, body=LEASE),
+    ("GET", "/leases"): Row(VIEWERS),
+    ("GET", "/leases/{lease}"): Row(VIEWERS, owned=True),
+    ("POST", "/leases/{lease}/extend"): Row(MEMBERS, owned=True, body={"by_s": 60}),
+    ("POST", "/leases/{lease}/release"): Row(MEMBERS, owned=True),
     ("GET", "/events"): Row(VIEWERS),
     ("GET", "/factory"): Row(VIEWERS),
     ("POST", "/factory/apply"): Row(OPERATOR, body=APPLY),
@@ -116,7 +124,7 @@ MATRIX: Final = {
     ("POST", "/gateway/sync"): Row(GATEWAY, body=SYNC),
 }
 # Routes whose lists can be asked for a project by name.
-FILTERED: Final = ("/workloads", "/receipts", "/usage", "/spend", "/events")
+FILTERED: Final = ("/workloads", "/leases", "/receipts", "/usage", "/spend", "/events")
 CASES: Final = sorted(MATRIX)
 
 

@@ -62,7 +62,7 @@ from moulin.identity import Keyring, digest, fold_keyring, make_key
 from moulin.ledger.allowances import Spending, view_of
 from moulin.ports.store import Batch, Checkpoint
 from moulin.store.memory import MemoryStore
-from tests.integration.api import batch_world
+from tests.integration.api import batch_world, lease_world
 from tests.integration.api.objects_world import Desk, Keeping, Keepsakes, keep
 from tests.integration.api.secrets_world import Sealing, kept
 
@@ -317,6 +317,7 @@ class StandIn:
             c.TryWorkload: StandIn._try,
             c.StopWorkload: StandIn._stop,
             **batch_world.HANDLERS,
+            **lease_world.HANDLERS,
             c.ExplainWorkload: StandIn._explain,
             c.ApplyFactory: StandIn._apply,
             c.CreateKey: StandIn._create_key,
@@ -557,6 +558,9 @@ def running_world(
             standin.sealing.book.by_name[project, "TOKEN"] = kept(
                 project, organisation, "TOKEN", b"sealed"
             )
+            leased = lease_world.lease_row(project, organisation, len(project))
+            world.objects[project]["lease"] = leased.id
+            standin.record(KeyRevoked(key="none"), project, workloads=(leased,))
         yield world
     finally:
         place.cleanup()

@@ -10,6 +10,7 @@ from moulin.domain.observation import ENDED_PHASES
 from moulin.energy import cpu_power
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.local.engine import LocalEngine
+from moulin.engines.local.launch import is_login_possible
 from moulin.engines.local.nodes import divide_machine
 from moulin.ports.engine import Engine, ListsSteps
 from moulin.sources.machine import read_machine
@@ -38,7 +39,12 @@ def local_engine(data_dir: Path, clock: SystemClock, nodes: int, prefix: str) ->
         node_prefix=prefix,
     )
     stated = [
-        replace(node, power_quality=power.quality, power_uncertainty_ppm=power.uncertainty_ppm)
+        replace(
+            node,
+            power_quality=power.quality,
+            power_uncertainty_ppm=power.uncertainty_ppm,
+            has_login=is_login_possible(),
+        )
         for node in divided
     ]
     return LocalEngine(

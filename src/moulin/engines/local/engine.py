@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from moulin.engines.local.survivors import end_survivors
 from moulin.engines.task.dropped import Dropped
 from moulin.engines.task.shim import read_spec, stat_fields
 from moulin.engines.task.handed import hand_secrets, take_back_secrets
-from moulin.engines.task.specification import specification
+from moulin.engines.task.specification import LOGIN, specification, with_login
 from moulin.engines.task.spool import (
     StepFiles,
     format_record,
@@ -41,11 +42,13 @@ from moulin.engines.task.spool import (
     read_end,
     read_exact,
     read_log,
+    read_login,
     read_record,
     read_small,
     read_usage,
     step_files,
     write_once,
+    write_time_limit,
     write_whole,
 )
 from moulin.engines.task.task_env import clean_environment, task_environment
@@ -62,6 +65,7 @@ class _Known:
     started_at_ns: int
     cgroup: str
     is_endpoint: bool
+    is_lease: bool
     evidence: str
     final: Observation | None = None
 
@@ -157,6 +161,16 @@ class LocalEngine:
         if known is not None:
             _wake(known.claim)
 
+    def extend(self, step: StepId, time_limit_s: int) -> None:
+        """Tell a leased node how long it may last in all; raises `EngineUnavailable`."""
+        try:
+            write_time_limit(step_files(self._spool, step), time_limit_s)
+        except OSError as cause:
+            raise EngineUnavailable(
+                f"extend {step}: the spool failed with {cause!r}",
+                hint=f"check the disk under {self._spool}; extending again is safe",
+            ) from cause
+
     def capacity(self) -> tuple[NodeCapacity, ...]:
         """Return this machine's nodes by number."""
         return self._nodes
@@ -251,6 +265,7 @@ class LocalEngine:
 
     def _specification(self, step: StartStep, files: StepFiles) -> bytes:
         node = self._node_by_id[step.nodes[step.rank]]
+        step = with_login(step, os.path.realpath(sys.executable), LOGIN, node.address)
         env = task_environment(
             step,
             files,
@@ -290,6 +305,7 @@ class LocalEngine:
             started_at_ns=int(started["at_ns"]),
             cgroup=spec.get(b"cgroup", [b""])[0].decode(),
             is_endpoint=spec.get(b"endpoint") == [b"1"],
+            is_lease=spec.get(b"lease") == [b"1"],
             evidence="memory limit by " + spec.get(b"memory_method", [b"unknown"])[0].decode(),
         )
         self._known[step] = known
@@ -351,6 +367,8 @@ class LocalEngine:
     def _running(self, known: _Known, now_ns: int) -> Observation:
         cpu_ns, memory_bytes_max = _usage(known)
         address = read_address(known.files) if known.is_endpoint else ""
+        if known.is_lease:
+            address = read_login(known.files)
         return Observation(
             step=known.step,
             phase=TaskPhase.RUNNING,

@@ -11,6 +11,7 @@ from typing import Final
 from moulin.domain.errors import EngineUnavailable
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
+from moulin.engines.task.login import find
 from moulin.engines.task.specification import SHIM, refusal, refuse_bad_words
 from moulin.engines.task.spool import StepFiles, read_small, write_once
 from moulin.engines.task.task_env import STEP_DIRECTORY_VARIABLE
@@ -38,9 +39,16 @@ def refuse_what_cannot_run(step: StartStep, nodes: Sequence[NodeCapacity]) -> No
             f"workdir {step.task.workdir!r} is not a directory on this machine",
             "make the directory or correct `workdir`",
         )
+    if step.lease is not None and not node.has_login:
+        raise refusal(step, "nobody could log in: there is no sshd", "install openssh-server")
     if any(not 0 <= device < node.accelerators for device in step.devices):
         raise refusal(step, "it was given devices the node does not have", "check the inventory")
     refuse_bad_words(step)
+
+
+def is_login_possible() -> bool:
+    """Whether this machine has what a leased node lets people log in with."""
+    return bool(find("sshd") and find("ssh-keygen"))
 
 
 def launch(files: StepFiles, starting_fd: int) -> None:

@@ -1,27 +1,43 @@
 """Writes what a shim is to do with a step; judges only words that no system could run."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from moulin.domain.errors import EngineRefused
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
+from moulin.domain.workload import TaskTemplate
 from moulin.engines.task.spool import StepFiles
 
 SHIM: Final = str(Path(__file__).with_name("shim.py"))
+LOGIN: Final = str(Path(__file__).with_name("login.py"))
 _WITH_SETUP: Final = 'eval "$1" || exit; shift; exec "$@"'
 
 
 def refuse_bad_words(step: StartStep) -> None:
     """Raise `EngineRefused` for a command or variables that no system could run."""
-    if not step.task.command:
+    if not step.task.command and step.lease is None:
         raise refusal(step, "it has no command", "give `run` or a command after --")
     texts = (*step.task.command, step.task.setup, *step.task.env, *step.task.env.values())
     if any("\0" in text for text in texts):
         raise refusal(step, "a command or variable holds a NUL byte", "remove it")
     if any(not name or "=" in name for name in step.task.env):
         raise refusal(step, "the name of a variable is empty or holds '='", "rename it")
+
+
+def with_login(step: StartStep, python: str, program: str, host: str) -> StartStep:
+    """Return a leased node's step with the program that lets its tenant in; any other as it is."""
+    if step.lease is None:
+        return step
+    env = {
+        "MOULIN_LEASE_KEYS": "\n".join(step.lease.ssh_keys),
+        "MOULIN_LEASE_LIMIT_S": str(step.time_limit_s),
+        "MOULIN_LEASE_WARN_S": str(step.lease.warn_s),
+    }
+    command = (python, "-I", "-S", "-E", program, host)
+    return replace(step, task=TaskTemplate(command=command, env=env))
 
 
 def specification(
@@ -49,6 +65,7 @@ def specification(
         ("grace_ns", str(step.stop_grace_s * 1_000_000_000)),
         ("boot_id", node.boot_id),
         ("endpoint", "1" if step.endpoint is not None else ""),
+        ("lease", "1" if step.lease is not None else ""),
     ]
     return b"".join(
         name.encode() + b"\0" + value.encode(errors="surrogateescape") + b"\0"

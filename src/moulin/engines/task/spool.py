@@ -8,7 +8,9 @@ One directory per task, `spool/ATTEMPT/RANK/`, owner only:
     log      standard output and error of setup and program      by the task
     usage    last reading of CPU time and memory                 by the shim, about once a second
     stop     the grace of a stop request in ns                   by the engine
-    ready    one line host:port of a server that answers         by the task
+    ready    one line host:port of a server that answers, of a   by the task
+             leased node with the user and the host's key
+    time_limit  the seconds a leased node may last, when longer  by the engine
     exit     how the step ended                                  by the shim, or by a burial
 
 and beside the ranks `port`, the rendezvous port that all tasks of the attempt agree on, and
@@ -34,6 +36,7 @@ _STEP: Final = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,180})\.t([0-9]{1,6})")
 RECORD_BYTES_MAX: Final = 1 << 16
 CHECKPOINTS: Final = ".checkpoints"  # no attempt's name begins with a dot
 LOG_BYTES_MAX: Final = 4 * 1024 * 1024
+_LOGIN_BYTES_MAX: Final = 1024
 _READY: Final = re.compile(rb"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}\s*")
 
 
@@ -149,6 +152,17 @@ def read_address(files: StepFiles) -> str:
     """Return host:port of the server a task runs, empty until it answers."""
     ready = read_small(files.ready) or b""
     return ready.decode().strip() if _READY.fullmatch(ready) is not None else ""
+
+
+def read_login(files: StepFiles) -> str:
+    """Return where one logs in to a leased node, and its host key, empty until one can."""
+    ready = (read_small(files.ready) or b"")[:_LOGIN_BYTES_MAX]
+    return ready.decode(errors="replace").strip()
+
+
+def write_time_limit(files: StepFiles, time_limit_s: int) -> None:
+    """Tell the program of a leased node how long it may last in all."""
+    write_whole(f"{files.directory}/time_limit", b"%d\n" % time_limit_s, is_durable=False)
 
 
 def read_log(step: StepId, files: StepFiles, cursor: int, limit_bytes: int) -> LogChunk:

@@ -103,7 +103,6 @@ from moulin.domain.workload import (
 from tests.golden.batch_story import ARRAY, REPORT, TRAIN, batch
 from tests.golden.health_story import health, preflight
 from tests.golden.lease_story import LEASE, lease
-from tests.golden.lease_story import LEASE, lease
 from tests.golden.limits_story import limits, users
 from tests.golden.objects_story import objects
 from tests.golden.replica_story import TIMED, replicas

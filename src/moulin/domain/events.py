@@ -24,7 +24,6 @@ from moulin.domain.gateway_events import (
 )
 from moulin.domain.ids import AttemptId, NodeId, ProjectId, StepId, WorkloadId
 from moulin.domain.lease_events import LeaseExtended
-from moulin.domain.lease_events import LeaseExtended
 from moulin.domain.node_events import GangChecked, NodeChecked, NodeHealthObserved, NodeJudged
 from moulin.domain.objects import BatchJob, StoredObject
 from moulin.domain.observation import Claim, NodeCapacity, TaskPhase
@@ -32,8 +31,8 @@ from moulin.domain.plan import StopCause, TaskPlacement
 from moulin.domain.principal import ApiKey
 from moulin.domain.reasons import Reason
 from moulin.domain.replica_events import SuccessionDecided
-from moulin.domain.snapshot import EndpointLoad
 from moulin.domain.secret_events import SecretDeleted, SecretSet
+from moulin.domain.snapshot import EndpointLoad
 from moulin.domain.workload import Scaling, Submission, WorkloadSpec, WorkloadState
 
 SCHEMA_VERSION: Final = 1
@@ -448,10 +447,10 @@ Payload = (
     | BatchCancelled
     | BatchEnded
     | LicenceAccepted
-)
-
     | SecretSet
     | SecretDeleted
+)
+
 KIND_BY_TYPE: Final[Mapping[type, str]] = {
     EpochOpened: "epoch.opened",
     FactoryApplied: "factory.applied",
@@ -503,11 +502,11 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     BatchCancelled: "batch.cancelled",
     BatchEnded: "batch.ended",
     LicenceAccepted: "licence.accepted",
+    SecretSet: "secret.set",
+    SecretDeleted: "secret.deleted",
 }
 TYPE_BY_KIND: Final[Mapping[str, type]] = {kind: cls for cls, kind in KIND_BY_TYPE.items()}
 
-    SecretSet: "secret.set",
-    SecretDeleted: "secret.deleted",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:

@@ -175,7 +175,6 @@ class StartStep:
     `nodes` lists the gang's nodes in rank order, so `nodes[rank]` is this task's.
     `env` holds what the control plane adds to the task's own environment. The control plane itself ends
     a task at its `time_limit_s` (0: none); an engine may take it as a hint. With a
-    `lease` it lets people log in instead of running `task`. With a
     `lease` it lets people log in instead of running `task`. `secrets` and
     `secret_files` map variables to values in the clear; they reach the task and nothing else.
     """
@@ -197,7 +196,6 @@ class StartStep:
     time_limit_s: int = 0
     stop_grace_s: int = 10
     stop_signal: str = "TERM"
-    lease: LeaseSpec | None = None
     lease: LeaseSpec | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     secret_files: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -54,7 +54,6 @@ class ReasonCode(StrEnum):
     NOBODY_TO_TELL = "NobodyToTell"
     SECRET_UNKNOWN = "SecretUnknown"  # noqa: S105 - a reason, no secret
     NODES_WANTED = "NodesWanted"
-    NODES_WANTED = "NodesWanted"
     NODE_QUARANTINED = "NodeQuarantined"
     NODE_SYMPTOM = "NodeSymptom"
     NODE_WELL = "NodeWell"
@@ -168,7 +167,6 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ),
     ReasonCode.SECRET_UNKNOWN: "it names the secret {secret}, which project {project} has not",
     ReasonCode.NOBODY_TO_TELL: "its end is to be told, and project {project} has no webhook",
-    ReasonCode.SECRET_UNKNOWN: "it names the secret {secret}, which project {project} has not",
 }
 
 

@@ -114,19 +114,6 @@ class Extends(Protocol):
 
 
 @runtime_checkable
-class Extends(Protocol):
-    """An engine that has a say in, or wants to know, how long a leased node lasts."""
-
-    def extend(self, step: StepId, time_limit_s: int) -> None:
-        """Let a running step last `time_limit_s` in all, counted from its start; never less.
-
-        Calling again is safe. Raises `EngineRefused` when it never will, `EngineUnavailable` when
-        it cannot be known whether it does.
-        """
-        ...
-
-
-@runtime_checkable
 class ReportsHealth(Protocol):
     """An engine that can read how well its nodes are."""
 

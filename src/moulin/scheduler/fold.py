@@ -40,7 +40,6 @@ from moulin.scheduler.demand import demand_of
 from moulin.scheduler.ending import end_task, observe_task, settle_later, show_state
 from moulin.scheduler.leases import LEASE_HANDLERS
 from moulin.scheduler.preflight import fold_check
-from moulin.scheduler.leases import LEASE_HANDLERS
 from moulin.scheduler.queues import Due
 from moulin.scheduler.replicas import ENDPOINT_HANDLERS, new_serving
 from moulin.scheduler.rows import AttemptRow, Held, TaskRow, UnitRow, WorkloadRow

@@ -12,10 +12,12 @@ One directory per task, `spool/ATTEMPT/RANK/`, owner only:
              leased node with the user and the host's key
     time_limit  the seconds a leased node may last, when longer  by the engine
     exit     how the step ended                                  by the shim, or by a burial
-
-and beside the ranks `port`, the rendezvous port that all tasks of the attempt agree on, and
+    data     what is prepared for it, as JSON                    by the engine
+    work     a folder of its own, with its bundle and inputs     by the engine
     secrets  values for the task, until it starts                by the engine, removed by the task
     secret   those it wants as files, a folder, until it ends    by the task, removed by the shim
+
+and beside the ranks `port`, the rendezvous port that all tasks of the attempt agree on, and
 `shared`, a directory for the tasks' own use and their working directory when they name none.
 `spool/.checkpoints/UNIT/` is kept over the attempts of a unit: what one saved there, the next finds.
 """
@@ -57,11 +59,11 @@ class StepFiles:
     shared: str
     port: str
     checkpoint: str
+    secrets: str
+    secret: str
 
 
 def step_files(spool: Path, step: StepId) -> StepFiles:
-    secrets: str
-    secret: str
     """Return where a step's files are; raises `InvalidSpec` for an id that is no step's."""
     found = _STEP.fullmatch(step)
     if found is None:
@@ -74,10 +76,10 @@ def step_files(spool: Path, step: StepId) -> StepFiles:
     paths = [f"{directory}/{name}" for name in names]
     paths += (f"{attempt_directory}/{name}" for name in ("shared", "port"))
     paths.append(f"{spool}/{CHECKPOINTS}/{found[1].rpartition('.g')[0]}")
+    paths += (f"{directory}/{name}" for name in ("secrets", "secret"))
     return StepFiles(attempt_directory, directory, *paths)
 
 
-    paths += (f"{directory}/{name}" for name in ("secrets", "secret"))
 def listed_steps(spool: Path) -> tuple[StepId, ...]:
     """Return every step that has a directory, in step order."""
     found: list[StepId] = []

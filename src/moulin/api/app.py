@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from moulin.api import (
     batches,
+    bundles,
     describe,
     events,
     factory,
@@ -44,6 +45,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     objects.router,
     batches.router,
     secrets.router,
+    bundles.router,
     gateway.router,
 )
 

@@ -144,7 +144,9 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
         "command": Text(length_max=131_071, is_free=True, items_max=4096),
         "setup": Text(length_max=131_071, is_free=True),
         "env": Text(length_max=131_071, is_free=True, key_pattern=r"[A-Za-z_][A-Za-z0-9_]{0,255}"),
-        "workdir": Text(length_max=4095),
+        # A relative one is a folder of whoever submits, who sends it as a bundle.
+        "workdir": Text(length_max=4095, pattern=r"(?:/[^\x00-\x1f\x7f]*)?"),
+        "bundle": Text(length_max=64, pattern=r"(?:[0-9a-f]{64})?"),
         "image": Text(length_max=1000),
         "secrets": _SECRETS,
         "secret_files": _SECRETS,

@@ -24,7 +24,7 @@ LOG: Final = logging.getLogger("moulin.api")
 # Marks a request whose body was not read to its end: its connection cannot be used again.
 UNREAD: Final = "moulin.is_body_unread"
 # Bodies that go to a place of their own piece by piece; their routes have bounds of their own.
-UPLOADS: Final = frozenset({"/api/v1/files", "/api/v1/responses"})
+UPLOADS: Final = re.compile(r"/api/v1/(?:files|responses|projects/[^/]{1,63}/bundles/[0-9a-f]{64})")
 DRAIN_S_MAX: Final = 2.0
 DRAIN_BYTES_MAX: Final = 16_000_000
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -63,7 +63,8 @@ class Edge:
         begun_ns = perf_counter_ns()
         self._metrics.in_flight += 1
         try:
-            limit = self._upload_bytes_max if scope["path"] in UPLOADS else self._body_bytes_max
+            is_upload = UPLOADS.fullmatch(scope["path"]) is not None
+            limit = self._upload_bytes_max if is_upload else self._body_bytes_max
             if _is_too_large(headers.get(b"content-length", b""), limit):
                 await self._refuse_large(limit, scope, receive, sent)
             else:

@@ -52,12 +52,12 @@ OCTETS: Final = "application/octet-stream"
 async def upload_file(request: Request, principal: Writer) -> Response:
     """Store a file sent as a form with `file` and `purpose`; `expires_after[seconds]` if wanted."""
     state = state_of(request)
-    name = _draw(state, "file")
+    name = draw_id(state, "file")
     upload = await in_thread(state.services.contents.begin, name)
     try:
-        form = await _receive_form(request, state, upload)
+        form = await receive_form(request, state, upload)
         stored = _file(state, principal, name, form)
-        return respond(await _keep(state, principal, upload, stored), 201)
+        return respond(await keep_upload(state, principal, upload, stored), 201)
     except BaseException:
         await asyncio.shield(in_thread(upload.drop))
         raise
@@ -119,8 +119,8 @@ async def store_response(
     try:
         async for piece in _pieces(request, state.services.limits.response_bytes_max):
             await in_thread(upload.write, piece)
-        stored = _object(state, principal, id, RESPONSE_KEPT_S, kind=StoredKind.RESPONSE)
-        return respond(await _keep(state, principal, upload, stored), 201)
+        stored = new_object(state, principal, id, RESPONSE_KEPT_S, kind=StoredKind.RESPONSE)
+        return respond(await keep_upload(state, principal, upload, stored), 201)
     except BaseException:
         await asyncio.shield(in_thread(upload.drop))
         raise
@@ -154,13 +154,14 @@ async def store_lines(
     state: ApiState, principal: Principal, title: str, lines: bytes
 ) -> StoredObject:
     """Store what came inside a request as a file of its own; raises as an upload does."""
-    name = _draw(state, "file")
+    name = draw_id(state, "file")
     size_bytes, sha256 = await in_thread(state.services.contents.put, name, (lines,))
-    stored = _object(state, principal, name, FILE_KEPT_S, title=title, purpose="batch")
+    stored = new_object(state, principal, name, FILE_KEPT_S, title=title, purpose="batch")
     return await _record(state, principal, stored, size_bytes, sha256)
 
 
-async def _receive_form(request: Request, state: ApiState, upload: ObjectUpload) -> Form:
+async def receive_form(request: Request, state: ApiState, upload: ObjectUpload) -> Form:
+    """Take a form whose field `file` goes to `upload`; raises `InvalidRequest` for another."""
     waiting: list[bytes] = []
     form = Form(request.headers.get("content-type", ""), waiting.append)
     async for piece in _pieces(request, state.services.limits.upload_bytes_max):
@@ -213,7 +214,7 @@ def _file(state: ApiState, principal: Principal, name: str, form: Form) -> Store
         )
     title = (form.file_name or "").replace("\\", "/").rpartition("/")[2]
     title = "".join(each for each in title if each.isprintable())[:NAME_CHARACTERS_MAX] or "upload"
-    return _object(state, principal, name, _kept_s(form), title=title, purpose=purpose)
+    return new_object(state, principal, name, _kept_s(form), title=title, purpose=purpose)
 
 
 def _kept_s(form: Form) -> int:
@@ -233,7 +234,7 @@ def _kept_s(form: Form) -> int:
     return kept_s
 
 
-def _object(
+def new_object(
     state: ApiState,
     principal: Principal,
     name: str,
@@ -243,6 +244,7 @@ def _object(
     purpose: str = "",
     kind: StoredKind = StoredKind.FILE,
 ) -> StoredObject:
+    """Return an object of the caller's project without its size and digest."""
     now_ns = state.services.clock.now_ns()
     return StoredObject(
         id=name,
@@ -259,9 +261,10 @@ def _object(
     )
 
 
-async def _keep(
+async def keep_upload(
     state: ApiState, principal: Principal, upload: ObjectUpload, stored: StoredObject
 ) -> StoredObject:
+    """Put an upload in its place and make it an object; raises what `StoreObject` does."""
     sha256 = await in_thread(upload.close)
     return await _record(state, principal, stored, upload.size_bytes, sha256)
 
@@ -298,6 +301,7 @@ async def _content(state: ApiState, stored: StoredObject, media_type: str) -> Re
     )
 
 
-def _draw(state: ApiState, prefix: str) -> str:
+def draw_id(state: ApiState, prefix: str) -> str:
+    """Return a new id."""
     services = state.services
     return make_id(prefix, services.clock.now_ns(), services.ids.entropy())

@@ -72,6 +72,10 @@ class ObjectUpload(Protocol):
 
     def close(self) -> str:
         """Put them in place, durable, and return their SHA-256 in hexadecimal."""
+    def sha256(self) -> str:
+        """Return the SHA-256 of what came so far, in hexadecimal."""
+        ...
+
         ...
 
     def drop(self) -> None:

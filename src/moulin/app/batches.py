@@ -21,7 +21,7 @@ from moulin.app.results import Results
 from moulin.app.room import Room
 from moulin.controlplane.commands import Command, DeleteObject, EndBatch
 from moulin.controlplane.shelf import Shelf
-from moulin.domain.errors import MoulinError, NotFound
+from moulin.domain.errors import InUse, MoulinError, NotFound
 from moulin.domain.ids import KeyId, OrganisationId, ProjectId, make_id
 from moulin.domain.objects import (
     FILE_KEPT_S,
@@ -340,6 +340,8 @@ class BatchDesk:
         command = DeleteObject(principal=DESK, object=name, cause="expired")
         try:
             await asyncio.wrap_future(self._call(command))
+        except InUse:
+            return
         except MoulinError as error:
             _LOG.warning("%s stays for now: %s", name, error)
             return

@@ -5,6 +5,7 @@ It decides size, encoding, depth and spelling of the YAML itself, never what the
 `NO` is a country, not false; `1:30` a text, not 90; numbers with a fraction keep every digit.
 """
 
+import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -98,8 +99,10 @@ def _placed(spec: WorkloadSpec, folder: Path) -> WorkloadSpec:
     task = spec.task
     if task is None or not task.workdir:
         return spec
-    workdir = str((folder / Path(task.workdir).expanduser()).resolve())
-    placed: TaskTemplate = replace(task, workdir=workdir)
+    workdir = Path(task.workdir).expanduser()
+    if not workdir.is_absolute():
+        workdir = Path(os.path.relpath(folder / workdir))
+    placed: TaskTemplate = replace(task, workdir=str(workdir))
     return replace(spec, task=placed)
 
 

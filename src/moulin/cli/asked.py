@@ -131,7 +131,7 @@ def _retry(spec: Retry, given: Retry, flags: Flags) -> Retry:
 def _task(task: TaskTemplate | None, given: WorkloadSpec, flags: Flags) -> TaskTemplate | None:
     if task is None or given.task is None:
         return task
-    workdir = str(flags.workdir.expanduser().resolve()) if flags.workdir else task.workdir
+    workdir = str(flags.workdir.expanduser()) if flags.workdir else task.workdir
     return replace(task, env={**task.env, **given.task.env}, workdir=workdir)
 
 

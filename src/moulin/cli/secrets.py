@@ -82,18 +82,21 @@ def _read_value(name: str) -> str:
 
         value = getpass.getpass(f"{name}: ")
     else:
-        try:
-            value = sys.stdin.buffer.read().decode()
-        except UnicodeDecodeError as cause:
-            raise InvalidRequest(
-                f"set secret {name}: it is not text", hint="encode it, for example with base64"
-            ) from cause
-        value = value.removesuffix("\n").removesuffix("\r")
+        value = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+    if not value.isascii() and not _is_text(value):
+        raise InvalidRequest(
+            f"set secret {name}: it is not text", hint="encode it, for example with base64"
+        )
     if not value:
         raise InvalidRequest(
             f"set secret {name}: there is no value", hint="type one, or write `… < FILE`"
         )
     return value
+
+
+def _is_text(value: str) -> bool:
+    """Say whether bytes that are no text slipped through, as they do in some locales."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in value)
 
 
 def _row(info: "SecretInfo") -> tuple[str, ...]:

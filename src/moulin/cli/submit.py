@@ -73,7 +73,7 @@ LabelFlag = Annotated[
 ]
 WorkdirFlag = Annotated[
     Path | None,
-    typer.Option("--workdir", help="Folder to run in; without it, an empty one of its own."),
+    typer.Option("--workdir", help="Folder to run in: relative, it is sent along; absolute, it is on the nodes."),
 ]
 RetryFlag = Annotated[
     int | None, typer.Option("--retry", help="How often to try, the first time included.")

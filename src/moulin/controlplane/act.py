@@ -14,10 +14,11 @@ from moulin.controlplane.lookup import (
     steps_of_attempt,
     task_of,
 )
+from moulin.controlplane.objects import with_bundle
 from moulin.controlplane.plane import Plane
 from moulin.controlplane.preflight import check_step
 from moulin.controlplane.secrets import with_secrets
-from moulin.domain.errors import EngineError, EngineUnavailable, MoulinError, NotFound
+from moulin.domain.errors import EngineError, EngineUnavailable, LocalError, MoulinError, NotFound
 from moulin.domain.ids import NodeId, StepId, step_id
 from moulin.domain.observation import Claim, Observation, TaskPhase
 from moulin.domain.plan import Plan, StartStep
@@ -104,10 +105,10 @@ def _launched(plane: Plane, step: StartStep, *, is_check: bool) -> StartStep:
         return check_step(plane, step)
     if step.endpoint:
         return replace(step, task=plane.ports.launcher.task(step))
-    return with_secrets(plane, step)
+    return with_secrets(plane, with_bundle(plane, step))
 
 
-def _settle_without(plane: Plane, engine: Engine, step: StepId, gone: NotFound) -> None:
+def _settle_without(plane: Plane, engine: Engine, step: StepId, gone: MoulinError) -> None:
     """Refuse a step that lacks something by now, unless an earlier call had started it already."""
     phase = engine.observe([step])[0].phase
     if phase is TaskPhase.UNREACHABLE:

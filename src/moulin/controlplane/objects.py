@@ -4,7 +4,7 @@ They decide what fits a project's storage and in which order a batch may change.
 themselves are elsewhere: whoever stores them says so afterwards, whoever deletes them is told before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from moulin.controlplane.commands import (
@@ -31,7 +31,10 @@ from moulin.domain.objects import (
     BatchState,
     StoredObject,
 )
+from moulin.domain.plan import StartStep
+from moulin.domain.reasons import Reason, ReasonCode
 from moulin.domain.units import format_scaled
+from moulin.domain.workload import TaskTemplate
 
 Finish = Callable[[], Answer]
 
@@ -58,10 +61,12 @@ def delete_object(plane: Plane, draft: Draft, command: DeleteObject) -> Finish:
         for batch in objects.batches.values()
         if command.object in batch.input_files and batch.state not in FINAL_BATCH_STATES
     ]
+    if isinstance(found, StoredObject):
+        users += _jobs_with(draft, found)
     if users:
         raise InUse(
-            f"delete {command.object}: {', '.join(users)} reads it",
-            hint="cancel the batch first, or wait for its end",
+            f"delete {command.object}: {', '.join(users[:5])} reads it",
+            hint="cancel it first, or wait for its end",
             details={"users": users},
         )
     draft.append(
@@ -70,6 +75,36 @@ def delete_object(plane: Plane, draft: Draft, command: DeleteObject) -> Finish:
         project=found.project,
     )
     return lambda: found
+
+
+def _jobs_with(draft: Draft, stored: StoredObject) -> list[str]:
+    """Return unfinished jobs that are yet to unpack a bundle, or may start again with it."""
+    objects, schedule = draft.books.objects, draft.books.schedule
+    if objects.bundles.get((stored.project, stored.sha256)) != stored.id:
+        return []
+    rows = (
+        schedule.workloads[each] for each in schedule.unfinished_by_project.get(stored.project, {})
+    )
+    found = ((row.submission.id, row.submission.spec.task) for row in rows)
+    return [each for each, task in found if task is not None and task.bundle == stored.sha256]
+
+
+def missing_bundle(draft: Draft, project: str, task: TaskTemplate | None) -> Iterator[Reason]:
+    """Yield why a task cannot have the bundle that it names: its project keeps none like it."""
+    digest = task.bundle if task is not None else ""
+    if digest and draft.books.objects.bundle(project, digest) is None:
+        parameters = {"digest": digest[:12], "project": project}
+        yield Reason(code=ReasonCode.BUNDLE_UNKNOWN, parameters=parameters)
+
+
+def with_bundle(plane: Plane, step: StartStep) -> StartStep:
+    """Return the step with where its bundle is; raises `NotFound` when it is gone."""
+    if not step.task.bundle:
+        return step
+    found = plane.books.objects.bundle(step.project, step.task.bundle)
+    if found is None:
+        raise NotFound(f"bundle {step.task.bundle[:12]} of project {step.project} is gone")
+    return replace(step, bundle_path=plane.ports.bytes_at(found.id))
 
 
 def open_batch(plane: Plane, draft: Draft, command: OpenBatch) -> Finish:

@@ -64,6 +64,11 @@ class NoVault:
         """There is nothing to destroy."""
 
 
+def no_bytes(name: str) -> str:
+    """Raise `NotFound`: a simulated factory, or a test's, keeps no objects."""
+    raise NotFound(f"find the bytes of {name}: this factory keeps none")
+
+
 # What a request sends, in the unit of its model: one model counts in one of them.
 _INPUT_METERS = (Meter.TOKENS_INPUT, Meter.AUDIO_MS, Meter.CHARACTERS_INPUT)
 
@@ -91,7 +96,8 @@ class Ports:
     """The world as the control plane meets it.
 
     `check_pools` raises `InvalidSpec` for pools that cannot stand beside one another; `notify` takes an
-    alert to tell a webhook and returns at once; `vault` opens secrets and destroys their keys.
+    alert to tell a webhook and returns at once; `vault` opens secrets and destroys their keys;
+    `bytes_at` says where the bytes of an object are.
     """
 
     store: Store

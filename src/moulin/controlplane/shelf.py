@@ -13,16 +13,24 @@ from moulin.domain.events import (
     ObjectDeleted,
     ObjectStored,
 )
-from moulin.domain.objects import BatchJob, BatchState, StoredObject
+from moulin.domain.objects import BatchJob, BatchState, StoredKind, StoredObject
 
 
 @dataclass(slots=True)
 class Shelf:
-    """Stored objects and batches by id, and the bytes each project keeps."""
+    """Stored objects and batches by id, and the bytes each project keeps.
+
+    `bundles` maps a project and a digest to the latest object with these bytes.
+    """
 
     stored: dict[str, StoredObject] = field(default_factory=dict)
     batches: dict[str, BatchJob] = field(default_factory=dict)
     bytes_by_project: dict[str, int] = field(default_factory=dict)
+    bundles: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def bundle(self, project: str, digest: str) -> StoredObject | None:
+        """Return a project's bundle of this digest."""
+        return self.stored.get(self.bundles.get((project, digest), ""))
 
     def used_bytes(self, project: str) -> int:
         """Return what a project keeps now."""
@@ -35,10 +43,14 @@ def fold_shelf(shelf: Shelf, event: Event) -> None:
         case ObjectStored(object=stored):
             shelf.stored[stored.id] = stored
             _count(shelf, stored, stored.size_bytes)
+            if stored.kind is StoredKind.BUNDLE:
+                shelf.bundles[stored.project, stored.sha256] = stored.id
         case ObjectDeleted(object=name):
             gone = shelf.stored.pop(name, None)
             if gone is not None:
                 _count(shelf, gone, -gone.size_bytes)
+                if shelf.bundles.get((gone.project, gone.sha256)) == name:
+                    del shelf.bundles[gone.project, gone.sha256]
             shelf.batches.pop(name, None)
         case BatchOpened(batch=batch) | BatchEnded(batch=batch):
             shelf.batches[batch.id] = batch

@@ -8,6 +8,7 @@ from moulin.controlplane.books import BODY_HASH, IDEMPOTENCY_KEY
 from moulin.controlplane.commands import Answer, SubmitWorkload, Trial, TryWorkload
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.lookup import capacity_of
+from moulin.controlplane.objects import missing_bundle
 from moulin.controlplane.plane import Plane
 from moulin.controlplane.rows import view_of
 from moulin.controlplane.secrets import missing_secrets
@@ -129,6 +130,7 @@ _HINTS = {
     ReasonCode.MODEL_RETIRED: "deploy its successor",
     ReasonCode.DEPENDENCY_UNKNOWN: "`moulin jobs` lists ids and names",
     ReasonCode.DEPENDENCY_FAILED: "run that again first, or write `when: any`",
+    ReasonCode.BUNDLE_UNKNOWN: "send the folder again; `moulin run` with a relative workdir does",
     ReasonCode.SECRET_UNKNOWN: "`moulin secrets set NAME` sets it; `moulin secrets list` lists them",
     ReasonCode.NOBODY_TO_TELL: "have the operator declare one for it, or leave `notify` out",
     ReasonCode.DEPENDENCY_NEVER_OK: "write `when: any`",
@@ -201,6 +203,7 @@ def _submission(
         )
     spec, met, never = resolved(plane, draft, command.project, command.spec)
     never += tuple(missing_secrets(draft, command.project, spec.task))
+    never += tuple(missing_bundle(draft, command.project, spec.task))
     submission = Submission(
         id=workload,
         organisation=OrganisationId(declared.organisation),

@@ -14,6 +14,7 @@ from moulin.domain.ids import KeyId, OrganisationId, ProjectId
 DAY_S: Final = 86_400
 FILE_KEPT_S: Final = 30 * DAY_S
 RESPONSE_KEPT_S: Final = 30 * DAY_S
+BUNDLE_KEPT_S: Final = 30 * DAY_S
 BATCH_WINDOW_S: Final = DAY_S
 BATCH_LINES_MAX: Final = 50_000
 PROJECT_BYTES_MAX: Final = 10 * 10**9
@@ -22,10 +23,14 @@ BATCH_FACTOR_PPM: Final = 500_000
 
 
 class StoredKind(StrEnum):
-    """A file was uploaded or written by a batch; a response was asked for with `store: true`."""
+    """A file was uploaded or written by a batch; a response was asked for with `store: true`.
+
+    A bundle is a folder packed by whoever submitted a job, named by its digest.
+    """
 
     FILE = "file"
     RESPONSE = "response"
+    BUNDLE = "bundle"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -177,6 +177,7 @@ class StartStep:
     a task at its `time_limit_s` (0: none); an engine may take it as a hint. With a
     `lease` it lets people log in instead of running `task`. `secrets` and
     `secret_files` map variables to values in the clear; they reach the task and nothing else.
+    `bundle_path` is where the control plane has the task's bundle.
     """
 
     step: StepId
@@ -199,3 +200,4 @@ class StartStep:
     lease: LeaseSpec | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     secret_files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    bundle_path: str = ""

@@ -52,6 +52,7 @@ class ReasonCode(StrEnum):
     ARRAY_LIMIT = "ArrayLimit"
     ARRAY_PART = "ArrayPart"
     NOBODY_TO_TELL = "NobodyToTell"
+    BUNDLE_UNKNOWN = "BundleUnknown"
     SECRET_UNKNOWN = "SecretUnknown"  # noqa: S105 - a reason, no secret
     NODES_WANTED = "NodesWanted"
     NODE_QUARANTINED = "NodeQuarantined"

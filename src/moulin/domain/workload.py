@@ -145,7 +145,8 @@ class TaskTemplate:
     """The program each task runs; `command` is an argv, a job file's `run` becomes `sh -c`.
 
     `secrets` map variables to names of the project's secrets; those of `secret_files` hold the path
-    of a file with the value.
+    of a file with the value. `bundle` is the SHA-256 of a packed folder that the project keeps: each
+    task starts in a copy of its own, and `workdir` is empty then; otherwise that is a path on the nodes.
     """
 
     command: tuple[str, ...]
@@ -155,6 +156,7 @@ class TaskTemplate:
     image: str = ""
     secrets: Mapping[str, str] = field(default_factory=dict)
     secret_files: Mapping[str, str] = field(default_factory=dict)
+    bundle: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

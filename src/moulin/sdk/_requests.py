@@ -241,6 +241,37 @@ def webhook(project: str) -> Call[WebhookInfo]:
     return _get(f"/projects/{_project(project)}/webhook", WebhookInfo)
 
 
+def bundle(project: str, digest: str) -> Call[StoredObject]:
+    """Ask whether a project keeps a bundle."""
+    return _get(f"/projects/{_project(project)}/bundles/{_segment(digest)}", StoredObject)
+
+
+def bundles(project: str) -> Call[StoredPage]:
+    """Ask for a project's bundles."""
+    return _get(f"/projects/{_project(project)}/bundles", StoredPage)
+
+
+def store_bundle(project: str, digest: str, upload: Upload) -> Call[StoredObject]:
+    """Store a bundle. Its file is read as it goes, so it is not sent again by itself."""
+    return Call(
+        method="PUT",
+        path=f"{PREFIX}/projects/{_project(project)}/bundles/{_segment(digest)}",
+        read=reading(StoredObject),
+        is_repeatable=False,
+        upload=upload,
+    )
+
+
+def delete_bundle(project: str, digest: str) -> Call[StoredObject]:
+    """Delete a bundle. Sent again it would find nothing: never repeated by itself."""
+    return Call(
+        method="DELETE",
+        path=f"{PREFIX}/projects/{_project(project)}/bundles/{_segment(digest)}",
+        read=reading(StoredObject),
+        is_repeatable=False,
+    )
+
+
 def set_secret(project: str, name: str, wanted: SecretWanted) -> Call[SecretInfo]:
     """Set a secret; once is as good as twice."""
     return Call(

@@ -63,7 +63,7 @@ from moulin.sdk._core import (
     finish,
     wait_before_repeat,
 )
-from moulin.sdk._jobdata import AsyncSecrets
+from moulin.sdk._jobdata import AsyncBundles, AsyncSecrets, tried
 from moulin.sdk._kept import AsyncAliases, AsyncBatches, AsyncFiles
 from moulin.sdk._leases import AsyncLeases
 from moulin.sdk._stream import EventReader
@@ -122,6 +122,7 @@ class AsyncMoulin:
         self.aliases = AsyncAliases(self)
         self.leases = AsyncLeases(self)
         self.secrets = AsyncSecrets(self)
+        self.bundles = AsyncBundles(self)
 
     async def status(self) -> FactoryStatus:
         """Return the factory at a glance."""
@@ -273,14 +274,17 @@ class Workloads(_Resource):
     async def submit(
         self, spec: WorkloadSpec, *, project: str = "", idempotency_key: str = ""
     ) -> WorkloadView:
-        """Submit a workload; durable when this returns, once however often it is sent."""
-        return await self._client.send(
-            requests.submit(self._project(project), spec, idempotency_key)
-        )
+        """Submit a workload; durable when this returns, once however often it is sent.
+
+        A `workdir` that is not absolute is a folder here, and sent along.
+        """
+        project = self._project(project)
+        spec = await self._client.bundles.synced(spec, project)
+        return await self._client.send(requests.submit(project, spec, idempotency_key))
 
     async def try_out(self, spec: WorkloadSpec, *, project: str = "") -> Trial:
         """Return where and when it would start, and what it would cost."""
-        return await self._client.send(requests.try_out(self._project(project), spec))
+        return await self._client.send(requests.try_out(self._project(project), tried(spec)))
 
     async def get(self, id: str) -> WorkloadView:
         """Return one workload."""

@@ -63,7 +63,7 @@ from moulin.sdk._core import (
     finish,
     wait_before_repeat,
 )
-from moulin.sdk._jobdata import Secrets
+from moulin.sdk._jobdata import Bundles, Secrets, tried
 from moulin.sdk._kept import Aliases, Batches, Files
 from moulin.sdk._leases import Leases
 from moulin.sdk._stream import EventReader
@@ -122,6 +122,7 @@ class Moulin:
         self.aliases = Aliases(self)
         self.leases = Leases(self)
         self.secrets = Secrets(self)
+        self.bundles = Bundles(self)
 
     def status(self) -> FactoryStatus:
         """Return the factory at a glance."""
@@ -270,12 +271,17 @@ class Workloads(_Resource):
     def submit(
         self, spec: WorkloadSpec, *, project: str = "", idempotency_key: str = ""
     ) -> WorkloadView:
-        """Submit a workload; durable when this returns, once however often it is sent."""
-        return self._client.send(requests.submit(self._project(project), spec, idempotency_key))
+        """Submit a workload; durable when this returns, once however often it is sent.
+
+        A `workdir` that is not absolute is a folder here, and sent along.
+        """
+        project = self._project(project)
+        spec = self._client.bundles.synced(spec, project)
+        return self._client.send(requests.submit(project, spec, idempotency_key))
 
     def try_out(self, spec: WorkloadSpec, *, project: str = "") -> Trial:
         """Return where and when it would start, and what it would cost."""
-        return self._client.send(requests.try_out(self._project(project), spec))
+        return self._client.send(requests.try_out(self._project(project), tried(spec)))
 
     def get(self, id: str) -> WorkloadView:
         """Return one workload."""

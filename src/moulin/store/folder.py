@@ -43,6 +43,10 @@ class Upload:
         self._digest.update(data)
         self.size_bytes += len(data)
 
+    def sha256(self) -> str:
+        """Return the SHA-256 of what came so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
     def close(self) -> str:
         """Put the file in place, durable, and return its SHA-256 in hexadecimal."""
         try:

@@ -1,5 +1,6 @@
 """What a stand-in control plane keeps for tenants: one file, response and batch for each project."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,16 @@ class Keeping:
         self.shelf = Shelf()
         self.actors = actors
 
+    def put(self, stored: StoredObject) -> None:
+        self.shelf.stored[stored.id] = stored
+        if stored.kind is StoredKind.BUNDLE:
+            self.shelf.bundles[stored.project, stored.sha256] = stored.id
+
     def answer(self, command: Any) -> StoredObject | BatchJob:
         self.actors.append(command.principal.key)
         match command:
             case c.StoreObject():
-                self.shelf.stored[command.object.id] = command.object
+                self.put(command.object)
                 return command.object
             case c.OpenBatch():
                 return command.batch
@@ -72,19 +78,22 @@ def keep(keeping: Keeping, folder: Keepsakes, project: str, organisation: str) -
     ids = {
         "file": make_id("file", AT_NS, number),
         "response": make_id("resp", AT_NS, number),
+        "bundle": make_id("bundle", AT_NS, number),
         "batch": make_id("batch", AT_NS, number),
     }
     for kind in StoredKind:
         size_bytes, sha256 = folder.put(ids[kind], (CONTENT,))
-        keeping.shelf.stored[ids[kind]] = StoredObject(
-            id=ids[kind],
-            kind=kind,
-            name=f"{kind} of {project}",
-            purpose="batch",
-            size_bytes=size_bytes,
-            sha256=sha256,
-            expires_at_ns=0,
-            **owner,
+        keeping.put(
+            StoredObject(
+                id=ids[kind],
+                kind=kind,
+                name=f"{kind} of {project}",
+                purpose="batch",
+                size_bytes=size_bytes,
+                sha256=sha256,
+                expires_at_ns=0,
+                **owner,
+            )
         )
     keeping.shelf.batches[ids["batch"]] = BatchJob(
         id=ids["batch"],
@@ -94,4 +103,4 @@ def keep(keeping: Keeping, folder: Keepsakes, project: str, organisation: str) -
         metadata={"of": project},
         **owner,
     )
-    return ids
+    return {**ids, "digest": hashlib.sha256(CONTENT).hexdigest()}

@@ -1,6 +1,7 @@
 """What a stand-in control plane answers about secrets: each project has one, and it is never gone."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from moulin.controlplane import commands as c
@@ -19,7 +20,7 @@ class Sealing:
         self.shredded: list[str] = []
 
     def seal(self, secret: SealedSecret, value: bytes) -> SealedSecret:
-        return kept(secret.project, secret.organisation, secret.name, value[::-1])
+        return replace(secret, ciphertext=value[::-1])
 
     def shred(self, ids: Collection[str]) -> None:
         self.shredded.extend(ids)

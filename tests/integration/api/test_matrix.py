@@ -22,6 +22,7 @@ from moulin.domain.snapshot import SyncRequest
 from moulin.domain.wire import encode_public
 from moulin.identity import PERMISSIONS, Action, Reach
 from tests.integration.api.lease_world import KEY
+from tests.integration.api.objects_world import CONTENT
 from tests.integration.api.world import START_NS, World, job_spec
 
 OPERATOR: Final = frozenset({Role.OPERATOR})
@@ -122,6 +123,12 @@ MATRIX: Final = {
     ("DELETE", "/projects/{project}/secrets/{name}"): Row(HOLDERS, owned=True),
     ("POST", "/secrets/rotate"): Row(OPERATOR),
     ("POST", "/gateway/sync"): Row(GATEWAY, body=SYNC),
+    ("GET", "/projects/{project}/bundles"): Row(VIEWERS, owned=True),
+    ("GET", "/projects/{project}/bundles/{digest}"): Row(VIEWERS, owned=True),
+    ("PUT", "/projects/{project}/bundles/{digest}"): Row(
+        MEMBERS, owned=True, form={"file": ("bundle", CONTENT)}
+    ),
+    ("DELETE", "/projects/{project}/bundles/{digest}"): Row(MEMBERS, owned=True),
 }
 # Routes whose lists can be asked for a project by name.
 FILTERED: Final = ("/workloads", "/leases", "/receipts", "/usage", "/spend", "/events")

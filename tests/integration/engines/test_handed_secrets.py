@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,8 @@ def engine(tmp_path):
     return LocalEngine(tmp_path, clock=RealClock(), nodes=nodes_of_this_machine())
 
 
-def step_of(script, name="a", **fields):
-    return make_step(name, TaskTemplate(command=("sh", "-c", script)), **fields)
+def step_of(script, name="a", **handed):
+    return replace(make_step(name, TaskTemplate(command=("sh", "-c", script))), **handed)
 
 
 def ended(engine, step):

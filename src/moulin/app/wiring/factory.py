@@ -75,7 +75,9 @@ def open_factory(settings: FactorySettings) -> Factory:
     store = open_store(settings.database or data / "moulin.sqlite")
     signer = open_signer(data / "signing.key", key_name(settings.factory_name))
     library = ModelLibrary(settings.models_dir or data, data / "replica_keys", pepper)
-    engines = EngineBook(data, clock)
+    registrations = RegistrationBook(clock, pepper, library.replica_key)
+    engines = EngineBook(data, clock, registrations)
+    folder = ObjectFolder(data / OBJECTS)
     vault = Vault(data / SECRET_KEYS, data / SECRETS_MASTER)
     inbox = Inbox()
     webhooks = Webhooks(pepper=pepper, now_ns=clock.now_ns, settle=inbox.call)
@@ -101,7 +103,6 @@ def open_factory(settings: FactorySettings) -> Factory:
     vault.keep_only({each.id for each in plane.books.sealed.by_name.values()})
     tell_again(plane)
     tell_ends_again(plane)
-    folder = ObjectFolder(data / OBJECTS)
     desk = BatchDesk(
         shelf=lambda: plane.books.objects,
         files=folder,

@@ -28,6 +28,8 @@ from moulin.engines.local.launch import (
 )
 from moulin.engines.local.nodes import machine_devices
 from moulin.engines.local.survivors import end_survivors
+from moulin.engines.task.containers import TOOLS_OWN, contained_here
+from moulin.engines.task.data import BESIDE, Beside, needs_data, placed, write_plan
 from moulin.engines.task.dropped import Dropped
 from moulin.engines.task.shim import read_spec, stat_fields
 from moulin.engines.task.handed import hand_secrets, take_back_secrets
@@ -257,6 +259,7 @@ class LocalEngine:
                 launch(files, starting_fd)
                 known = self._adopt(step.step, files)
         if known is None:
+                hand_secrets(step, files)
             raise EngineUnavailable(
                 f"start {step.step}: its shim left no record",
                 hint=f"check the disk under {self._spool}; starting again is safe",
@@ -265,12 +268,16 @@ class LocalEngine:
 
     def _specification(self, step: StartStep, files: StepFiles) -> bytes:
         node = self._node_by_id[step.nodes[step.rank]]
-        step = with_login(step, os.path.realpath(sys.executable), LOGIN, node.address)
+        python = os.path.realpath(sys.executable)
+        step = placed(with_login(step, python, LOGIN, node.address), files)
+        beside: tuple[str, ...] = ()
+        if needs_data(step):
+            write_plan(step, files)
+            beside = Beside(python=(python,), program=BESIDE).words(files)
         env = task_environment(
             step,
             files,
             base=self._base_env,
-                hand_secrets(step, files)
             addresses=[self._node_by_id[name].address for name in step.nodes],
             port=rendezvous_port(files, self._ports),
             devices=machine_devices(self._nodes, node.node, step.devices),
@@ -285,6 +292,8 @@ class LocalEngine:
         )
 
     def _adopt(self, step: StepId, files: StepFiles) -> _Known | None:
+            contained=contained_here(step, files, env, self._base_env, self._tools_env),
+            beside=beside,
         """Return a started step from its records; None when it was not started."""
         started = read_record(files.started)
         if started is None:
@@ -403,6 +412,7 @@ class LocalEngine:
             "memory_bytes_max": memory_bytes_max,
             "evidence": f"{cause}; last known to live on {moment(ended_at_ns)}",
         }
+        take_back_secrets(known.files)
         write_once(known.files.exit, format_record(record))
         final = self._read_exit(known, now_ns)
         if final is None:
@@ -414,7 +424,6 @@ class LocalEngine:
 def _starting(directory: str, *, is_waiting: bool) -> Iterator[int]:
     """Hold the lock that covers a start, also after the death of this process, by its starter."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        take_back_secrets(known.files)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if is_waiting else fcntl.LOCK_NB))
         yield fd

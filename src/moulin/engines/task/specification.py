@@ -49,10 +49,15 @@ def specification(
     memory_method: str,
     cgroup: str,
 ) -> bytes:
-    """Return what the shim reads: NUL-ended names and values, repeated names in order."""
-    argv = step.task.command
-    if step.task.setup:
-        argv = ("sh", "-c", _WITH_SETUP, "sh", step.task.setup, *argv)
+    contained: Contained | None = None,
+    beside: tuple[str, ...] = (),
+    """Return what the shim reads: NUL-ended names and values, repeated names in order.
+
+    `contained` is how a container tool is started for it, with all that `env` would be; `beside` is
+    what prepares its folder and then becomes the rest.
+    """
+    argv = (*beside, *(contained.argv if contained else program_words(step)))
+    env = dict(contained.env) if contained else env
     pairs = [
         *(("argv", word) for word in argv),
         *(("env", f"{name}={value}") for name, value in sorted(env.items())),
@@ -68,6 +73,7 @@ def specification(
         ("lease", "1" if step.lease is not None else ""),
     ]
     return b"".join(
+        ("secrets", "1" if step.secrets or step.secret_files else ""),
         name.encode() + b"\0" + value.encode(errors="surrogateescape") + b"\0"
         for name, value in pairs
     )
@@ -76,5 +82,3 @@ def specification(
 def refusal(step: StartStep, why: str, hint: str) -> EngineRefused:
     """Make the error for a step that can never start here."""
     return EngineRefused(f"start {step.step}: {why}", hint=hint, details={"step": step.step})
-        ("lease", "1" if step.lease is not None else ""),
-        ("secrets", "1" if step.secrets or step.secret_files else ""),

@@ -1,0 +1,98 @@
+"""What jobs are given besides a command, as people do it: folders, secrets, inputs and outputs."""
+
+import json
+import secrets
+from pathlib import Path
+
+from benchmarks._retention_search import Search
+
+SMALL = ("--cpus", "0.2", "--memory", "100MB", "--time-limit", "1m")
+JOB = """
+name: {name}
+workdir: code
+secrets: {{TOKEN: {secret}, KEY: {{file: {secret}}}}}
+resources: {{cpus: 0.2, memory: 100MB}}
+time_limit: 1m
+run: |
+  {script}
+"""
+
+
+def test_a_folder_is_sent_once_and_each_task_starts_in_a_copy(mill):
+    code = mill.folder / "project" / "code"
+    (code / "sub").mkdir(parents=True)
+    (code / "main.sh").write_text("cat sub/word; echo more > made; ls\n")
+    (code / "sub" / "word").write_text("grain\n")
+    (code / "left.out").write_text("not sent")
+    (code / ".gitignore").write_text("*.out\n")
+    file = mill.folder / "project" / "job.yaml"
+    file.write_text(
+        "name: folder\nworkdir: code\nnum_nodes: 1\nresources: {cpus: 0.2, memory: 100MB}\n"
+        "time_limit: 1m\nrun: sh main.sh\n"
+    )
+    before = len(bundles(mill))
+    tried = mill.json("run", str(file), "--dry-run")
+    assert tried["is_possible"]
+    assert len(bundles(mill)) == before
+    first = mill.moulin("run", "--follow", str(file))
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.stdout.endswith("grain\nmade\nmain.sh\nsub\n")
+    assert "moulin: unpacked 4 files" in first.stdout
+    # Sent again from elsewhere, as a flag: the same folder, whose copy nobody has changed.
+    again = mill.json("run", "--workdir", "project/code", *SMALL, "--", "sh", "main.sh")
+    mill.until(lambda: mill.json("show", again["id"])["state"] == "succeeded")
+    assert again["spec"]["task"]["bundle"] == mill.json("show", "folder")["spec"]["task"]["bundle"]
+    assert not (code / "made").exists()
+    assert len(bundles(mill)) == before + 1
+    away = mill.moulin("run", "--workdir", "project/none", "--", "true")
+    assert away.returncode == 1
+    assert "it is no folder" in away.stderr
+
+
+def test_a_secret_reaches_its_task_and_is_nowhere_else(mill):
+    word = f"canary{secrets.token_hex(8)}"
+    (mill.folder / "code").mkdir(exist_ok=True)
+    gate = mill.folder / "gate"
+    script = (
+        'test "$TOKEN" = "$(cat "$KEY")"; printf %s "$TOKEN" | wc -c; echo "$(basename "$KEY")";'
+        f" while [ ! -e {gate} ]; do sleep 0.05; done"
+    )
+    file = mill.folder / "secret.yaml"
+    file.write_text(JOB.format(name="secretive", secret="api-token", script=script))
+    refused = mill.moulin("run", str(file))
+    assert refused.returncode == 1
+    assert "the secret api-token" in refused.stderr
+    assert "moulin secrets set" in refused.stderr
+    assert mill.moulin("secrets", "set", "api-token", text="first value\n").returncode == 0
+    assert mill.moulin("secrets", "set", "api-token", text=f"{word}\n").returncode == 0
+    listed = mill.json("secrets", "list")["items"]
+    assert [each["name"] for each in listed] == ["api-token"]
+    job = mill.json("run", str(file))
+    mill.until(lambda: mill.moulin("logs", job["id"]).stdout.endswith("KEY\n"))
+    assert mill.moulin("logs", job["id"]).stdout.split()[-2:] == [str(len(word)), "KEY"]
+    assert [Path(place).name for place in found(mill.data, word)] == ["KEY"]
+    assert mill.moulin("secrets", "rotate").returncode == 0
+    gate.touch()
+    mill.until(lambda: mill.json("show", job["id"])["state"] == "succeeded")
+    assert found(mill.data, word) == []
+    assert mill.moulin("secrets", "delete", "api-token").returncode == 0
+    mill.until(lambda: list((mill.data / "secrets").iterdir()) == [])
+    assert mill.moulin("secrets", "delete", "api-token").returncode == 1
+    assert mill.json("secrets", "list")["items"] == []
+
+
+def bundles(mill) -> list[Path]:
+    return list((mill.data / "objects").glob("bundle_*"))
+
+
+def found(folder: Path, word: str) -> list[str]:
+    """Return where a word is: files, databases, and every process's command line."""
+    search = Search(word)
+    search.look([folder, *sorted(Path("/proc").glob("[0-9]*/cmdline"))])
+    return search.places
+
+
+def test_an_empty_secret_is_refused(mill):
+    done = mill.moulin("secrets", "set", "empty", "--json", text="\n")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["code"] == "invalid_request"

@@ -11,6 +11,10 @@ needs=(
     "slurmctld|slurmctld|everything on a real Slurm"
     "slurmd|slurmd|everything on a real Slurm"
     "sbatch|slurm-client|everything on a real Slurm"
+    "podman|podman|tasks in real containers"
+    "crun|crun|tasks in real containers"
+    "tini-static|tini|tasks in real containers"
+    "busybox|busybox-static|the image of tasks in real containers"
     "sshd|openssh-server|Slurm's commands over a real SSH connection"
 )
 

@@ -4,7 +4,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +31,7 @@ from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import LocalTransport
 from moulin.ports.engine import Engine
+from tests.containers import Containers
 from tests.ray_cluster import RayCluster
 from tests.slurm_cluster import SlurmCluster
 
@@ -175,6 +176,34 @@ class LocalBench(EffectsInFiles):
         for step in self.engine.steps():
             self.engine.stop(step, 0)
         wait_until(lambda: all(o.phase in ENDED for o in self.engine.observe(self.engine.steps())))
+
+
+@dataclass
+class ImageBench(LocalBench):
+    """The local engine with an image around every program."""
+
+    containers: Containers = field(kw_only=True)
+
+    def renew(self) -> None:
+        self.engine = LocalEngine(
+            self.directory,
+            clock=RealClock(),
+            nodes=self.nodes,
+            cgroup=self.cgroup,
+            environment=self.containers.environment,
+        )
+
+    def program(
+        self, *, seconds: float = 0.0, exit_code: int = 0, ignores_term: bool = False
+    ) -> TaskTemplate:
+        made = super().program(seconds=seconds, exit_code=exit_code, ignores_term=ignores_term)
+        return replace(made, image=self.containers.image, workdir=str(self.directory / "effects"))
+
+    def close(self) -> None:
+        """Beside what every bench does, see that no container is left on record."""
+        super().close()
+        if self.containers.is_podman:
+            assert self.containers.left() == []
 
 
 @dataclass

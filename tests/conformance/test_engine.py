@@ -13,6 +13,7 @@ from moulin.ports.engine import Engine, Forgets, ListsSteps
 from tests.conformance.engine_bench import (
     ENDED,
     Bench,
+    ImageBench,
     LocalBench,
     RayBench,
     SimulatedBench,
@@ -22,10 +23,12 @@ from tests.conformance.engine_bench import (
     wait_for,
     wait_until,
 )
+from tests.containers import CONTAINER_TOOLS
 
 ENGINES = (
     "local",
     "local-without-cgroup",
+    *CONTAINER_TOOLS,
     "simulated",
     pytest.param("slurm", marks=pytest.mark.slurm),
     pytest.param("ray", marks=pytest.mark.ray),
@@ -36,6 +39,9 @@ ENGINES = (
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     if request.param == "simulated":
         made: LocalBench | RayBench | SimulatedBench | SlurmBench = SimulatedBench()
+    elif request.param in CONTAINER_TOOLS:
+        containers = request.getfixturevalue(request.param)
+        made = ImageBench(tmp_path, find_cgroup_base(), containers=containers)
     elif request.param == "slurm":
         made = SlurmBench(tmp_path, request.getfixturevalue("slurm_cluster"))
     elif request.param == "ray":

@@ -31,8 +31,8 @@ from moulin.engines.local.survivors import end_survivors
 from moulin.engines.task.containers import TOOLS_OWN, contained_here
 from moulin.engines.task.data import BESIDE, Beside, needs_data, placed, write_plan
 from moulin.engines.task.dropped import Dropped
-from moulin.engines.task.shim import read_spec, stat_fields
 from moulin.engines.task.handed import hand_secrets, take_back_secrets
+from moulin.engines.task.shim import read_spec, stat_fields
 from moulin.engines.task.specification import LOGIN, specification, with_login
 from moulin.engines.task.spool import (
     StepFiles,
@@ -67,6 +67,7 @@ class _Known:
     started_at_ns: int
     cgroup: str
     is_endpoint: bool
+    is_contained: bool
     is_lease: bool
     evidence: str
     final: Observation | None = None
@@ -103,7 +104,9 @@ class LocalEngine:
         self._booted_at_ns = booted_at_ns
         self._read_health = read_health
         self._dropped = Dropped(self._spool)
-        self._base_env = clean_environment(os.environ if environment is None else environment)
+        found = os.environ if environment is None else environment
+        self._base_env = clean_environment(found)
+        self._tools_env = {name: found[name] for name in TOOLS_OWN if name in found}
         self._known: dict[StepId, _Known] = {}
         self._ports: set[int] = set()
 
@@ -122,7 +125,7 @@ class LocalEngine:
         try:
             known = self._known.get(step.step) or self._adopt(step.step, files)
             if known is None:
-                refuse_what_cannot_run(step, self._nodes)
+                refuse_what_cannot_run(step, self._nodes, self._base_env["PATH"])
                 known = self._start_fresh(step, files)
         except (OSError, KeyError, ValueError) as cause:
             raise EngineUnavailable(
@@ -256,10 +259,10 @@ class LocalEngine:
             known = self._adopt(step.step, files)
             if known is None:
                 write_whole(files.spec, self._specification(step, files), is_durable=False)
+                hand_secrets(step, files)
                 launch(files, starting_fd)
                 known = self._adopt(step.step, files)
         if known is None:
-                hand_secrets(step, files)
             raise EngineUnavailable(
                 f"start {step.step}: its shim left no record",
                 hint=f"check the disk under {self._spool}; starting again is safe",
@@ -289,11 +292,11 @@ class LocalEngine:
             node=node,
             memory_method=self.memory_limit_method,
             cgroup=self._cgroup.group(files.directory) if self._cgroup else "",
+            contained=contained_here(step, files, env, self._base_env, self._tools_env),
+            beside=beside,
         )
 
     def _adopt(self, step: StepId, files: StepFiles) -> _Known | None:
-            contained=contained_here(step, files, env, self._base_env, self._tools_env),
-            beside=beside,
         """Return a started step from its records; None when it was not started."""
         started = read_record(files.started)
         if started is None:
@@ -314,6 +317,7 @@ class LocalEngine:
             started_at_ns=int(started["at_ns"]),
             cgroup=spec.get(b"cgroup", [b""])[0].decode(),
             is_endpoint=spec.get(b"endpoint") == [b"1"],
+            is_contained=spec.get(b"container", [b""]) != [b""],
             is_lease=spec.get(b"lease") == [b"1"],
             evidence="memory limit by " + spec.get(b"memory_method", [b"unknown"])[0].decode(),
         )
@@ -398,12 +402,17 @@ class LocalEngine:
         """
         cpu_ns, memory_bytes_max = _usage(known)
         is_same_boot = known.claim.boot_id == self._boot_id()
-        found, left = end_survivors(known.files.directory, known.cgroup) if is_same_boot else (0, 0)
+        found = left = 0
+        if is_same_boot:
+            found, left = end_survivors(
+                known.files.directory, known.cgroup, is_contained=known.is_contained
+            )
         if left:
             words = f"{cause}; {left} of its processes do not end"
             return _without_process(known.step, TaskPhase.UNREACHABLE, now_ns, words)
         until_ns = now_ns if is_same_boot else self._booted_at_ns or now_ns
         ended_at_ns = now_ns if found else _last_life_ns(known, until_ns)
+        take_back_secrets(known.files)
         record = {
             "phase": TaskPhase.GONE.value,
             "started_at_ns": known.started_at_ns,
@@ -412,7 +421,6 @@ class LocalEngine:
             "memory_bytes_max": memory_bytes_max,
             "evidence": f"{cause}; last known to live on {moment(ended_at_ns)}",
         }
-        take_back_secrets(known.files)
         write_once(known.files.exit, format_record(record))
         final = self._read_exit(known, now_ns)
         if final is None:

@@ -11,6 +11,7 @@ from typing import Final
 from moulin.domain.errors import EngineUnavailable
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
+from moulin.engines.task.containers import tool_for
 from moulin.engines.task.login import find
 from moulin.engines.task.specification import SHIM, refusal, refuse_bad_words
 from moulin.engines.task.spool import StepFiles, read_small, write_once
@@ -22,17 +23,16 @@ _PORT_FIRST: Final = 20_000
 _PORT_COUNT: Final = 10_000
 
 
-def refuse_what_cannot_run(step: StartStep, nodes: Sequence[NodeCapacity]) -> None:
-    """Raise `EngineRefused` when no number of attempts would start this step here."""
+def refuse_what_cannot_run(step: StartStep, nodes: Sequence[NodeCapacity], path: str) -> None:
+    """Raise `EngineRefused` when no number of attempts would start this step here.
+
+    `path` is where programs are found, container tools among them.
+    """
     node = next((n for n in nodes if n.node in step.nodes[step.rank : step.rank + 1]), None)
     if node is None:
         raise refusal(step, "its node is not one of this engine", "the plan is out of date")
     if step.task.image:
-        raise refusal(
-            step,
-            f"image {step.task.image!r} needs a container tool, which this engine does not drive",
-            "remove `image`, or use a pool whose engine runs containers",
-        )
+        tool_for(step, path)
     if step.task.workdir and not os.path.isdir(step.task.workdir):
         raise refusal(
             step,

@@ -25,22 +25,25 @@ class Survivors(NamedTuple):
     left: int
 
 
-def end_survivors(step_directory: str, cgroup: str) -> Survivors:
+def end_survivors(step_directory: str, cgroup: str, *, is_contained: bool = False) -> Survivors:
     """Kill every process of a step and wait up to two seconds for their ends.
 
-    None left is evidence. Some left means that the kernel has not let go of them (uninterruptible
-    I/O): ask again later. Cost: one scan of /proc per round.
+    A container's tool has a second to clean up after the program. None left is evidence. Some left
+    means that the kernel has not let go of them (uninterruptible I/O): ask again later.
+    Cost: one scan of /proc per round.
     """
     deadline = time.monotonic() + _WAIT_S
     found: set[int] = set()
     while True:
-        pids = _members(cgroup) | _marked(step_directory)
-        found |= pids
-        if not pids:
+        members, pids = _members(cgroup), _marked(step_directory)
+        found |= members | pids
+        if not is_contained or time.monotonic() > deadline - _WAIT_S / 2:
+            pids |= members
+        if not members and not pids:
             _remove(cgroup)
             return Survivors(len(found), 0)
         if time.monotonic() > deadline:
-            return Survivors(len(found), len(pids))
+            return Survivors(len(found), len(members | pids))
         for pid in sorted(pids):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

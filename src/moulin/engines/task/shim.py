@@ -32,6 +32,10 @@ PR_SET_CHILD_SUBREAPER = 36
 TICK_S = 1.0
 TICK_NEAR_LIMIT_S = 0.1
 TICK_ENDING_S = 0.02
+TICK_UNSEEN_S = 0.2
+# A container tool that is to stop has so long to start its program, and then to clean up after it.
+TOOL_STARTING_S = 3.0
+TOOL_ENDING_S = 5.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 LOOKING = {signal.SIGCHLD, signal.SIGUSR1, signal.SIGCONT}
@@ -113,6 +117,22 @@ def proportional_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(wanted))
 
 
+def has_other_root(pid: int) -> bool:
+    """Say whether a process is in a container: its root is another directory than ours."""
+    try:
+        there, here = os.stat(f"/proc/{pid}/root"), os.stat("/")
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
+
+
+def is_init(pid: int) -> bool:
+    """Say whether a process is the first of a process namespace below ours."""
+    lines = read_bytes(f"/proc/{pid}/status").splitlines()
+    numbers = next((line.split()[1:] for line in lines if line.startswith(b"NSpid:")), [])
+    return len(numbers) > 1 and numbers[-1] == b"1"
+
+
 class Group:
     """The task's cgroup, when there is one; a path that may be empty."""
 
@@ -183,6 +203,10 @@ class Owner:
         method = spec[b"memory_method"][0]
         self.group = Group(spec[b"cgroup"][0], limit if method == b"cgroup-v2" else b"")
         self.task = 0
+        # "inside": the program is below a container tool; "first": the tool passes on what it is told.
+        self.reach = spec.get(b"container", [b""])[0]
+        self.is_untold = False
+        self.tool_told_at = self.tool_kill_at = 0.0
         self.status: int | None = None
         self.kill_rounds = 0
         self.evidence = b"exit status"
@@ -192,7 +216,7 @@ class Owner:
         self.cpu_ns = 0
         self.memory_bytes_max = 0
         self.sampled_at = 0.0
-        self.tick_s = TICK_S
+        self.tick_s = TICK_UNSEEN_S if self.reach == b"inside" else TICK_S
         self.utc_anchor_ns = time.time_ns() - time.monotonic_ns()
         self.usage = os.open("usage", os.O_WRONLY | os.O_CREAT, 0o600)
 
@@ -228,8 +252,38 @@ class Owner:
             except OSError:
                 continue
 
+    def inside(self) -> list[int]:
+        """Return the processes of the program; without a container those are all."""
+        if not self.reach:
+            return self.pids()
+        return [pid for pid in self.pids() if has_other_root(pid)]
+
+    def tell(self) -> None:
+        """Send the stop signal to the program; to its container tool where no program appears."""
+        told = self.inside()
+        if self.reach:
+            told = [pid for pid in told if not is_init(pid)]
+            is_late = self.reach == b"first" or time.monotonic() >= self.tool_told_at
+            if not told and is_late and self.status is None:
+                told = [self.task]
+        self.is_untold = not told
+        self.send(told, self.stop_signal)
+        self.send(told, signal.SIGCONT)
+
+    def kill_inside(self) -> bool:
+        """Kill the program alone, so that its tool cleans up; return whether the tool has had its time."""
+        now = time.monotonic()
+        if not self.tool_kill_at:
+            self.tool_kill_at = now + TOOL_ENDING_S
+            if self.reach == b"first" and self.status is None:
+                self.send([self.task], signal.SIGINT)
+        self.send(self.inside(), signal.SIGKILL)
+        return now >= self.tool_kill_at
+
     def kill(self) -> None:
         """Kill the tree; called until nothing is left, so a fork in between is caught next time."""
+        if self.reach and not self.kill_inside():
+            return
         is_atomic = self.group.write(b"cgroup.kill", b"1")
         # A privileged task can leave its group but not its ancestry: look there now and then.
         is_scan_due = not is_atomic or self.kill_rounds % 10 == 9
@@ -246,7 +300,8 @@ class Owner:
             if pid == 0:
                 return True
             self.reaped_cpu_ns += int((used.ru_utime + used.ru_stime) * 1e9)
-            self.memory_bytes_max = max(self.memory_bytes_max, used.ru_maxrss * 1024)
+            if not self.reach:  # else it may be the tool's
+                self.memory_bytes_max = max(self.memory_bytes_max, used.ru_maxrss * 1024)
             if pid == self.task:
                 self.status = status
 
@@ -254,6 +309,8 @@ class Owner:
         """Wait for the end of the whole tree, obeying stop requests and the memory limit."""
         while self.reap():
             self.obey_stop()
+            if self.is_untold:
+                self.tell()
             now = time.monotonic()
             # As in a container, what the first process leaves behind ends with it; during a stop
             # the grace belongs to the whole tree, as `sh -c` dies sooner than what it started.
@@ -291,25 +348,29 @@ class Owner:
         self.is_stopping = True
         self.evidence = evidence
         self.kill_at = kill_at
+        self.tool_told_at = time.monotonic() + TOOL_STARTING_S
         if grace_s > 0 and not is_told:
-            self.send(self.pids(), self.stop_signal)
-            self.send(self.pids(), signal.SIGCONT)
+            self.tell()
 
     def sample(self) -> None:
         """Read CPU time and memory of the tree, publish both, and enforce the memory limit."""
         ticks = resident = 0
-        pids = self.pids()
-        for pid in pids:
+        pids = []
+        for pid in self.pids():
             fields = stat_fields(pid)
             if fields:
                 ticks += sum(int(field) for field in fields[11:15])
-                resident += int(fields[21]) * PAGE_BYTES
+                if not self.reach or has_other_root(pid):
+                    pids.append(pid)
+                    resident += int(fields[21]) * PAGE_BYTES
         self.cpu_ns = max(self.cpu_ns, self.reaped_cpu_ns + ticks * 1_000_000_000 // TICKS_PER_S)
         self.memory_bytes_max = max(self.memory_bytes_max, resident)
         self.read_group()
         self.publish()
+        self.tick_s = TICK_UNSEEN_S if self.reach == b"inside" and not pids else TICK_S
         if self.limit_bytes and not self.group.limits_memory:
-            self.tick_s = TICK_NEAR_LIMIT_S if 2 * resident > self.limit_bytes else TICK_S
+            if 2 * resident > self.limit_bytes:
+                self.tick_s = TICK_NEAR_LIMIT_S
             if resident > self.limit_bytes:
                 self.enforce_limit(pids, resident)
 

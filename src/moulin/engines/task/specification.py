@@ -9,6 +9,7 @@ from moulin.domain.errors import EngineRefused
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import TaskTemplate
+from moulin.engines.task.image import Contained
 from moulin.engines.task.spool import StepFiles
 
 SHIM: Final = str(Path(__file__).with_name("shim.py"))
@@ -48,9 +49,9 @@ def specification(
     node: NodeCapacity,
     memory_method: str,
     cgroup: str,
-) -> bytes:
     contained: Contained | None = None,
     beside: tuple[str, ...] = (),
+) -> bytes:
     """Return what the shim reads: NUL-ended names and values, repeated names in order.
 
     `contained` is how a container tool is started for it, with all that `env` would be; `beside` is
@@ -70,13 +71,21 @@ def specification(
         ("grace_ns", str(step.stop_grace_s * 1_000_000_000)),
         ("boot_id", node.boot_id),
         ("endpoint", "1" if step.endpoint is not None else ""),
+        ("container", contained.reach if contained else ""),
         ("lease", "1" if step.lease is not None else ""),
+        ("secrets", "1" if step.secrets or step.secret_files else ""),
     ]
     return b"".join(
-        ("secrets", "1" if step.secrets or step.secret_files else ""),
         name.encode() + b"\0" + value.encode(errors="surrogateescape") + b"\0"
         for name, value in pairs
     )
+
+
+def program_words(step: StartStep) -> tuple[str, ...]:
+    """Return the task's own argv, its `setup` before it in the same shell."""
+    if not step.task.setup:
+        return step.task.command
+    return ("sh", "-c", _WITH_SETUP, "sh", step.task.setup, *step.task.command)
 
 
 def refusal(step: StartStep, why: str, hint: str) -> EngineRefused:

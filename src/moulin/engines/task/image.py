@@ -1,0 +1,122 @@
+"""What an image is called, and what a container tool is told of a task; starts and decides nothing.
+
+A task in a container keeps the contract of one without: its own exit status, signals that reach the
+program and not only its parents, its log, its variables, its directories at the same paths, its CPUs
+and its devices. How each tool is told that is in a module of its own. Decision 0039.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, Protocol
+
+_REGISTRY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
+_SCHEMES: Final = ("oras://", "library://")
+_ARCHIVES: Final = ("oci-archive:/", "docker-archive:/")
+# A path with one of these cannot be said to every tool as a mount.
+UNMOUNTABLE: Final = frozenset(":,\n\0")
+
+
+class Form(StrEnum):
+    """Where an image is."""
+
+    REGISTRY = "a registry's image"
+    DIRECTORY = "a directory"
+    ARCHIVE = "an image archive"
+    SIF = "a SIF file"
+    SQUASHFS = "a SquashFS file"
+    APPTAINERS_OWN = "an address that only Apptainer knows"
+
+
+class Reach(StrEnum):
+    """How a shim tells the program something.
+
+    INSIDE: its processes are below the tool's and have another root; they are told, the tool is not.
+    FIRST: they are another system's; the tool is told and passes it on.
+    """
+
+    INSIDE = "inside"
+    FIRST = "first"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image; `name` is a registry's without a scheme, else what was written."""
+
+    form: Form
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What is to run in a container, and what of this machine is in it at the same paths.
+
+    `names` are variables that the tool itself is started with and passes on by name, so that no value
+    is in any argv; one that ends with `*` stands for all that begin so. `obeyed` are the few that
+    the tool would take for its own, such as PATH: it is told their values apart.
+    """
+
+    step: str
+    image: Image
+    argv: tuple[str, ...]
+    mounts: tuple[str, ...]
+    workdir: str
+    names: tuple[str, ...] = ()
+    obeyed: Mapping[str, str] = field(default_factory=dict)
+    has_devices: bool = False
+    open_files_max: int = 0
+    processes_max: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contained:
+    """How a tool is started; `env` is added to the task's own variables."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    reach: Reach = Reach.INSIDE
+
+
+class ContainerTool(Protocol):
+    """A program that runs another in an image's file system."""
+
+    @property
+    def title(self) -> str:
+        """Its name and, where known, its path."""
+        ...
+
+    def takes(self, form: Form) -> bool:
+        """Say whether it can run such an image."""
+        ...
+
+    def contain(self, contents: Contents) -> Contained:
+        """Return how it is started."""
+        ...
+
+
+def read_image(written: str) -> Image | None:
+    """Return what was written for `image`, None when it is no image of any kind.
+
+    >>> read_image("docker://ghcr.io/mill/grind:2").name
+    'ghcr.io/mill/grind:2'
+    """
+    if any(character in UNMOUNTABLE - {":"} for character in written):
+        return None
+    if written.startswith("/"):
+        return Image(_form_of_path(written), written)
+    if written.startswith(_ARCHIVES):
+        return Image(Form.ARCHIVE, written)
+    if written.startswith(_SCHEMES):
+        return Image(Form.APPTAINERS_OWN, written)
+    name = written.removeprefix("docker://")
+    is_name = "://" not in name and _REGISTRY_NAME.fullmatch(name) is not None
+    return Image(Form.REGISTRY, name) if is_name else None
+
+
+def _form_of_path(path: str) -> Form:
+    if path.endswith(".sif"):
+        return Form.SIF
+    if path.endswith((".sqsh", ".squashfs")):
+        return Form.SQUASHFS
+    return Form.DIRECTORY

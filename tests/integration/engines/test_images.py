@@ -1,0 +1,194 @@
+"""Tasks in real containers keep the contract of tasks without: what reaches them and what they leave."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from moulin.domain.errors import EngineRefused
+from moulin.domain.observation import TaskPhase
+from moulin.domain.workload import TaskTemplate
+from moulin.engines.local.cgroup import find_cgroup_base
+from moulin.engines.local.engine import LocalEngine
+from tests.conformance.engine_bench import (
+    ENDED,
+    ImageBench,
+    RealClock,
+    make_step,
+    nodes_of_this_machine,
+    wait_for,
+    wait_until,
+)
+from tests.containers import CONTAINER_TOOLS
+
+
+@pytest.fixture(params=CONTAINER_TOOLS)
+def bench(request, tmp_path):
+    containers = request.getfixturevalue(request.param)
+    made = ImageBench(tmp_path, None, containers=containers)
+    yield made
+    made.close()
+    wait_until(lambda: not below(made))
+
+
+def shell(bench, script, **fields) -> TaskTemplate:
+    effects = bench.directory / "effects"
+    task = TaskTemplate(command=("sh", "-c", script), image=bench.containers.image)
+    return replace(task, workdir=str(effects), **fields)
+
+
+def run(bench, task, **fields):
+    step = make_step("a", task, **fields)
+    bench.engine.start(step)
+    seen = wait_for(bench, step.step, TaskPhase.EXITED)
+    return seen, bench.engine.logs(step.step, 0, 1 << 20).data.decode()
+
+
+def test_the_file_system_is_the_images_and_the_directories_are_ours(bench):
+    script = (
+        'cat /etc/made-here; pwd; touch here "$MOULIN_ATTEMPT_DIR/a" "$MOULIN_CHECKPOINT_DIR/b"'
+    )
+    seen, log = run(bench, shell(bench, script))
+    effects = bench.directory / "effects"
+    assert (seen.exit_code, log) == (0, f"only in the image\n{effects}\n")
+    assert (effects / "here").stat().st_uid == os.geteuid()
+    assert [path.name for path in (bench.directory / "spool").rglob("[ab]")]
+
+
+def test_variables_arrive_as_they_are_and_none_is_in_an_argv(bench):
+    env = {"PATH": "/bin:/not/here", "LINES": "one\ntwo", "SECRET": "s3cr3t", "LD_PRELOAD": ""}
+    script = (
+        'echo "$PATH|$LINES|$MOULIN_STEP_ID|$RANK|$LD_PRELOAD"; '
+        "cat /proc/[0-9]*/cmdline > all; touch up; until [ -e go ]; do sleep 0.02; done"
+    )
+    step = make_step("a", shell(bench, script, env=env))
+    bench.engine.start(step)
+    effects = bench.directory / "effects"
+    wait_until((effects / "up").exists)
+    here = b"".join(file(pid, "cmdline") for pid in below(bench))
+    (effects / "go").touch()
+    wait_for(bench, step.step, TaskPhase.EXITED)
+    log = bench.engine.logs(step.step, 0, 1 << 20).data.decode()
+    assert log == f"/bin:/not/here|one\ntwo|{step.step}|0|\n"
+    assert b"sh\0-c\0" in here
+    assert b"s3cr3t" not in here + (effects / "all").read_bytes()
+
+
+def test_a_stop_tells_every_process_of_the_program_once(bench):
+    script = (
+        "trap 'echo told' TERM; (trap 'echo child told; exit' TERM; touch up; while :; do sleep 0.05; done) & "
+        "wait; wait; exit 9"
+    )
+    step = make_step("a", shell(bench, script))
+    bench.engine.start(step)
+    wait_until((bench.directory / "effects" / "up").exists)
+    bench.engine.stop(step.step, 30)
+    seen = wait_for(bench, step.step, TaskPhase.EXITED)
+    log = bench.engine.logs(step.step, 0, 1 << 20).data.decode()
+    told = sorted(line for line in log.splitlines() if "told" in line)
+    assert (seen.exit_code, told) == (9, ["child told", "told"])
+
+
+def test_a_stop_while_it_starts_ends_it(bench):
+    step = make_step("a", shell(bench, "sleep 1000"))
+    bench.engine.start(step)
+    bench.engine.stop(step.step, 30)
+    assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 128 + signal.SIGTERM
+
+
+def test_cpus_network_and_user_are_those_of_a_task_without_image(bench):
+    script = "cat /proc/self/status; ls -l /proc/self/ns/net; id -u"
+    _, log = run(bench, shell(bench, script))
+    cpus = ",".join(str(cpu) for cpu in bench.nodes[0].cpu_ids)
+    lines = dict(line.split(":\t", 1) for line in log.splitlines() if ":\t" in line)
+    assert lines["Cpus_allowed_list"].replace("-", ",") in (cpus, cpus.replace("-", ","))
+    assert str(Path("/proc/self/ns/net").readlink()) in log
+    assert log.splitlines()[-1] == str(os.geteuid())
+
+
+def test_too_much_memory_ends_the_program_and_not_the_tool(bench):
+    task = shell(bench, "dd if=/dev/zero of=/dev/null bs=200M count=1000000")
+    step = make_step("a", task, memory_bytes=60_000_000)
+    bench.engine.start(step)
+    seen = wait_for(bench, step.step, TaskPhase.EXITED)
+    assert seen.exit_code == 128 + signal.SIGKILL
+    assert "memory limit of 60000000 bytes exceeded" in seen.evidence
+
+
+def test_a_program_that_is_not_in_the_image_ends_as_in_a_shell(bench):
+    task = TaskTemplate(command=("no-such-program",), image=bench.containers.image)
+    seen, log = run(bench, task)
+    assert seen.exit_code in (127, 255)
+    assert "no-such-program" in log or "No such file" in log
+
+
+@pytest.mark.parametrize("has_cgroup", [False, True])
+def test_the_shims_death_leaves_no_process_and_no_container(bench, has_cgroup):
+    bench.cgroup = find_cgroup_base() if has_cgroup else None
+    bench.renew()
+    step = make_step("a", shell(bench, "touch up; sleep 1000"))
+    claim = bench.engine.start(step)
+    wait_until((bench.directory / "effects" / "up").exists)
+    os.kill(claim.pid, signal.SIGKILL)
+    assert wait_for(bench, step.step, *ENDED).phase is TaskPhase.GONE
+    wait_until(lambda: not below(bench))
+    if bench.containers.is_podman:
+        wait_until(lambda: bench.containers.left() == [])
+
+
+def test_a_directory_is_an_image_and_stays_as_it_was(podman, tmp_path):
+    made = ImageBench(
+        tmp_path, find_cgroup_base(), containers=replace(podman, image=podman.directory)
+    )
+    before = sorted(path.name for path in Path(podman.directory).rglob("*"))
+    seen, log = run(made, shell(made, "cat /etc/made-here; touch /left"))
+    assert (seen.exit_code, log) == (0, "only in the image\n")
+    assert sorted(path.name for path in Path(podman.directory).rglob("*")) == before
+    made.close()
+
+
+PROGRAMS = {
+    (): "needs a container tool, and there is none",
+    ("podman",): "needs crun.* beside Podman",
+    ("podman", "crun", "catatonit"): "is a SIF file, which Podman",
+}
+
+
+@pytest.mark.parametrize("programs", PROGRAMS, ids=len)
+def test_without_a_tool_it_is_refused_with_what_to_install(programs, tmp_path):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in programs:
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+    made = LocalEngine(
+        tmp_path,
+        clock=RealClock(),
+        nodes=nodes_of_this_machine(),
+        environment={"PATH": str(folder)},
+    )
+    step = make_step("a", TaskTemplate(command=("true",), image="/images/mill.sif"))
+    with pytest.raises(EngineRefused, match=PROGRAMS[programs]) as refused:
+        made.start(step)
+    assert "install" in refused.value.hint
+    assert made.observe([step.step])[0].phase is TaskPhase.ABSENT
+
+
+def below(bench) -> list[int]:
+    """Return every process that names the bench's directory in its words or variables."""
+    mark = str(bench.directory).encode()
+    numbers = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()]
+    return [
+        pid
+        for pid in numbers
+        if pid != os.getpid() and mark in file(pid, "cmdline") + file(pid, "environ")
+    ]
+
+
+def file(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""

@@ -23,6 +23,7 @@ from moulin.api import (
     objects,
     problems,
     receipts,
+    registrations,
     secrets,
     status,
     workloads,
@@ -47,6 +48,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     secrets.router,
     bundles.router,
     gateway.router,
+    registrations.router,
 )
 
 

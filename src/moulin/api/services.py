@@ -14,9 +14,11 @@ from moulin.controlplane.commands import Answer, Command
 from moulin.controlplane.sealed import SealedSecrets
 from moulin.controlplane.shelf import Shelf
 from moulin.domain.control import FetchStatus, FetchWanted, ModelInfo
+from moulin.domain.ids import AttemptId
 from moulin.domain.model import Model
 from moulin.domain.objects import BatchJob
 from moulin.domain.observation import LogChunk
+from moulin.domain.registration import Registration, RegistrationWanted
 from moulin.domain.secrets import SealedSecret
 from moulin.domain.terms import Acceptances
 from moulin.identity import Keyring
@@ -119,6 +121,21 @@ class SecretKeys(Protocol):
         ...
 
 
+class RegistrationDesk(Protocol):
+    """Who believes replicas' registrations; called from the event loop, so it answers at once."""
+
+    def hold(self, attempt: AttemptId, wanted: RegistrationWanted) -> Registration:
+        """Believe a replica's word for a while.
+
+        Raises `Conflict` for an attempt that has ended, `InvalidRequest` for no address.
+        """
+        ...
+
+    def let_go(self, attempt: AttemptId) -> None:
+        """Let a registration run out now; one that is not held is no error."""
+        ...
+
+
 class BatchDesk(Protocol):
     """Who carries batches out, as far as the API asks; called from any thread."""
 
@@ -186,6 +203,7 @@ class ApiServices:
     evidence: Evidence
     contents: ObjectBytes
     desk: BatchDesk
+    registrations: RegistrationDesk
     vault: SecretKeys
     clock: Clock
     ids: IdSource

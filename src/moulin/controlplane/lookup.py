@@ -18,6 +18,12 @@ def attempt_of(state: State, step: StepId) -> AttemptRow | None:
     return state.attempts.get(task.attempt) if task is not None else None
 
 
+def is_live(state: State, attempt: AttemptId) -> bool:
+    """Say whether something of an attempt may still run."""
+    row = state.attempts.get(attempt)
+    return row is not None and row.is_live
+
+
 def is_stopping(state: State, step: StepId) -> bool:
     """Say whether the end of a task's attempt is decided."""
     attempt = attempt_of(state, step)

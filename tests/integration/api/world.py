@@ -64,6 +64,7 @@ from moulin.ports.store import Batch, Checkpoint
 from moulin.store.memory import MemoryStore
 from tests.integration.api import batch_world, lease_world
 from tests.integration.api.objects_world import Desk, Keeping, Keepsakes, keep
+from tests.integration.api.registrations_world import believing
 from tests.integration.api.secrets_world import Sealing, kept
 
 PEPPER = b"pepper of a test"
@@ -528,6 +529,7 @@ def running_world(
         objects=lambda: standin.keeping.shelf,
         contents=folder,
         desk=Desk(),
+        registrations=believing(WallClock(), PEPPER),
         vault=standin.sealing,
         secrets=lambda: standin.sealing.book,
         licences=lambda: standin.licences,

@@ -21,6 +21,7 @@ from moulin.domain.observation import NodeCapacity
 from moulin.engines.simulated.engine import SimulatedEngine
 from moulin.engines.simulated.world import World
 from moulin.ports.engine import Engine
+from moulin.ports.registrations import Registrations
 
 SIMULATED_NODES_MAX: Final = 200_000
 # The settings that say which machines a pool has, and what those are.
@@ -34,9 +35,13 @@ SHARED_PLACES: Final[Mapping[str, tuple[Sequence[str], str]]] = {
 class EngineBook:
     """Makes the engine of a pool once and keeps it; another engine or setting is another engine."""
 
-    def __init__(self, data_dir: Path, clock: SystemClock) -> None:
+    def __init__(
+        self, data_dir: Path, clock: SystemClock, registrations: Registrations | None = None
+    ) -> None:
+        """Without `registrations` no replica stands behind a door of its own."""
         self._data_dir = data_dir
         self._clock = clock
+        self._registrations = registrations
         self._engines: dict[tuple[str, ...], Engine] = {}
         self._makers: dict[str, Callable[[Pool], Engine]] = {
             "local": self._local,
@@ -112,7 +117,8 @@ class EngineBook:
         return SimulatedEngine(World(self._clock, nodes))
 
     def _slurm(self, pool: Pool) -> Engine:
-        return slurm_engine(self._data_dir / "slurm" / pool.name, self._clock, pool)
+        directory = self._data_dir / "slurm" / pool.name
+        return slurm_engine(directory, self._clock, pool, self._registrations)
 
     def _ray(self, pool: Pool) -> Engine:
         return ray_engine(self._data_dir / "ray" / pool.name, self._clock, pool)

@@ -19,10 +19,12 @@ from moulin.app.logs import log_reader
 from moulin.app.meters import MachineMeter
 from moulin.app.models import ModelLibrary
 from moulin.app.own_machine import OwnMachine
+from moulin.app.registrations import RegistrationBook
 from moulin.app.webhooks import Webhooks
 from moulin.app.wiring.engines import EngineBook
 from moulin.controlplane.allowances import tell_again
 from moulin.controlplane.inbox import Inbox
+from moulin.controlplane.lookup import is_live
 from moulin.controlplane.plane import Plane, PlaneSettings, Ports
 from moulin.controlplane.recover import take_lead
 from moulin.controlplane.telling import tell_ends_again
@@ -101,6 +103,7 @@ def open_factory(settings: FactorySettings) -> Factory:
         inbox,
     )
     vault.keep_only({each.id for each in plane.books.sealed.by_name.values()})
+    registrations.heed(lambda attempt: is_live(plane.books.schedule, attempt))
     tell_again(plane)
     tell_ends_again(plane)
     desk = BatchDesk(
@@ -118,6 +121,7 @@ def open_factory(settings: FactorySettings) -> Factory:
         objects=lambda: plane.books.objects,
         contents=folder,
         desk=desk,
+        registrations=registrations,
         vault=vault,
         secrets=lambda: plane.books.sealed,
         licences=lambda: plane.books.licences,

@@ -1,5 +1,6 @@
 """Fills in the engine of a Slurm partition, and reads an existing cluster into an operator file."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from moulin.domain.errors import (
 from moulin.domain.factory import Pool, PoolMode
 from moulin.domain.factoryfile import parse_milliwatts
 from moulin.domain.section import check_country, check_name, nearest
+from moulin.domain.units import parse_duration_s
 from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.formats import read_jobs
@@ -26,6 +28,7 @@ from moulin.engines.slurm.importing import (
 )
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import LocalTransport, SshTransport, Transport
+from moulin.ports.registrations import Registrations
 
 # What a pool with `engine: slurm` can be told, and what of it names the machines.
 SLURM_SETTINGS: Final = (
@@ -41,11 +44,15 @@ SLURM_SETTINGS: Final = (
         "conf",
     ),
     *("python", "poll_ms", "accelerator_class", "idle_power", "peak_power"),
+    *("replica_time_limit", "control_url", "control_ca"),
 )
+_CONTROL_URL: Final = re.compile(r"https?://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?/?")
 SLURM_PLACE: Final = ("ssh", "conf", "partition")
 
 
-def slurm_engine(directory: Path, clock: SystemClock, pool: Pool) -> SlurmEngine:
+def slurm_engine(
+    directory: Path, clock: SystemClock, pool: Pool, registrations: Registrations | None = None
+) -> SlurmEngine:
     """Return the engine of a Slurm partition; `directory` is for pools that name none.
 
     Raises `InvalidSpec` for settings that there are not, `EngineUnavailable` when the directory
@@ -74,8 +81,23 @@ def slurm_engine(directory: Path, clock: SystemClock, pool: Pool) -> SlurmEngine
         poll_s=max(1, whole_number(pool, "poll_ms", 1000)) / 1000,
         idle_mw=parse_milliwatts(words["idle_power"] or "0W"),
         peak_mw=parse_milliwatts(words["peak_power"] or "0W"),
+        replica_time_limit_s=parse_duration_s(words["replica_time_limit"] or "0s"),
+        control_url=_checked_url(pool, words["control_url"]),
+        control_ca=words["control_ca"],
     )
-    return SlurmEngine(settings, Commands(_slurm_transport(words)), clock=clock)
+    return SlurmEngine(
+        settings, Commands(_slurm_transport(words)), clock=clock, registrations=registrations
+    )
+
+
+def _checked_url(pool: Pool, url: str) -> str:
+    """Return where replicas register; raises `InvalidSpec` for what is no URL of a control plane."""
+    if url and _CONTROL_URL.fullmatch(url) is None:
+        raise InvalidSpec(
+            f"connect pool {pool.name!r}: control_url {url!r} is no address of a control plane",
+            hint="write http(s)://HOST:PORT as the nodes reach it, or leave it out",
+        )
+    return url.rstrip("/")
 
 
 def import_slurm(

@@ -112,6 +112,15 @@ class Cluster:
                 return node.accelerator_type
         return ""
 
+    def offered_s(self) -> int:
+        """Return how long a replica may run here, so that it ends before Slurm ends it; 0 is for ever.
+
+        That is what the operator says, and a little less than the partition's longest.
+        """
+        longest_s = self.partition().time_limit_s
+        given_s = longest_s - min(TIME_MARGIN_S, longest_s // 10)
+        return min((s for s in (self._settings.replica_time_limit_s, given_s) if s), default=0)
+
     def time_limit_s(self, step: StartStep) -> int:
         """Return the limit to ask Slurm for: a little more than Moulin's own, which comes first.
 

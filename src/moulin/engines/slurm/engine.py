@@ -32,6 +32,7 @@ from moulin.domain.observation import (
 from moulin.domain.plan import StartStep
 from moulin.engines.slurm.attempt import STOPPED, Attempt, Attempts
 from moulin.engines.slurm.cluster import Cluster, Jobs
+from moulin.engines.slurm.doors import SIDECAR, Doors
 from moulin.engines.slurm.driver import Driver
 from moulin.engines.slurm.evidence import Case, Evidence
 from moulin.engines.slurm.formats import PENDING, SlurmJob
@@ -57,6 +58,7 @@ from moulin.engines.task.spool import (
     write_whole,
 )
 from moulin.ports.clock import Clock
+from moulin.ports.registrations import Registrations
 
 RETRY_S: Final = 5.0
 RING_S: Final = 1.0
@@ -72,8 +74,17 @@ _NS_PER_S: Final = 1_000_000_000
 class SlurmEngine:
     """The engine of one partition; safe to construct anew at any time over the same directory."""
 
-    def __init__(self, settings: SlurmSettings, driver: Driver, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: SlurmSettings,
+        driver: Driver,
+        *,
+        clock: Clock,
+        registrations: Registrations | None = None,
+    ) -> None:
         """Open or make the spool under the settings' directory; Slurm is not asked yet.
+
+        With `registrations` replicas stand behind doors of their own.
 
         Raises `EngineUnavailable` when the directory cannot be made.
         """
@@ -83,6 +94,7 @@ class SlurmEngine:
         try:
             make_directory(str(self._spool))
             program, owner = install_program(self._spool), self._read_owner()
+            sidecar = install_program(self._spool, SIDECAR)
             self._dropped = Dropped(self._spool)
             self._book = Attempts(self._spool, self._dropped)
         except OSError as cause:
@@ -92,7 +104,12 @@ class SlurmEngine:
             ) from cause
         self._cluster = Cluster(driver, settings, own_comment=f"moulin:{owner}:")
         self._evidence = Evidence(self._cluster)
-        self._starter = Starter(self._book, settings, self._cluster, program=program)
+        self._doors: Doors | None = None
+        if registrations is not None:
+            self._doors = Doors(settings, registrations, clock, sidecar)
+        self._starter = Starter(
+            self._book, settings, self._cluster, program=program, doors=self._doors
+        )
         self._nodes: dict[str, NodeCapacity] = {}
         self._stopping: dict[AttemptId, Attempt] = {}
         self._unwanted: set[str] = set()
@@ -184,7 +201,8 @@ class SlurmEngine:
         nodes = self._cluster.nodes().known()
         jobs = self._cluster.jobs().known()
         ours = frozenset(job.id for job in jobs.all() if self._cluster.is_ours(job))
-        found = places(nodes, jobs.all(), ours, self._settings)
+        limit_s = self._cluster.offered_s()
+        found = places(nodes, jobs.all(), ours, self._settings, time_limit_s=limit_s)
         calm = calmed(found, tuple(self._nodes.values()))
         self._nodes = {node.node: node for node in found}
         return calm
@@ -311,7 +329,9 @@ class SlurmEngine:
         is_look_due = self._is_look_due()
         for attempt in self._book.open():
             job = jobs.value.get(attempt.job) if jobs.value is not None else None
-            signature = (jobs.value is None, job.state if job else "", job and job.is_completing)
+            word = self._doors.word(attempt.id) if self._doors and attempt.is_endpoint else ""
+            state = (job.state, job.is_completing) if job else ()
+            signature = (jobs.value is None, state, word)
             is_settled = attempt.signature == signature and self._is_settled(attempt, job)
             if is_settled and not (attempt.size > 1 and is_look_due):
                 continue
@@ -362,7 +382,7 @@ class SlurmEngine:
         now_ns = self._clock.now_ns()
         try:
             attempt = self._book.of(step)
-            case = Case(step, attempt, step_files(self._spool, step), now_ns)
+            case = Case(step, attempt, step_files(self._spool, step), now_ns, self._doors)
             return self._evidence.observe(case, jobs)
         except InvalidSpec as cause:
             return Observation(

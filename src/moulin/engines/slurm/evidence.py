@@ -15,6 +15,7 @@ from moulin.domain.ids import StepId
 from moulin.domain.observation import Observation, TaskPhase
 from moulin.engines.slurm.attempt import Attempt
 from moulin.engines.slurm.cluster import Cluster, Jobs
+from moulin.engines.slurm.doors import Doors
 from moulin.engines.slurm.formats import LOST, PENDING, STARTING, SlurmJob
 from moulin.engines.slurm.watched import Reading
 from moulin.engines.task.handed import take_back_secrets
@@ -46,6 +47,7 @@ class Case:
     attempt: Attempt
     files: StepFiles
     now_ns: int
+    doors: Doors | None = None
 
     def recorded(self) -> Observation | None:
         """Return the end that is on record, looked for where another machine may have written it."""
@@ -63,7 +65,7 @@ class Case:
     def live(self, words: str) -> Observation:
         """Say that it is there: running from when its shim has taken it."""
         cpu_ns, memory_bytes_max = read_usage(self.files)
-        address = read_address(self.files) if self.attempt.is_endpoint else ""
+        address = self.address() if self.attempt.is_endpoint else ""
         started_ns = self.started_ns()
         return Observation(
             step=self.step,
@@ -77,6 +79,12 @@ class Case:
             memory_bytes_max=memory_bytes_max,
             evidence=words,
         )
+
+    def address(self) -> str:
+        """Return where a replica answers, empty while that is not known."""
+        if self.doors is None:
+            return read_address(self.files)
+        return self.doors.address(self.attempt.id, self.files)
 
     def bury(self, phase: TaskPhase, code: int, words: str, ended_ns: int = 0) -> Observation:
         """Put on record how it ended, when it could not say so itself."""

@@ -33,13 +33,18 @@ def places(
     jobs: Sequence[SlurmJob],
     ours: frozenset[int],
     settings: SlurmSettings,
+    *,
+    time_limit_s: int = 0,
 ) -> tuple[NodeCapacity, ...]:
-    """Return what the pool offers, in the order of Slurm's node names.
+    """Return what the pool offers, in the order of Slurm's node names, for `time_limit_s` each.
 
     `ours` are the numbers of jobs that this pool started; all else that is held is taken by others.
     """
     own = _held_by_node([job for job in jobs if job.id in ours and job.holds_nodes])
-    found = tuple(_capacity(node, own.get(node.name, _NOTHING), settings) for node in nodes)
+    found = tuple(
+        replace(_capacity(node, own.get(node.name, _NOTHING), settings), time_limit_s=time_limit_s)
+        for node in nodes
+    )
     return _anonymous(found, settings.prefix) if settings.is_delegated else found
 
 

@@ -13,6 +13,10 @@ class SlurmSettings:
     its GPUs are called here; empty: as Slurm calls their type. `python` is any Python from 3.6 on, on
     the nodes. `poll_s` is how long an answer of Slurm is believed. `idle_mw` and `peak_mw` are of one
     node, as the operator states them.
+
+    `replica_time_limit_s` is the longest that a replica of an endpoint may run here, 0: as long as the
+    partition lets it. `control_url` is where replicas register, as nodes reach it, and `control_ca` the
+    certificate that it is trusted by; empty: they say in their files alone that they serve.
     """
 
     directory: Path
@@ -29,3 +33,6 @@ class SlurmSettings:
     poll_s: float = 1.0
     idle_mw: int = 0
     peak_mw: int = 0
+    replica_time_limit_s: int = 0
+    control_url: str = ""
+    control_ca: str = ""

@@ -22,6 +22,7 @@ from moulin.domain.plan import StartStep
 from moulin.engines.slurm.arrays import ArrayJob
 from moulin.engines.slurm.attempt import REFUSED, Attempt, Attempts
 from moulin.engines.slurm.cluster import Cluster
+from moulin.engines.slurm.doors import Doors
 from moulin.engines.slurm.driver import JobRequest
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.submission import (
@@ -55,9 +56,16 @@ class Starter:
     """What starting needs to know of one pool."""
 
     def __init__(
-        self, book: Attempts, settings: SlurmSettings, cluster: Cluster, *, program: str
+        self,
+        book: Attempts,
+        settings: SlurmSettings,
+        cluster: Cluster,
+        *,
+        program: str,
+        doors: Doors | None,
     ) -> None:
         """`program` is the path of the shim, as the nodes see it."""
+        self._doors = doors
         self._book = book
         self._settings = settings
         self._cluster = cluster
@@ -75,6 +83,8 @@ class Starter:
         attempt = self._book.get(step.attempt, files)
         _make_places(files)
         chosen = [nodes[node] for node in step.nodes]
+        if self._doors is not None:
+            step = self._doors.behind(step, files, chosen[step.rank])
         spec = task_specification(
             step,
             files,

@@ -206,11 +206,11 @@ def _gres(count: int, gres_type: str) -> str:
     return f"gpu:{gres_type}:{count}" if gres_type else f"gpu:{count}"
 
 
-def install_program(spool: Path) -> str:
-    """Put the shim where the nodes see it, once for each of its versions; return its path."""
-    data = read_exact(SHIM) or b""
+def install_program(spool: Path, source: str = SHIM) -> str:
+    """Put a program where the nodes see it, once for each of its versions; return its path."""
+    data = read_exact(source) or b""
     folder = str(spool / PROGRAM_FOLDER)
-    path = f"{folder}/shim-{sha256(data).hexdigest()[:16]}.py"
+    path = f"{folder}/{Path(source).stem}-{sha256(data).hexdigest()[:16]}.py"
     if not is_there(path):
         make_directory(folder)
         write_once(path, data)

@@ -1,12 +1,12 @@
 # Everything a person or a machine runs here, by name. `make help` lists it.
 # Two are enough for a start: `make demo` and `make test`; each does all of its own set-up.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test tests check conformance sim bench docs lock clean
+.PHONY: help setup demo demo-slurm test tests check conformance sim bench docs lock clean
 BIN := .venv/bin
 ALONE := tests/unit tests/property tests/golden tests/simulation tests/integration/api
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 8
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 8
 
 setup: ## .venv with everything for development
 	@scripts/install.sh dev
@@ -14,6 +14,11 @@ setup: ## .venv with everything for development
 demo: ## the main job, end to end, on this machine (DOCS=folder: with your own documents)
 	@scripts/install.sh demo
 	$(BIN)/moulin demo $(if $(DOCS),--docs '$(DOCS)')
+
+demo-slurm: ## in front of a real Slurm of four nodes, started on this machine: teams, a gang, a model, a dead node, the bill
+	@scripts/install.sh demo
+	@scripts/test_needs.sh Slurm
+	$(BIN)/moulin demo --slurm
 
 test: ## everything the tests need, then all checks and all tests
 	@scripts/install.sh dev

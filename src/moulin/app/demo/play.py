@@ -10,11 +10,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from moulin.app.datadir import CREDENTIALS
 from moulin.app.demo.briefs import kill_control_plane, start_job
@@ -30,13 +31,27 @@ from moulin.domain.errors import InvalidRequest, LocalError, MoulinError
 
 NEEDED: Final = ("openai", "xllamacpp")
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STEPS: Final[tuple[tuple[str, str, Callable[[Stage], dict[str, Any]]], ...]] = (
-    ("factory", "A factory on this machine", build_factory),
-    ("model", "A language model behind an endpoint", deploy_model),
-    ("job", "A batch job: documents become briefs", start_job),
-    ("crash", "The control plane is killed while the job runs", kill_control_plane),
-    ("refusals", "What the factory refuses", refuse),
-    ("receipts", "Receipts, and what proves them", settle_up),
+S = TypeVar("S", bound=Stage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story(Generic[S]):
+    """What is played: each step's short name, title and doing, on one kind of stage."""
+
+    stage: type[S]
+    steps: Sequence[tuple[str, str, Callable[[S], dict[str, Any]]]]
+
+
+STORY: Final = Story(
+    stage=Stage,
+    steps=(
+        ("factory", "A factory on this machine", build_factory),
+        ("model", "A language model behind an endpoint", deploy_model),
+        ("job", "A batch job: documents become briefs", start_job),
+        ("crash", "The control plane is killed while the job runs", kill_control_plane),
+        ("refusals", "What the factory refuses", refuse),
+        ("receipts", "Receipts, and what proves them", settle_up),
+    ),
 )
 
 
@@ -48,7 +63,7 @@ class Interrupted(Exception):
         self.number = number
 
 
-def play(wanted: Wanted) -> int:
+def play(wanted: Wanted, story: Story[Any] = STORY) -> int:
     """Run every step; return 0 when all of them held, 1 when one did not, 128 + a signal's number.
 
     With `is_json` words go to stderr and one JSON object to stdout, whatever happens.
@@ -60,7 +75,7 @@ def play(wanted: Wanted) -> int:
     with _signals():
         try:
             _check(wanted)
-            status = _play_in(wanted, screen, report)
+            status = _play_in(wanted, story, screen, report)
         except MoulinError as error:
             _tell(screen, error, report)
         except Interrupted as interrupted:
@@ -68,23 +83,23 @@ def play(wanted: Wanted) -> int:
             status = 128 + interrupted.number
     report["ok"] = status == 0
     report["seconds"] = round(time.monotonic() - began_s, 1)
-    _sum_up(screen, report, wanted)
+    _sum_up(screen, report, wanted, len(story.steps))
     if wanted.is_json:
         sys.stdout.write(f"{json.dumps(report, ensure_ascii=False)}\n")
         sys.stdout.flush()
     return status
 
 
-def _play_in(wanted: Wanted, screen: Screen, report: dict[str, Any]) -> int:
+def _play_in(wanted: Wanted, story: Story[S], screen: Screen, report: dict[str, Any]) -> int:
     """Play in a data directory, and leave no process behind on any way out."""
     made = None if wanted.data else Path(tempfile.mkdtemp(prefix="moulin-demo-"))
     data = (wanted.data or made or Path()).resolve()
-    stage = Stage(wanted=wanted, screen=screen, data=data)
+    stage = story.stage(wanted=wanted, screen=screen, data=data)
     report["data_dir"] = str(data)
     has_played = False
     try:
-        for number, (name, title, step) in enumerate(STEPS, start=1):
-            screen.headline(f"{number}/{len(STEPS)}", title)
+        for number, (name, title, step) in enumerate(story.steps, start=1):
+            screen.headline(f"{number}/{len(story.steps)}", title)
             _run_step(stage, name, step, report)
         screen.gap()
         _run_step(stage, "stop", leave, report)
@@ -93,13 +108,14 @@ def _play_in(wanted: Wanted, screen: Screen, report: dict[str, Any]) -> int:
         with _deaf():
             if not has_played:
                 _clean_up(stage)
+            stage.close()
             if made is not None and has_played and not wanted.is_kept:
                 shutil.rmtree(made, ignore_errors=True)
     return 0
 
 
 def _run_step(
-    stage: Stage, name: str, step: Callable[[Stage], dict[str, Any]], report: dict[str, Any]
+    stage: S, name: str, step: Callable[[S], dict[str, Any]], report: dict[str, Any]
 ) -> None:
     began_s = time.monotonic()
     entry: dict[str, Any] = {"name": name, "ok": False, "seconds": 0.0}
@@ -150,11 +166,11 @@ def _tell(screen: Screen, error: MoulinError, report: dict[str, Any]) -> None:
     report["error"] = {"code": error.code, "message": error.message, "hint": error.hint}
 
 
-def _sum_up(screen: Screen, report: dict[str, Any], wanted: Wanted) -> None:
+def _sum_up(screen: Screen, report: dict[str, Any], wanted: Wanted, steps: int) -> None:
     screen.gap()
     data = report.get("data_dir", "")
     if report["ok"]:
-        screen.good(f"all {len(STEPS)} steps held, in {report['seconds']:.0f} s")
+        screen.good(f"all {steps} steps held, in {report['seconds']:.0f} s")
         if wanted.data or wanted.is_kept:
             screen.say(f"Briefs, receipt and public key are in {results_of(Path(data))}")
         else:
@@ -163,7 +179,7 @@ def _sum_up(screen: Screen, report: dict[str, Any], wanted: Wanted) -> None:
             )
         return
     done = sum(step["ok"] for step in report["steps"])
-    screen.bad(f"{done} of {len(STEPS)} steps held, in {report['seconds']:.0f} s")
+    screen.bad(f"{done} of {steps} steps held, in {report['seconds']:.0f} s")
     if data and Path(data).exists():
         screen.say(f"What it left, logs included, is in {data}")
 

@@ -41,12 +41,12 @@ def settle_up(stage: Stage) -> dict[str, Any]:
 
     Raises `NotAsPromised` when sums do not add up or a verdict is wrong.
     """
-    receipts, intervals = _close_books(stage)
+    receipts, intervals = close_books(stage)
     _check_origins(stage, receipts)
     facts = _show_receipts(stage, receipts)
     facts |= _show_energy(stage, intervals, receipts)
     first = stage.briefs[0]["provenance"]["receipt"]
-    return facts | _verify(stage, first)
+    return facts | verify_one(stage, first)
 
 
 def leave(stage: Stage) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def leave(stage: Stage) -> dict[str, Any]:
     return {"processes_left": len(left)}
 
 
-def _close_books(stage: Stage) -> tuple[list[ReceiptView], tuple[NodeIntervalView, ...]]:
+def close_books(stage: Stage) -> tuple[list[ReceiptView], tuple[NodeIntervalView, ...]]:
     """Stop the endpoint and wait until every millijoule given to a task is on a receipt."""
     stage.as_tenant.workloads.stop(stage.endpoint)
     read: list[Any] = [[], ()]
@@ -112,7 +112,7 @@ def _show_receipts(stage: Stage, receipts: list[ReceiptView]) -> dict[str, Any]:
     total = Sum(what=f"all {len(receipts)} receipts", receipts=tuple(receipts))
     screen.table(
         ("what", "tok in>", "out>", "energy>", "class>", "CO2e>", "€>", "where"),
-        [_row(each) for each in (*sums, total)],
+        [row_of(each) for each in (*sums, total)],
     )
     used = receipts[0].usage
     screen.quiet(
@@ -146,7 +146,8 @@ def _by_subject(stage: Stage, receipts: list[ReceiptView]) -> Iterable[Sum]:
         yield Sum(what=what, receipts=tuple(groups[what]))
 
 
-def _row(each: Sum) -> tuple[str, ...]:
+def row_of(each: Sum) -> tuple[str, ...]:
+    """Return the cells of one sum: what, tokens in and out, energy, class, carbon, euros, where."""
     used = [receipt.usage for receipt in each.receipts]
     doubt = max(usage.energy_uncertainty_ppm for usage in used) / 10_000
     quality = max(usage.energy_quality.value for usage in used)
@@ -219,7 +220,8 @@ def _task_mj(receipts: Iterable[ReceiptView]) -> int:
     return sum(each.usage.energy_mj - each.usage.overhead_mj for each in receipts)
 
 
-def _verify(stage: Stage, receipt: str) -> dict[str, Any]:
+def verify_one(stage: Stage, receipt: str) -> dict[str, Any]:
+    """Verify one receipt and a copy with one byte flipped; raises `NotAsPromised` for a wrong verdict."""
     screen = stage.screen
     file = stage.workplace / "receipt.json"
     key = stage.workplace / "factory.pub"
@@ -230,7 +232,7 @@ def _verify(stage: Stage, receipt: str) -> dict[str, Any]:
     file.write_bytes(saved[0])
     key.write_bytes(stage.as_operator.receipts.public_key())
     screen.gap()
-    screen.say("The first brief's receipt, with nothing but the factory's public key:")
+    screen.say(f"Receipt {receipt}, with nothing but the factory's public key:")
     screen.say(f"moulin receipt verify {file} --key {key}", style="bold")
     verdict = verify_file(file, key)
     promise(verdict.ok, f"the receipt does not verify: {verdict.statement}")

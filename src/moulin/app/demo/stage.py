@@ -62,6 +62,7 @@ class Stage:
     wanted: Wanted
     screen: Screen
     data: Path
+    first_file: Path = FIRST_FILE
     process: "subprocess.Popen[str] | None" = None
     operator: Moulin | None = None
     tenant: Moulin | None = None
@@ -70,6 +71,9 @@ class Stage:
     endpoint: str = ""
     job: str = ""
     briefs: list[dict[str, Any]] = field(default_factory=list)
+
+    def close(self) -> None:
+        """End what was started beside Moulin: nothing, here; safe to repeat."""
 
     @property
     def workplace(self) -> Path:
@@ -136,7 +140,7 @@ def start(stage: Stage) -> dict[str, Any]:
             [
                 *(sys.executable, "-m", "moulin.app.supervisor", "--data", str(stage.data)),
                 *("--control-port", "0", "--gateway-port", "0"),
-                *("--factory", str(FIRST_FILE), "--json"),
+                *("--factory", str(stage.first_file), "--json"),
                 *("--metering-interval-s", str(METERING_INTERVAL_S)),
                 *(("--models", models) if models else ()),
             ],

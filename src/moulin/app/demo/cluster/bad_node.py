@@ -1,0 +1,122 @@
+"""Steps 4 and 5: a node loses its power under a gang, and the control plane is killed beside it."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from moulin.app.datadir import read_run
+from moulin.app.demo.cluster.front import TIMEOUT_S
+from moulin.app.demo.cluster.stage import ClusterStage
+from moulin.app.demo.cluster.teams import GANG, job
+from moulin.app.demo.stage import promise, wait_until
+from moulin.app.processes import is_alive
+from moulin.domain.errors import MoulinError
+from moulin.domain.reasons import sentence
+from moulin.domain.views import WorkloadView
+from moulin.domain.workload import Retry
+
+START_S: Final = 60.0
+AGAIN_S: Final = 90.0
+RETURN_S: Final = 30.0
+ATTEMPTS: Final = 3
+SCRIPT: Final = (
+    'while :; do echo "$MOULIN_GENERATION $RANK $SLURMD_NODENAME" >> {notes}; sleep 0.5; done'
+)
+
+
+def lose_a_node(stage: ClusterStage) -> dict[str, Any]:
+    """Cut the power of a node under a gang; judge by the gang's own notes where it goes on."""
+    screen = stage.screen
+    notes = _notes(stage)
+    view = stage.as_tenant.workloads.submit(
+        job("weather", SCRIPT.format(notes=notes), nodes=GANG, retry=Retry(attempts_max=ATTEMPTS))
+    )
+    stage.job = view.id
+    wait_until(lambda: len(_of(notes, 1)) == GANG, START_S, "the gang runs")
+    busy = {
+        task.node
+        for unit in stage.as_tenant.workloads.get(stage.endpoint).units
+        for task in unit.tasks
+    }
+    victim = max(node for node in _of(notes, 1) if f"batch-{node}" not in busy)
+    screen.say(
+        f"The gang runs on {', '.join(sorted(_of(notes, 1)))}. Now {victim} loses its power."
+    )
+    began_s = time.monotonic()
+    stage.cluster.power_off(victim)
+    with screen.progress(f"Slurm calls a node down after {TIMEOUT_S} s of silence"):
+        wait_until(lambda: len(_of(notes, 2)) == GANG, AGAIN_S, "the gang runs again")
+    again_s = time.monotonic() - began_s
+    promise(victim not in _of(notes, 2), f"the gang is on {victim} again")
+    screen.good(
+        f"{again_s:.0f} s later it runs again as a whole, on {', '.join(sorted(_of(notes, 2)))}"
+    )
+    for node in stage.as_operator.status().nodes:
+        if node.node.endswith(victim):
+            why = sentence(node.health_reason) if node.health_reason else "Slurm says it is down"
+            screen.say(f"{node.node} gets no new work: {why}")
+    return {"node": victim, "again_s": round(again_s, 1)}
+
+
+def kill_control_plane(stage: ClusterStage) -> dict[str, Any]:
+    """Kill the control process while the gang runs; it is adopted, not started again."""
+    screen = stage.screen
+    notes = _notes(stage)
+    before = stage.as_tenant.workloads.get(stage.job)
+    control = read_run(stage.data).control
+    promise(control is not None and is_alive(control), "the control process is not on record")
+    assert control is not None
+    screen.say(f"kill -9 {control.pid}, the control plane, while the gang runs.")
+    os.kill(control.pid, signal.SIGKILL)
+    lines = len(notes.read_text(encoding="utf-8").splitlines())
+
+    def is_back() -> bool:
+        now = read_run(stage.data).control
+        return now is not None and now != control and is_alive(now)
+
+    wait_until(is_back, RETURN_S, "the control plane comes back")
+    after = _view(stage)
+    promise(
+        after.units[0].attempt == before.units[0].attempt,
+        "the gang was started again instead of adopted",
+    )
+    wait_until(
+        lambda: len(notes.read_text(encoding="utf-8").splitlines()) > lines + GANG,
+        RETURN_S,
+        "the gang goes on",
+    )
+    promise(not _of(notes, 3), "a third generation of the gang ran")
+    screen.good("it is back; the gang went on meanwhile and was adopted: the same attempt")
+    stage.as_tenant.workloads.stop(stage.job)
+    ended = stage.as_tenant.workloads.wait(stage.job, timeout_s=START_S)
+    screen.good(f"then it was stopped: {ended.state}")
+    return {"attempt": after.units[0].attempt, "generation": after.units[0].generation}
+
+
+def _view(stage: ClusterStage) -> WorkloadView:
+    found: list[WorkloadView] = []
+
+    def is_read() -> bool:
+        try:
+            found.append(stage.as_tenant.workloads.get(stage.job))
+        except MoulinError:
+            return False
+        return True
+
+    wait_until(is_read, RETURN_S, "the control plane answers")
+    return found[-1]
+
+
+def _notes(stage: ClusterStage) -> Path:
+    return stage.workplace / "weather.notes"
+
+
+def _of(notes: Path, generation: int) -> set[str]:
+    """Return the nodes on which the gang's tasks of one generation say they are."""
+    if not notes.exists():
+        return set()
+    whole, _, _ = notes.read_text(encoding="utf-8").rpartition("\n")
+    words = (line.split() for line in whole.splitlines())
+    return {each[2] for each in words if len(each) == 3 and each[0] == str(generation)}

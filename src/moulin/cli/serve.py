@@ -19,6 +19,7 @@ from moulin.domain.errors import (
     MoulinError,
     Refused,
 )
+from moulin.domain.units import parse_duration_s
 
 if TYPE_CHECKING:
     from moulin.domain.control import FetchStatus, ModelInfo
@@ -76,6 +77,10 @@ Memory = Annotated[str | None, typer.Option("--memory", help="Memory of each rep
 Accelerators = Annotated[
     str | None, typer.Option("--accelerators", help="Accelerators of each replica: H100:2, or 1.")
 ]
+ReplicaTime = Annotated[
+    str,
+    typer.Option("--time-limit", help="Let each replica run so long, then another follows: 8h."),
+]
 ReadyWait = Annotated[
     float, typer.Option("--wait", metavar="S", help="Seconds to wait until it is ready.")
 ]
@@ -99,6 +104,7 @@ def deploy(
     accelerators: Accelerators = None,
     country: CountryFlag = None,
     zone: ZoneFlag = None,
+    time_limit: ReplicaTime = "0s",
     fallback: Fallback = None,
     is_public: IsPublic = False,
     accept_licence: AcceptLicence = "",
@@ -122,6 +128,7 @@ def deploy(
       moulin deploy gemma-3-1b-it --accept-licence gemma
     """
     numbers = endpoint_spec("any", replicas, target=target, idle=idle, cold_start=cold_start)
+    limit_s = parse_duration_s(time_limit)
     wanted, preference = _model_and_source(model, source, name)
     name = name or wanted
     flags = Flags(name=name, cpus=cpus, memory=memory, accelerators=accelerators)
@@ -144,7 +151,9 @@ def deploy(
                 is_public=is_public,
                 fallbacks=tuple(fallback or ()),
             )
-            view = client.endpoints.deploy(name, endpoint, resources=resources, where=where)
+            view = client.endpoints.deploy(
+                name, endpoint, resources=resources, where=where, time_limit_s=limit_s
+            )
         say(f"{view.id} {view.name} is {view.state}; waiting until it answers")
         view = _wait(client, view, wait)
         gateway = client.credentials.gateway_url

@@ -23,7 +23,7 @@ from moulin.domain.snapshot import (
 )
 from moulin.domain.usage import Meter
 from moulin.ledger import book_at, find_price
-from moulin.scheduler import TaskRow, WorkloadRow
+from moulin.scheduler import TaskRow, WorkloadRow, expected_start
 
 INFERENCE_ROLES = frozenset({Role.OPERATOR, Role.ADMIN, Role.MEMBER, Role.INFERENCE})
 TOKENS_OUTPUT_DEFAULT_MAX = 1024
@@ -141,7 +141,7 @@ def _model(plane: Plane, books: Books, row: WorkloadRow, now_ns: int) -> ModelVi
         batch_ppm=book.batch_ppm if book else BATCH_FACTOR_PPM,
         replicas=tuple(_replicas(plane, books, row)),
         cold_start_s=serving.scaling.cold_start_s if serving and serving.scaling else 0,
-        load_s=-(-serving.load_ns // NS_PER_S) if serving else 0,
+        load_s=-(-expected_start(books.schedule, row).whole_ns // NS_PER_S),
     )
 
 

@@ -85,7 +85,7 @@ class ModelView:
     What a model without tokens counts (`METERS_BY_ABILITY`) has its price in `price_input_neur`.
     `infill` are its marks of prefix, suffix and middle, empty where it cannot fill in.
     Where load moves its replicas, a request that finds none waits `cold_start_s`; `load_s` is how
-    long the last one took to become ready, 0 while nobody knows.
+    long the start of one is expected to take, from being wanted to being ready.
     `fallbacks` name the endpoints that serve, in order, when no replica of this one can.
     """
 

@@ -24,6 +24,7 @@ from moulin.scheduler.rows import AttemptRow, Serving, TaskRow, UnitRow, Workloa
 from moulin.scheduler.scaling import growing, is_load_news, next_due_ns
 from moulin.scheduler.state import State, empty_state, live_steps
 from moulin.scheduler.views import node_views, start_step, unit_views, workload_view
+from moulin.scheduler.walltime import expected_start
 from moulin.scheduler.wanted import wanted_next
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "clears",
     "decide",
     "empty_state",
+    "expected_start",
     "explain",
     "fold",
     "growing",

@@ -375,16 +375,21 @@ class Endpoints(_Resource):
         *,
         resources: Resources | None = None,
         where: Where | None = None,
+        time_limit_s: int = 0,
         project: str = "",
         idempotency_key: str = "",
     ) -> WorkloadView:
-        """Submit an endpoint that serves `endpoint.model`."""
+        """Submit an endpoint that serves `endpoint.model`.
+
+        With `time_limit_s` each replica runs so long at most, and another follows it.
+        """
         spec = WorkloadSpec(
             kind=WorkloadKind.ENDPOINT,
             name=name,
             endpoint=endpoint,
             resources=resources or Resources(),
             where=where or Where(),
+            time_limit_s=time_limit_s,
         )
         return await self._client.workloads.submit(
             spec, project=project, idempotency_key=idempotency_key

@@ -39,3 +39,13 @@ def whole_number(pool: Pool, name: str, default: int) -> int:
             hint="write a whole number, not below zero",
         )
     return int(text)
+
+
+def yes_or_no(pool: Pool, name: str, *, default: bool) -> bool:
+    """Read one of a pool's settings as `yes` or `no`; raises `InvalidSpec` for anything else."""
+    text = pool.settings.get(name, "yes" if default else "no").lower()
+    if text not in ("yes", "no", "true", "false"):
+        raise InvalidSpec(
+            f"connect pool {pool.name!r}: setting {name} is {text!r}", hint="write yes or no"
+        )
+    return text in ("yes", "true")

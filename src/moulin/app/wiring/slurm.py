@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from moulin.app.clock import SystemClock
-from moulin.app.wiring.pool_settings import whole_number
+from moulin.app.wiring.pool_settings import whole_number, yes_or_no
 from moulin.catalog.machines import MACHINE_CLASSES
 from moulin.domain.errors import (
     EngineUnavailable,
@@ -44,7 +44,7 @@ SLURM_SETTINGS: Final = (
         "conf",
     ),
     *("python", "poll_ms", "accelerator_class", "idle_power", "peak_power"),
-    *("replica_time_limit", "control_url", "control_ca"),
+    *("replica_time_limit", "control_url", "control_ca", "read_nodes"),
 )
 _CONTROL_URL: Final = re.compile(r"https?://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?/?")
 SLURM_PLACE: Final = ("ssh", "conf", "partition")
@@ -84,6 +84,7 @@ def slurm_engine(
         replica_time_limit_s=parse_duration_s(words["replica_time_limit"] or "0s"),
         control_url=_checked_url(pool, words["control_url"]),
         control_ca=words["control_ca"],
+        reads_nodes=yes_or_no(pool, "read_nodes", default=True),
     )
     return SlurmEngine(
         settings, Commands(_slurm_transport(words)), clock=clock, registrations=registrations

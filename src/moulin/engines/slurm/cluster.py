@@ -60,6 +60,10 @@ class Cluster:
         except EngineError:
             return 0
 
+    def doubt_nodes(self) -> None:
+        """Read the nodes anew before anything else is put on them: Slurm has lost one."""
+        self._nodes.doubt()
+
     def hurry(self) -> None:
         """Look at jobs more often for a moment."""
         self._jobs.hurry()

@@ -19,7 +19,8 @@ from moulin.domain.errors import (
     InvalidSpec,
     NotFound,
 )
-from moulin.domain.ids import AttemptId, StepId
+from moulin.domain.health import NodeReading
+from moulin.domain.ids import AttemptId, NodeId, StepId
 from moulin.domain.observation import (
     ENDED_PHASES,
     SEEN_PHASES,
@@ -41,6 +42,7 @@ from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.starting import Starter
 from moulin.engines.slurm.submission import install_program
 from moulin.engines.slurm.watched import Reading
+from moulin.engines.slurm.wellbeing import Wellbeing
 from moulin.engines.task.dropped import Dropped
 from moulin.engines.task.handed import take_back_secrets
 from moulin.engines.task.spool import (
@@ -57,6 +59,7 @@ from moulin.engines.task.spool import (
     write_once,
     write_whole,
 )
+from moulin.engines.task.told import LOOK
 from moulin.ports.clock import Clock
 from moulin.ports.registrations import Registrations
 
@@ -95,6 +98,9 @@ class SlurmEngine:
             make_directory(str(self._spool))
             program, owner = install_program(self._spool), self._read_owner()
             sidecar = install_program(self._spool, SIDECAR)
+            login = install_program(self._spool, LOGIN)
+            reader = install_program(self._spool, LOOK) if settings.reads_nodes else ""
+            self._wellbeing = Wellbeing(self._spool, clock, settings, reader=reader)
             self._dropped = Dropped(self._spool)
             self._book = Attempts(self._spool, self._dropped)
         except OSError as cause:
@@ -108,7 +114,13 @@ class SlurmEngine:
         if registrations is not None:
             self._doors = Doors(settings, registrations, clock, sidecar)
         self._starter = Starter(
-            self._book, settings, self._cluster, program=program, doors=self._doors
+            self._book,
+            settings,
+            self._cluster,
+            program=program,
+            login=login,
+            doors=self._doors,
+            wellbeing=self._wellbeing,
         )
         self._nodes: dict[str, NodeCapacity] = {}
         self._stopping: dict[AttemptId, Attempt] = {}
@@ -206,6 +218,14 @@ class SlurmEngine:
         calm = calmed(found, tuple(self._nodes.values()))
         self._nodes = {node.node: node for node in found}
         return calm
+
+    def health(self, nodes: Sequence[NodeId] = ()) -> tuple[NodeReading, ...]:
+        """Return what Slurm says of each node, and those say that look after our work there.
+
+        The nodes of a delegated pool are Slurm's to judge. Raises `EngineUnavailable` while the
+        controller cannot be asked.
+        """
+        return self._wellbeing.readings(self._cluster.nodes().known(), nodes)
 
     def logs(self, step: StepId, cursor: int, limit_bytes: int) -> LogChunk:
         """Return at most `limit_bytes` (and 4 MiB) of output from byte `cursor`.

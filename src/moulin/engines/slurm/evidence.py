@@ -137,6 +137,8 @@ class Evidence:
         if job is None:
             return self._missing(case, jobs)
         attempt.missing = 0
+        if job.has_ended and job.state in LOST:
+            self._cluster.doubt_nodes()
         return _ended(case, job) if job.has_ended else _live(case, job)
 
     def _missing(self, case: Case, jobs: Reading[Jobs]) -> Observation:

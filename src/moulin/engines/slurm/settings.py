@@ -12,7 +12,8 @@ class SlurmSettings:
     the names of Slurm's nodes, so that two clusters may both have an `n1`. `accelerator_class` is what
     its GPUs are called here; empty: as Slurm calls their type. `python` is any Python from 3.6 on, on
     the nodes. `poll_s` is how long an answer of Slurm is believed. `idle_mw` and `peak_mw` are of one
-    node, as the operator states them.
+    node, as the operator states them. With `reads_nodes` a small program beside each task reads how
+    well its node is.
 
     `replica_time_limit_s` is the longest that a replica of an endpoint may run here, 0: as long as the
     partition lets it. `control_url` is where replicas register, as nodes reach it, and `control_ca` the
@@ -36,3 +37,4 @@ class SlurmSettings:
     replica_time_limit_s: int = 0
     control_url: str = ""
     control_ca: str = ""
+    reads_nodes: bool = True

@@ -34,6 +34,7 @@ from moulin.engines.slurm.submission import (
     task_specification,
     whole_cpus,
 )
+from moulin.engines.slurm.wellbeing import Wellbeing
 from moulin.engines.task.handed import hand_secrets
 from moulin.engines.task.specification import refusal
 from moulin.engines.task.spool import StepFiles, write_once, write_whole
@@ -63,8 +64,11 @@ class Starter:
         *,
         program: str,
         doors: Doors | None,
+        wellbeing: Wellbeing,
     ) -> None:
-        """`program` is the path of the shim, as the nodes see it."""
+        """`program` is the path of the shim, `login` of what leased nodes run, as the nodes see it."""
+        self._login = login
+        self._wellbeing = wellbeing
         self._doors = doors
         self._book = book
         self._settings = settings
@@ -269,6 +273,8 @@ class Starter:
             program=self._program,
             python=self._settings.python,
             is_delegated=self._settings.is_delegated,
+            reader=self._wellbeing.reader,
+            health=self._wellbeing.folder,
         )
 
 

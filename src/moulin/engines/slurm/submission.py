@@ -38,6 +38,12 @@ _IN_ORDER: Final = 'export SLURM_HOSTFILE="$PWD/hosts"\n'
 _RANK: Final = (
     'unset SLURM_HOSTFILE SLURM_DISTRIBUTION SLURM_ARBITRARY_NODELIST; exec "$@" "$SLURM_PROCID"'
 )
+# The doubled fork leaves the reader to no process of the task; the shell's own id is then the shim's.
+_BESIDE: Final = (
+    '( {{ sleep 2; [ "$CUDA_VISIBLE_DEVICES$SLURM_GPUS_ON_NODE" ] || for file in HEALTH/"$SLURMD_NODENAME"/*; do'
+    ' [ -e "$file" ] && exit; done; exec {python} -I -S -E {reader} HEALTH "$PWD/{rank}" $$; }}'
+    " </dev/null >/dev/null 2>&1 & ); "
+)
 _FIRST_NODE: Final = (
     'export MASTER_ADDR="${SLURM_LAUNCH_NODE_IPADDR:-127.0.0.1}"'
     ' DSTACK_MASTER_NODE_IP="${SLURM_LAUNCH_NODE_IPADDR:-127.0.0.1}"; '
@@ -117,28 +123,43 @@ def _unsaid(step: StartStep) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """How a job becomes its tasks: `size` of them with `cpus` each, by the shim at `program`."""
+    """How a job becomes its tasks: `size` of them with `cpus` each, by the shim at `program`.
+
+    Beside each a `reader` looks after its node and writes under `health`; without one nobody does.
+    """
 
     size: int
     cpus: int
     program: str
     python: str
     is_delegated: bool
+    reader: str = ""
+    health: str = ""
 
     def last_words(self) -> str:
         """Return the end of a batch script that has taken its attempt and is in its directory."""
         shim = f"{self.python} -I -S -E {quote(self.program)}"
         if self.size == 1:
             before = 'export MASTER_ADDR="$(hostname)"\n' if self.is_delegated else ""
-            return f"{before}exec {shim} 0"
+            return f"{before}{self._beside('0')}exec {shim} 0"
         order = "" if self.is_delegated else " --distribution=arbitrary"
-        rank = f"{_FIRST_NODE}{_RANK}" if self.is_delegated else _RANK
+        rank = f"{self._beside('$SLURM_PROCID')}{_FIRST_NODE if self.is_delegated else ''}{_RANK}"
         return (
             f"{'' if self.is_delegated else _IN_ORDER}"
             f"exec srun --nodes={self.size} --ntasks={self.size} --cpus-per-task={self.cpus}{order}"
             " --kill-on-bad-exit=0 --wait=0 --input=none --export=ALL"
             f" sh -c {quote(rank)} sh {shim}"
         )
+
+    def _beside(self, rank: str) -> str:
+        """Return what starts the reader of a task, outside of what its shim takes for the task.
+
+        What is over at once is not looked after, and of tasks without devices one on each node is.
+        """
+        if not self.reader:
+            return ""
+        words = _BESIDE.format(python=self.python, reader=quote(self.reader), rank=rank)
+        return words.replace("HEALTH", quote(self.health))
 
 
 def batch_script(directory: str, launch: Launch) -> bytes:

@@ -46,10 +46,15 @@ class Watched(Generic[T]):
         self._thread: threading.Thread | None = None
         self._reading: Reading[T] = Reading(0, float("-inf"), None)
         self._hurried_until_s = float("-inf")
+        self._doubted_s = float("-inf")
 
     def hurry(self) -> None:
         """Ask more often for a moment: something was just done whose effect is waited for."""
         self._hurried_until_s = time.monotonic() + HURRY_S
+
+    def doubt(self) -> None:
+        """Wait for a new answer at the next reading: something is known to have changed."""
+        self._doubted_s = time.monotonic()
 
     def read(self) -> Reading[T]:
         """Return the newest reading, and see to it that it does not grow old."""
@@ -58,6 +63,9 @@ class Watched(Generic[T]):
         if now_s < self._hurried_until_s:
             period_s = min(period_s, HURRIED_PERIOD_S)
         age_s = now_s - self._reading.asked_s
+        while self._reading.asked_s < self._doubted_s:
+            self._refresh().join()
+            age_s = 0.0
         thread = self._refresh() if age_s >= period_s else None
         if thread is not None and age_s >= max(_STALE_S, _STALE_PERIODS * self._period_s):
             thread.join()

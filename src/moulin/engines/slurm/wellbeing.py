@@ -16,6 +16,7 @@ from moulin.domain.errors import EngineError
 from moulin.domain.health import NodeReading
 from moulin.domain.ids import NodeId
 from moulin.engines.slurm.formats import SlurmNode
+from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.watched import Watched
 from moulin.engines.task.spool import make_directory, read_small
 from moulin.engines.task.told import joined, read_told, reading_of, skew_ns
@@ -43,20 +44,24 @@ class Told:
 class Wellbeing:
     """The readings of one pool's nodes."""
 
-    def __init__(self, spool: Path, clock: Clock, prefix: str) -> None:
-        """Make the folder in which readers write; raises `OSError`."""
-        self._folder = spool / FOLDER
+    def __init__(self, spool: Path, clock: Clock, settings: SlurmSettings, *, reader: str) -> None:
+        """Make the folder in which readers write, programs at `reader`; raises `OSError`."""
+        self.reader = reader
+        self.folder = str(spool / FOLDER)
         self._clock = clock
-        self._prefix = prefix
+        self._prefix = settings.prefix
+        self._is_delegated = settings.is_delegated
         self._told: dict[str, Told] = {}
         self._looked_ns = 0
-        make_directory(str(self._folder))
+        make_directory(self.folder)
         self._files: Watched[Mapping[str, tuple[Told, ...]]] = Watched(self._look, PERIOD_S)
 
     def readings(
         self, nodes: Sequence[SlurmNode], wanted: Sequence[NodeId]
     ) -> tuple[NodeReading, ...]:
-        """Return a reading of each node, in order; those that Slurm cannot reach say nothing."""
+        """Return a reading of each node, in order; of a delegated pool's places there is none."""
+        if self._is_delegated:
+            return ()
         told = self._files.read().value or {}
         found = ((NodeId(f"{self._prefix}{node.name}"), node) for node in nodes)
         return tuple(
@@ -89,14 +94,14 @@ class Wellbeing:
         found: dict[str, list[Told]] = {}
         kept: dict[str, Told] = {}
         try:
-            for node in os.scandir(self._folder):
+            for node in os.scandir(self.folder):
                 for entry in os.scandir(node.path) if node.is_dir() else ():
                     told = self._of_file(entry, now_ns)
                     if told is not None:
                         kept[entry.path] = told
                         found.setdefault(node.name, []).append(told)
         except OSError as cause:
-            raise EngineError(f"read {self._folder}: {cause.strerror}") from cause
+            raise EngineError(f"read {self.folder}: {cause.strerror}") from cause
         self._told, self._looked_ns = kept, now_ns
         return {
             node: tuple(sorted(each, key=lambda told: told.written_ns))

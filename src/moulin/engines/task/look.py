@@ -206,13 +206,17 @@ def disk_free_bytes(directory: str) -> int:
     return -1 if is_small else found.f_bavail * found.f_frsize
 
 
-def visible(environment: Mapping[str, str]) -> list[int] | None:
-    """Return the indices of the devices a task may use as the driver counts them; None: any.
+def visible(environment: Mapping[str, str], plan: list[int]) -> list[int] | None:
+    """Return the indices of the devices a task uses as the driver counts them; None: any.
 
-    >>> visible({"CUDA_VISIBLE_DEVICES": "2,3"}), visible({"CUDA_VISIBLE_DEVICES": ""}), visible({})
-    ([2, 3], [], [])
+    As for the task itself, what the launcher says comes before the plan.
+
+    >>> visible({"CUDA_VISIBLE_DEVICES": "2,3"}, [0, 1]), visible({}, [0, 1])
+    ([2, 3], [0, 1])
     """
-    named = environment.get("CUDA_VISIBLE_DEVICES", "")
+    if "CUDA_VISIBLE_DEVICES" not in environment:
+        return plan
+    named = environment["CUDA_VISIBLE_DEVICES"]
     parts = [part for part in named.split(",") if part]
     return [int(part) for part in parts] if all(part.isdigit() for part in parts) else None
 
@@ -270,7 +274,8 @@ def write(path: str, reading: Reading) -> None:
 
 def watch(folder: str, step_directory: str, pid: int) -> None:
     """Read for as long as a process lives, and leave no file behind."""
-    seen = visible(os.environ)
+    plan = planned(step_directory)
+    seen = visible(os.environ, plan)
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     if seen == []:
         # Without devices of its own one reader on each machine is enough.
@@ -281,7 +286,6 @@ def watch(folder: str, step_directory: str, pid: int) -> None:
     path = f"{folder}/{node}/{attempt}.t{rank}"
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     driver = Driver() if seen != [] else None
-    plan = planned(step_directory)
     scratch = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - only how full it is
     last: Reading = {}
     written_s = 0.0

@@ -7,8 +7,8 @@
     job          the number that Slurm gave the array                            by the engine
     batch.INDEX  what the batch script of one attempt had to say                 by the job
 
-An attempt's own `array` file says which array and index it has. It counts only once its array is
-marked as being submitted, so one that was prepared in vain binds nobody.
+They are all read when the spool is opened. An array counts only once it is marked as being submitted:
+one that was prepared in vain binds nobody.
 """
 
 import os
@@ -63,15 +63,16 @@ class ArrayJob:
 
 
 class Arrays:
-    """The arrays of one spool, each read once."""
+    """The arrays of one spool, read when it is opened."""
 
     def __init__(self, spool: Path, dropped: Dropped) -> None:
         self._spool = spool
         self._folder = f"{spool}/{ARRAYS}"
         self._dropped = dropped
-        self._known: dict[str, ArrayJob] = {}
+        self._places: dict[AttemptId, tuple[ArrayJob, int]] = {}
         if os.path.isdir(self._folder):
-            self._sweep()
+            for name in sorted(os.listdir(self._folder)):
+                self._open(name)
 
     def make(self, members: Sequence[AttemptId]) -> ArrayJob:
         """Prepare an array of attempts that are on record and in none; it binds nobody yet."""
@@ -85,59 +86,49 @@ class Arrays:
         make_directory(found.directory)
         lines = "".join(f"{member}\n" for member in members)
         write_whole(found.path("members"), lines.encode(), is_durable=True)
-        for index, member in enumerate(members):
-            words = f"{name} {index}\n".encode()
-            write_whole(f"{self._spool}/{member}/array", words, is_durable=False)
-        self._known[name] = found
+        self._keep(found)
         return found
 
-    def of(self, attempt: AttemptId, directory: str) -> tuple[ArrayJob, int] | None:
+    def of(self, attempt: AttemptId) -> tuple[ArrayJob, int] | None:
         """Return the array by which an attempt was submitted and its index, None without one."""
-        words = (read_small(f"{directory}/array") or b"").decode().split()
-        if len(words) != 2:
-            return None
-        name, index = words[0], int(words[1])
-        array = self._known.get(name) or self._read(name)
-        if (
-            array is None
-            or not array.is_submitted
-            or array.members[index : index + 1] != (attempt,)
-        ):
-            return None
-        return array, index
+        found = self._places.get(attempt)
+        return found if found is not None and found[0].is_submitted else None
 
     def dissolve(self, array: ArrayJob) -> None:
-        """Take back an array that Slurm refused: its members are in none again."""
-        self._known.pop(array.name, None)
+        """Take back an array that Slurm refused or that nobody is in: its members are in none."""
+        for member in array.members:
+            self._places.pop(member, None)
         self._dropped.take(array.directory)
 
     def forget(self, array: ArrayJob, attempt: AttemptId) -> None:
         """Let go of a member whose files are gone, and of the array with its last one."""
         array.left.discard(attempt)
+        self._places.pop(attempt, None)
         if not array.left:
             self.dissolve(array)
 
-    def _sweep(self) -> None:
-        """Drop the arrays whose last member was forgotten just before a crash."""
-        for name in sorted(os.listdir(self._folder)):
-            array = self._read(name)
-            if array is None or not array.left:
-                self._dropped.take(f"{self._folder}/{name}")
-                self._known.pop(name, None)
-
-    def _read(self, name: str) -> ArrayJob | None:
+    def _open(self, name: str) -> None:
+        """Read an array, or drop what a crash left of one that has no use any more."""
         directory = f"{self._folder}/{name}"
-        lines = read_exact(f"{directory}/members")
-        if lines is None:
-            return None
+        lines = read_exact(f"{directory}/members") or b""
         members = tuple(AttemptId(line) for line in lines.decode().split())
-        found = ArrayJob(
-            name=name,
-            directory=directory,
-            members=members,
-            job=(read_small(f"{directory}/job") or b"").decode().strip(),
-            is_submitted=is_there(f"{directory}/submitting"),
-            left={member for member in members if os.path.isdir(f"{self._spool}/{member}")},
+        left = {member for member in members if os.path.isdir(f"{self._spool}/{member}")}
+        if not left or not is_there(f"{directory}/submitting"):
+            self._dropped.take(directory)
+            return
+        job = (read_small(f"{directory}/job") or b"").decode().strip()
+        self._keep(
+            ArrayJob(
+                name=name,
+                directory=directory,
+                members=members,
+                job=job,
+                is_submitted=True,
+                left=left,
+            )
         )
-        self._known[name] = found
-        return found
+
+    def _keep(self, array: ArrayJob) -> None:
+        for index, member in enumerate(array.members):
+            if member in array.left:
+                self._places[member] = (array, index)

@@ -5,13 +5,13 @@ Beside the ranks' own files (see `moulin.engines.task.spool`) an attempt's direc
     hosts       the gang's nodes in rank order, one on a line                 by the engine
     submitting  a submission is under way or was: only Slurm knows            by the engine
     job         the number that Slurm gave the job                            by the engine
-    array       of which array job it is which element; then `submitting`     by the engine
-                and `job` are the array's, see `moulin.engines.slurm.arrays`
     owner       who has the attempt, made once with link(2): the job that     by the job, or by a stop
                 runs it (`12`, or `12_3` of an array), or `stop` or
                 `refused`, so that no job ever runs it
     batch       what the batch script itself had to say                       by the job
 """
+
+Of an element of an array `submitting`, `job` and `batch` are the array's: `moulin.engines.slurm.arrays`.
 
 import os
 from dataclasses import dataclass, field
@@ -120,8 +120,10 @@ def read_attempt(files: StepFiles, name: AttemptId, arrays: Arrays) -> Attempt:
     found = Attempt(id=name, directory=files.attempt_directory)
     found.size = len((read_small(found.path("hosts")) or b"").splitlines())
     found.own_job = (read_small(found.path("job")) or b"").decode().strip()
+    if not os.path.isdir(found.directory):
+        return found
     found.is_submitted = read_small(found.path("submitting")) is not None
-    part = None if found.is_submitted else arrays.of(name, files.attempt_directory)
+    part = None if found.is_submitted else arrays.of(name)
     if part is not None:
         found.join(*part)
     if not found.is_fenced():
@@ -172,3 +174,7 @@ class Attempts:
     def make_names_durable(self) -> None:
         """Make the names of new attempts survive a power cut."""
         sync_directory(str(self._spool))
+    def files(self, step: StepId) -> StepFiles:
+        """Return where a step's files are."""
+        return step_files(self._spool, step)
+

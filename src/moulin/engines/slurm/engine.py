@@ -251,6 +251,8 @@ class SlurmEngine:
         files = step_files(self._spool, step)
         phase = self.observe([step])[0].phase
         if phase is TaskPhase.UNREACHABLE:
+        if is_there(files.spec) and not is_there(files.log):
+            return LogChunk(data=b"", next_cursor=max(0, cursor), is_end=is_there(files.exit))
             raise EngineUnavailable(f"forget {step}: Slurm cannot be asked", hint="try again later")
         if phase in SEEN_PHASES:
             raise InUse(f"forget {step}: its end is not on record", hint="stop it first")
@@ -276,9 +278,9 @@ class SlurmEngine:
                     f"start {step.step}: it was stopped before it started",
                     hint="start a new attempt",
                 )
-            return (
-                attempt if attempt.job else self._starter.record(step, files, self._known_nodes())
-            )
+            if not attempt.job:
+                self._starter.record(step, files, attempt, self._known_nodes())
+            return attempt
         except (OSError, ValueError) as cause:
             raise self._spool_failed("start", step.step, cause) from cause
 

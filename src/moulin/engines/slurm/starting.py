@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable
@@ -77,15 +76,14 @@ class Starter:
         self._alone_until_s = 0.0
 
     def record(
-        self, step: StartStep, files: StepFiles, nodes: Mapping[str, NodeCapacity]
-    ) -> Attempt:
+        self, step: StartStep, files: StepFiles, attempt: Attempt, nodes: Mapping[str, NodeCapacity]
+    ) -> None:
         """Write what one task of the gang needs; safe to repeat until the gang is submitted.
 
         Raises `EngineRefused` when it can never start on these nodes, and `OSError`.
         """
         refuse_what_slurm_cannot_run(step, nodes)
-        attempt = self._book.get(step.attempt, files)
-        _make_places(files)
+        _make_private(files.attempt_directory, files.directory)
         chosen = [nodes[node] for node in step.nodes]
         if self._doors is not None:
             step = self._doors.behind(step, files, chosen[step.rank])
@@ -98,17 +96,16 @@ class Starter:
             is_delegated=self._settings.is_delegated,
         )
         hand_secrets(step, files)
-        write_whole(files.spec, spec, is_durable=False)
-        Path(files.log).touch(0o600)  # it can be followed before its first line
+        _write(files.spec, spec, is_new=not attempt.is_submitted)
         if not attempt.size:
-            names = job_request(step, self._settings).hosts or step.nodes
-            hosts = "".join(f"{name}\n" for name in names)
-            write_whole(attempt.path("hosts"), hosts.encode(), is_durable=False)
             attempt.size = len(step.nodes)
         attempt.is_endpoint = step.endpoint is not None
         attempt.open.add(step.step)
+            if attempt.size > 1:
+                names = job_request(step, self._settings).hosts or step.nodes
+                hosts = "".join(f"{name}\n" for name in names)
+                write_whole(attempt.path("hosts"), hosts.encode(), is_durable=False)
         self._book.watch(attempt)
-        return attempt
 
     def submit(self, waiting: Sequence[Waiting]) -> Failures:
         """Submit attempts that are on record, and return why some were not.
@@ -161,8 +158,8 @@ class Starter:
 
     def _likeness(self, step: StartStep) -> object:
         """Return what steps have in common that Slurm can be told of once."""
-        limits = (step.time_limit_s, step.stop_grace_s)
-        return (step.workload, *limits, job_request(step, self._settings))
+        nodes = len(step.nodes) if self._settings.is_delegated else step.nodes
+        return (step.workload, step.time_limit_s, step.stop_grace_s, step.resources, nodes)
 
     def _try(self, array: ArrayJob | None, some: Sequence[Waiting], deadline_s: float) -> Failures:
         """Submit one job or array and return why not, for each attempt it was for."""
@@ -198,6 +195,8 @@ class Starter:
                 script = batch_script(attempt.directory, self._launch(step))
                 number = self._cluster.submit(
                     replace(
+                files = self._book.files(step.step)
+                _make_private(os.path.dirname(files.checkpoint), files.checkpoint, files.shared)
                         job,
                         directory=attempt.directory,
                         output=attempt.path("batch"),
@@ -278,10 +277,9 @@ class Starter:
         )
 
 
-def _make_places(files: StepFiles) -> None:
-    """Make a task's directories; their names are made durable for all attempts at once."""
-    unit = (os.path.dirname(files.checkpoint), files.checkpoint)
-    for path in (*unit, files.attempt_directory, files.shared, files.directory):
+def _make_private(*paths: str) -> None:
+    """Make directories; their names are made durable for all attempts at once."""
+    for path in paths:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
 
@@ -289,6 +287,16 @@ def _make_places(files: StepFiles) -> None:
 def _is_element(step: StartStep) -> bool:
     """Say whether a step may share a submission: replicas come and go one by one, and do not."""
     return step.endpoint is None and "MOULIN_ARRAY_INDEX" in step.env
+
+
+def _write(path: str, data: bytes, *, is_new: bool) -> None:
+    """Write a file, at once where nobody can be reading it: that is half of what a start costs."""
+    if not is_new:
+        write_whole(path, data, is_durable=False)
+        return
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o600), "wb", buffering=0) as file:
+        file.write(data)
 
 
 def _port_of(step: StartStep) -> int:

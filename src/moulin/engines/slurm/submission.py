@@ -13,7 +13,14 @@ from moulin.engines.slurm.arrays import ArrayJob
 from moulin.engines.slurm.driver import JobRequest
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.task.specification import SHIM, refusal, refuse_bad_words, specification
-from moulin.engines.task.spool import StepFiles, is_there, make_directory, read_exact, write_once
+from moulin.engines.task.spool import (
+    CHECKPOINTS,
+    StepFiles,
+    is_there,
+    make_directory,
+    read_exact,
+    write_once,
+)
 from moulin.engines.task.task_env import PASSED_ON, clean_environment, task_environment
 
 PROGRAM_FOLDER: Final = ".program"
@@ -110,10 +117,8 @@ def task_specification(
         *(("pass", name) for name in passed),
     ]
     spec = specification(step, files, env=strong, node=node, memory_method="rss-watch", cgroup="")
-    return spec + b"".join(
-        name.encode() + b"\0" + value.encode(errors="surrogateescape") + b"\0"
-        for name, value in more
-    )
+    words = "".join(f"{name}\0{value}\0" for name, value in more)
+    return spec + words.encode(errors="surrogateescape")
 
 
 def _unsaid(step: StartStep) -> tuple[str, ...]:
@@ -182,6 +187,7 @@ def array_script(array: ArrayJob, launch: Launch) -> bytes:
         "# `members`, and the first job to link an attempt's `owner` runs it.\n"
         f'name="$(sed -n "$((SLURM_ARRAY_TASK_ID + 1)){{p;q;}}" {members})"\n'
         f'[ -n "$name" ] && cd {quote(spool)}/"$name" || exit 1\n'
+        f'mkdir -p -m 700 shared {quote(spool)}/{CHECKPOINTS}/"${{name%.g*}}" || exit 1\n'
         f'job="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"\n{_TAKE}{launch.last_words()}\n'
     ).encode()
 

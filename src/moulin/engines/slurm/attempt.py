@@ -8,10 +8,11 @@ Beside the ranks' own files (see `moulin.engines.task.spool`) an attempt's direc
     owner       who has the attempt, made once with link(2): the job that     by the job, or by a stop
                 runs it (`12`, or `12_3` of an array), or `stop` or
                 `refused`, so that no job ever runs it
+    lease       there for leased nodes, on which people log in                by the engine
     batch       what the batch script itself had to say                       by the job
-"""
 
 Of an element of an array `submitting`, `job` and `batch` are the array's: `moulin.engines.slurm.arrays`.
+"""
 
 import os
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class Attempt:
     index: int = 0
     is_submitted: bool = False
     is_endpoint: bool = False
+    is_lease: bool = False
     submitted_s: float = 0.0
     retry_s: float = 0.0
     missing: int = 0
@@ -118,11 +120,12 @@ class Attempt:
 def read_attempt(files: StepFiles, name: AttemptId, arrays: Arrays) -> Attempt:
     """Return what an attempt's directory says; nothing but its name when there is none."""
     found = Attempt(id=name, directory=files.attempt_directory)
-    found.size = len((read_small(found.path("hosts")) or b"").splitlines())
-    found.own_job = (read_small(found.path("job")) or b"").decode().strip()
     if not os.path.isdir(found.directory):
         return found
+    found.size = len((read_small(found.path("hosts")) or b"").splitlines())
+    found.own_job = (read_small(found.path("job")) or b"").decode().strip()
     found.is_submitted = read_small(found.path("submitting")) is not None
+    found.is_lease = is_there(found.path("lease"))
     part = None if found.is_submitted else arrays.of(name)
     if part is not None:
         found.join(*part)
@@ -171,10 +174,10 @@ class Attempts:
         if not attempt.open:
             self._open.pop(attempt.id, None)
 
-    def make_names_durable(self) -> None:
-        """Make the names of new attempts survive a power cut."""
-        sync_directory(str(self._spool))
     def files(self, step: StepId) -> StepFiles:
         """Return where a step's files are."""
         return step_files(self._spool, step)
 
+    def make_names_durable(self) -> None:
+        """Make the names of new attempts survive a power cut."""
+        sync_directory(str(self._spool))

@@ -8,7 +8,7 @@ from typing import Final
 from moulin.domain.errors import EngineError, EngineRefused
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import Resources
-from moulin.engines.slurm.driver import Driver, JobRequest
+from moulin.engines.slurm.driver import Driver, ExtendsJobs, JobRequest
 from moulin.engines.slurm.formats import JobBook, SlurmJob, SlurmNode, SlurmPartition
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.watched import Reading, Watched
@@ -141,6 +141,20 @@ class Cluster:
             )
         wanted_s = asked_s + step.stop_grace_s + TIME_MARGIN_S if asked_s else longest_s
         return min(wanted_s, longest_s) if longest_s else wanted_s
+
+    def extend(self, job: str, time_limit_s: int) -> None:
+        """Let a job last `time_limit_s`, and what it takes to end, in all.
+
+        Raises `EngineRefused` when Slurm or its partition does not allow it.
+        """
+        longest_s = self.partition().time_limit_s
+        if longest_s and time_limit_s > longest_s:
+            raise EngineRefused(f"partition {self.partition().name} ends jobs after {longest_s} s")
+        if not isinstance(self._driver, ExtendsJobs):
+            raise EngineRefused("this way to Slurm cannot change a job's time limit")
+        wanted_s = time_limit_s + TIME_MARGIN_S
+        wanted_s = min(wanted_s, longest_s) if longest_s else wanted_s
+        self._driver.extend(job, -(-wanted_s // 60))
 
     def _ask_jobs(self) -> Jobs:
         return JobBook(self._driver.jobs())

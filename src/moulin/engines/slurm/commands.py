@@ -71,6 +71,13 @@ class Commands:
         """Signal jobs, by one `scancel --signal` for many."""
         self._scancel(("--signal=CONT",) if is_gang else ("--full", "--signal=CONT"), jobs)
 
+    def extend(self, job: str, minutes: int) -> None:
+        """Change a job's time limit by `scontrol update`: Slurm asks for an operator's rights."""
+        words = ("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+        answer = self._transport.run(words)
+        if answer.status != 0:
+            raise complaint(f"extend job {job}", _said(answer))
+
     def recall(self, jobs: Sequence[str]) -> Mapping[str, SlurmJob] | None:
         """Return ended jobs by `sacct`; where that fails once it is not asked again."""
         if self._has_accounting is False:
@@ -123,7 +130,9 @@ def sbatch_words(job: JobRequest) -> tuple[str, ...]:
         "gres": job.gres,
         "time": str(job.time_limit_minutes or ""),
     }
-    given = (f"--{name}={value}" for name, value in options.items() if value)
+    given = [f"--{name}={value}" for name, value in options.items() if value]
+    if job.is_exclusive:
+        given.append("--exclusive")
     return ("sbatch", "--parsable", "--no-requeue", "--open-mode=append", *given)
 
 

@@ -6,7 +6,7 @@ Drivers translate and draw no conclusion. Complaints are of two kinds: Slurm wil
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from moulin.domain.errors import EngineRefused, EngineUnavailable
 from moulin.engines.slurm.formats import SlurmJob, SlurmNode, SlurmPartition
@@ -46,6 +46,16 @@ class JobRequest:
     qos: str = ""
     reservation: str = ""
     constraint: str = ""
+    is_exclusive: bool = False
+
+
+@runtime_checkable
+class ExtendsJobs(Protocol):
+    """A way to Slurm by which a job may be given more time."""
+
+    def extend(self, job: str, minutes: int) -> None:
+        """Let a job last so many minutes in all; raises `EngineRefused` when Slurm does not."""
+        ...
 
 
 class Driver(Protocol):

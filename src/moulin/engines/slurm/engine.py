@@ -45,6 +45,7 @@ from moulin.engines.slurm.watched import Reading
 from moulin.engines.slurm.wellbeing import Wellbeing
 from moulin.engines.task.dropped import Dropped
 from moulin.engines.task.handed import take_back_secrets
+from moulin.engines.task.specification import LOGIN
 from moulin.engines.task.spool import (
     StepFiles,
     format_record,
@@ -57,6 +58,7 @@ from moulin.engines.task.spool import (
     read_small,
     step_files,
     write_once,
+    write_time_limit,
     write_whole,
 )
 from moulin.engines.task.told import LOOK
@@ -204,6 +206,19 @@ class SlurmEngine:
             raise self._spool_failed("stop", step, cause) from cause
         self._tend()
 
+    def extend(self, step: StepId, time_limit_s: int) -> None:
+        """Have Slurm let a leased node's job last so long in all, and its program know.
+
+        Raises `EngineRefused` when Slurm does not allow it, `EngineUnavailable` when it cannot be asked.
+        """
+        try:
+            attempt = self._book.of(step)
+            if attempt.job:
+                self._cluster.extend(attempt.job, time_limit_s)
+            write_time_limit(step_files(self._spool, step), time_limit_s)
+        except OSError as cause:
+            raise self._spool_failed("extend", step, cause) from cause
+
     def capacity(self) -> tuple[NodeCapacity, ...]:
         """Return the partition's nodes, or a delegated pool's places, in a stable order.
 
@@ -236,6 +251,8 @@ class SlurmEngine:
         look_again(files.directory)
         if self._book.of(step).is_fenced():
             raise NotFound(f"read the log of {step}", hint="it was never started here")
+        if is_there(files.spec) and not is_there(files.log):
+            return LogChunk(data=b"", next_cursor=max(0, cursor), is_end=is_there(files.exit))
         return read_log(step, files, cursor, limit_bytes)
 
     def steps(self) -> tuple[StepId, ...]:
@@ -251,8 +268,6 @@ class SlurmEngine:
         files = step_files(self._spool, step)
         phase = self.observe([step])[0].phase
         if phase is TaskPhase.UNREACHABLE:
-        if is_there(files.spec) and not is_there(files.log):
-            return LogChunk(data=b"", next_cursor=max(0, cursor), is_end=is_there(files.exit))
             raise EngineUnavailable(f"forget {step}: Slurm cannot be asked", hint="try again later")
         if phase in SEEN_PHASES:
             raise InUse(f"forget {step}: its end is not on record", hint="stop it first")
@@ -396,7 +411,7 @@ class SlurmEngine:
         return all(
             told is not None
             and told[0] is TaskPhase.RUNNING
-            and (bool(told[1]) or not attempt.is_endpoint)
+            and (bool(told[1]) or not (attempt.is_endpoint or attempt.is_lease))
             for told in seen
         )
 

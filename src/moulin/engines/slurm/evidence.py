@@ -27,6 +27,7 @@ from moulin.engines.task.spool import (
     look_again,
     read_address,
     read_end,
+    read_login,
     read_record,
     read_usage,
     write_once,
@@ -65,7 +66,8 @@ class Case:
     def live(self, words: str) -> Observation:
         """Say that it is there: running from when its shim has taken it."""
         cpu_ns, memory_bytes_max = read_usage(self.files)
-        address = self.address() if self.attempt.is_endpoint else ""
+        is_found = self.attempt.is_endpoint or self.attempt.is_lease
+        address = self.address() if is_found else ""
         started_ns = self.started_ns()
         return Observation(
             step=self.step,
@@ -81,7 +83,9 @@ class Case:
         )
 
     def address(self) -> str:
-        """Return where a replica answers, empty while that is not known."""
+        """Return where a replica answers, or one logs in, empty while that is not known."""
+        if self.attempt.is_lease:
+            return read_login(self.files)
         if self.doors is None:
             return read_address(self.files)
         return self.doors.address(self.attempt.id, self.files)

@@ -70,6 +70,7 @@ def _capacity(node: SlurmNode, own: _Held, settings: SlurmSettings) -> NodeCapac
     words = " ".join(closing)
     accelerator_class = settings.accelerator_class or node.accelerator_type
     return NodeCapacity(
+        has_login=not settings.is_delegated,  # of a place nobody knows whose machine it will be
         node=NodeId(f"{settings.prefix}{node.name}"),
         cpu_milli=node.cpus * _CPU,
         memory_bytes=node.memory_bytes,

@@ -35,7 +35,7 @@ from moulin.engines.slurm.submission import (
 )
 from moulin.engines.slurm.wellbeing import Wellbeing
 from moulin.engines.task.handed import hand_secrets
-from moulin.engines.task.specification import refusal
+from moulin.engines.task.specification import refusal, with_login
 from moulin.engines.task.spool import StepFiles, write_once, write_whole
 
 RETRY_S: Final = 5.0
@@ -62,6 +62,7 @@ class Starter:
         cluster: Cluster,
         *,
         program: str,
+        login: str,
         doors: Doors | None,
         wellbeing: Wellbeing,
     ) -> None:
@@ -85,6 +86,7 @@ class Starter:
         refuse_what_slurm_cannot_run(step, nodes)
         _make_private(files.attempt_directory, files.directory)
         chosen = [nodes[node] for node in step.nodes]
+        step = with_login(step, self._settings.python, self._login, chosen[step.rank].address)
         if self._doors is not None:
             step = self._doors.behind(step, files, chosen[step.rank])
         spec = task_specification(
@@ -99,12 +101,15 @@ class Starter:
         _write(files.spec, spec, is_new=not attempt.is_submitted)
         if not attempt.size:
             attempt.size = len(step.nodes)
-        attempt.is_endpoint = step.endpoint is not None
-        attempt.open.add(step.step)
             if attempt.size > 1:
                 names = job_request(step, self._settings).hosts or step.nodes
                 hosts = "".join(f"{name}\n" for name in names)
                 write_whole(attempt.path("hosts"), hosts.encode(), is_durable=False)
+        attempt.is_endpoint = step.endpoint is not None
+        if step.lease is not None:
+            attempt.is_lease = True
+            write_whole(attempt.path("lease"), b"", is_durable=False)
+        attempt.open.add(step.step)
         self._book.watch(attempt)
 
     def submit(self, waiting: Sequence[Waiting]) -> Failures:
@@ -190,13 +195,13 @@ class Starter:
         if not number:
             try:
                 job = self._request(step, attempt.id)
+                files = self._book.files(step.step)
+                _make_private(os.path.dirname(files.checkpoint), files.checkpoint, files.shared)
                 write_once(attempt.path("submitting"), b"")
                 attempt.is_submitted = True
                 script = batch_script(attempt.directory, self._launch(step))
                 number = self._cluster.submit(
                     replace(
-                files = self._book.files(step.step)
-                _make_private(os.path.dirname(files.checkpoint), files.checkpoint, files.shared)
                         job,
                         directory=attempt.directory,
                         output=attempt.path("batch"),
@@ -284,11 +289,6 @@ def _make_private(*paths: str) -> None:
             os.mkdir(path, 0o700)
 
 
-def _is_element(step: StartStep) -> bool:
-    """Say whether a step may share a submission: replicas come and go one by one, and do not."""
-    return step.endpoint is None and "MOULIN_ARRAY_INDEX" in step.env
-
-
 def _write(path: str, data: bytes, *, is_new: bool) -> None:
     """Write a file, at once where nobody can be reading it: that is half of what a start costs."""
     if not is_new:
@@ -297,6 +297,11 @@ def _write(path: str, data: bytes, *, is_new: bool) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     with open(os.open(path, flags, 0o600), "wb", buffering=0) as file:
         file.write(data)
+
+
+def _is_element(step: StartStep) -> bool:
+    """Say whether a step may share a submission: replicas come and go one by one, and do not."""
+    return step.endpoint is None and "MOULIN_ARRAY_INDEX" in step.env
 
 
 def _port_of(step: StartStep) -> int:

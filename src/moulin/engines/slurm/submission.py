@@ -215,6 +215,7 @@ def job_request(
         qos=settings.qos,
         reservation=settings.reservation,
         constraint=settings.constraint,
+        is_exclusive=step.lease is not None,
     )
 
 

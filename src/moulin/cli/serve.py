@@ -104,7 +104,7 @@ def deploy(
     accelerators: Accelerators = None,
     country: CountryFlag = None,
     zone: ZoneFlag = None,
-    time_limit: ReplicaTime = "0s",
+    time_limit: ReplicaTime = "",
     fallback: Fallback = None,
     is_public: IsPublic = False,
     accept_licence: AcceptLicence = "",
@@ -128,7 +128,7 @@ def deploy(
       moulin deploy gemma-3-1b-it --accept-licence gemma
     """
     numbers = endpoint_spec("any", replicas, target=target, idle=idle, cold_start=cold_start)
-    limit_s = parse_duration_s(time_limit)
+    limit_s = parse_duration_s(time_limit or "0s")
     wanted, preference = _model_and_source(model, source, name)
     name = name or wanted
     flags = Flags(name=name, cpus=cpus, memory=memory, accelerators=accelerators)

@@ -101,9 +101,7 @@ def _take_over(state: State, attempt: AttemptRow, task: TaskRow, seen: TaskObser
     if seen.is_ready and not task.ready_since_ns:
         task.ready_since_ns = seen.observed_at_ns
         row = state.workloads[WorkloadId(attempt.workload)]
-        if row.serving is not None:
-            row.serving.load_ns = max(0, seen.observed_at_ns - attempt.placed_at_ns)
-            note_load(row, attempt, seen.observed_at_ns)
+        note_load(row, attempt, seen.observed_at_ns)
     task.is_ready = seen.is_ready
 
 

@@ -163,9 +163,8 @@ class Serving:
 
     `former` are earlier specs that a replica still serves or that somebody may go back to, `before`
     the last of them. `wish` is what the reported load asks for, `peaks` what it asked for before:
-    ever less, ever later. `since_ns` is the last change of the number or the spec. `load_ns` is how
-    long the last start took to be ready, `loads` how long the last few took from when they ran, and
-    `pools` where they ran.
+    ever less, ever later. `since_ns` is the last change of the number or the spec. `loads` are how long
+    the last few replicas took to be ready from when they ran, in ns, and `pools` where replicas ran.
     """
 
     scaling: Scaling | None
@@ -177,7 +176,6 @@ class Serving:
     requests: int = 0
     peaks: list[Peak] = field(default_factory=list)
     since_ns: int = 0
-    load_ns: int = 0
     loads: tuple[int, ...] = ()
     pools: tuple[str, ...] = ()
 

@@ -43,8 +43,8 @@ def check_s(state: State, nodes: Sequence[int], now_ns: int) -> int:
 def is_due(row: NodeRow, preflight: Preflight, now_ns: int) -> bool:
     """Whether a node's last check is too old, and none was tried in vain a moment ago."""
     health = row.health
-    is_fit = 0 < now_ns - health.fit_ns < preflight.every_s * NS_PER_S and health.fit_ns > 0
-    is_tried = 0 <= now_ns - health.tried_ns < DOUBTED_NS and health.tried_ns > 0
+    is_fit = health.fit_ns > 0 and now_ns - health.fit_ns < preflight.every_s * NS_PER_S
+    is_tried = health.tried_ns > 0 and now_ns - health.tried_ns < DOUBTED_NS
     return not (is_fit or is_tried)
 
 

@@ -38,10 +38,13 @@ from moulin.domain.objects import BatchWanted
 from moulin.domain.secrets import SECRET_BYTES_MAX, SECRET_NAME, TASK_SECRETS_MAX, SecretWanted
 from moulin.domain.usage import Meter
 from moulin.domain.workload import (
+    ADDRESS,
     AFTER_MAX,
     ALTERNATIVES_MAX,
     ARRAY_INDEX_MAX,
     ARRAY_SIZE_MAX,
+    COPIES_MAX,
+    PLACE,
     STOP_SIGNALS,
     After,
     EndpointSpec,
@@ -107,6 +110,8 @@ _SECRETS = Text(
     key_pattern=r"[A-Za-z_][A-Za-z0-9_]{0,127}",
 )
 
+_COPIES = Text(length_max=1024, pattern=ADDRESS, items_max=COPIES_MAX, key_pattern=PLACE)
+
 BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
     WorkloadSpec: {
         "name": _NAME,
@@ -150,6 +155,8 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
         "image": Text(length_max=1000),
         "secrets": _SECRETS,
         "secret_files": _SECRETS,
+        "inputs": _COPIES,
+        "outputs": _COPIES,
     },
     SecretWanted: {"value": Text(length_max=SECRET_BYTES_MAX, is_free=True)},
     EndpointSpec: {

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from moulin.domain.jobdata import read_secrets
+from moulin.domain.jobdata import check_copies, read_copies, read_secrets
 from moulin.domain.section import Keys, Section, check_name, nearest, section, shown
 from moulin.domain.units import parse_bytes, parse_cpu_milli, parse_duration_s
 from moulin.domain.workload import (
@@ -24,6 +24,7 @@ from moulin.domain.workload import (
     AfterWhen,
     EndpointSpec,
     JobArray,
+    OutputsWhen,
     Resources,
     Retry,
     Scaling,
@@ -75,6 +76,9 @@ FRENCH: Final[Mapping[str, str]] = {
     "retenu": "hold",
     "signal": "stop_signal",
     "délai": "grace",
+    "entrées": "inputs",
+    "sorties": "outputs",
+    "sorties_si": "outputs_when",
     "prévenir": "notify",
     "au_choix": "any_of",
 }
@@ -103,7 +107,8 @@ ENDPOINT_KEYS: Final = (
     "fallbacks",
 )
 FALLBACKS_MAX: Final = 8
-TASK_KEYS: Final = ("run", "command", "setup", "envs", "workdir", "image", "secrets")
+DATA_KEYS: Final = ("secrets", "inputs", "outputs", "outputs_when")
+TASK_KEYS: Final = ("run", "command", "setup", "envs", "workdir", "image", *DATA_KEYS)
 JOB_KEYS: Final = _keys(
     *("name", "kind", "resources", "num_nodes", *TASK_KEYS, "time_limit", "priority", "retry"),
     *("labels", "retention", "where", "when", *ENDPOINT_KEYS),
@@ -270,7 +275,7 @@ def _task(top: Section) -> TaskTemplate:
     if not command:
         top.refuse("run", "a job needs a command", "for example `run: python train.py`")
     secrets, secret_files = read_secrets(top)
-    return TaskTemplate(
+    task = TaskTemplate(
         command=command,
         setup=top.text("setup", characters_max=SCRIPT_CHARACTERS_MAX),
         env=top.text_map("envs", form=_VARIABLE, items_max=1_000),
@@ -278,7 +283,12 @@ def _task(top: Section) -> TaskTemplate:
         image=top.text("image"),
         secrets=secrets,
         secret_files=secret_files,
+        inputs=read_copies(top, "inputs"),
+        outputs=read_copies(top, "outputs"),
+        outputs_when=top.word("outputs_when", OutputsWhen, OutputsWhen.SUCCESS),
     )
+    check_copies(top, task, _array(top))
+    return task
 
 
 def _endpoint(top: Section) -> EndpointSpec:

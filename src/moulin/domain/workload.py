@@ -140,6 +140,22 @@ class JobArray:
         return tuple(unit for unit in range(self.size) if self.index_of(unit) in indices)
 
 
+class OutputsWhen(StrEnum):
+    """After which end of its program a task's outputs are saved."""
+
+    SUCCESS = "success"
+    ALWAYS = "always"
+
+
+# What a task copies, each a file or a folder; and how both sides of a copy are written.
+COPIES_MAX: Final = 100
+PLACE: Final = r"(?!(?:.*/)?\.{1,2}(?:/|$))[^/\x00-\x1f\x7f][^\x00-\x1f\x7f]{0,254}"
+ADDRESS: Final = (
+    r"(?:s3://[a-z0-9][a-z0-9.-]{1,62}(?:/[^\x00-\x1f\x7f]*)?|(?:file://)?/[^/\x00-\x1f\x7f]"
+    r"[^\x00-\x1f\x7f]*)"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskTemplate:
     """The program each task runs; `command` is an argv, a job file's `run` becomes `sh -c`.
@@ -147,6 +163,9 @@ class TaskTemplate:
     `secrets` map variables to names of the project's secrets; those of `secret_files` hold the path
     of a file with the value. `bundle` is the SHA-256 of a packed folder that the project keeps: each
     task starts in a copy of its own, and `workdir` is empty then; otherwise that is a path on the nodes.
+
+    `inputs` are copied from addresses to places below the working directory before it starts,
+    `outputs` from places to addresses after it has ended as `outputs_when` says.
     """
 
     command: tuple[str, ...]
@@ -157,6 +176,9 @@ class TaskTemplate:
     secrets: Mapping[str, str] = field(default_factory=dict)
     secret_files: Mapping[str, str] = field(default_factory=dict)
     bundle: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    outputs_when: OutputsWhen = OutputsWhen.SUCCESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

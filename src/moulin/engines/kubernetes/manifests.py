@@ -86,10 +86,10 @@ def refuse_what_cannot_run(pool: KubernetesPool, step: StartStep) -> None:
             "replicas of endpoints do not run on Kubernetes pools yet",
             "place endpoints on a pool of engine local or slurm",
         )
-    if step.task.bundle:
+    if step.task.bundle or step.task.inputs or step.task.outputs:
         raise refusal(
             step,
-            "folders are not sent to Kubernetes pools yet",
+            "folders, inputs and outputs are not copied for Kubernetes pools yet",
             "have what it needs in its `image`, or use a pool of engine local or slurm",
         )
     if step.secrets or step.secret_files:

@@ -29,7 +29,7 @@ from moulin.engines.local.launch import (
 from moulin.engines.local.nodes import machine_devices
 from moulin.engines.local.survivors import end_survivors
 from moulin.engines.task.containers import TOOLS_OWN, contained_here
-from moulin.engines.task.data import BESIDE, Beside, needs_data, placed, write_plan
+from moulin.engines.task.data import BESIDE, MOVER, Beside, placed, refuse_bad_data
 from moulin.engines.task.dropped import Dropped
 from moulin.engines.task.handed import hand_secrets, take_back_secrets
 from moulin.engines.task.shim import read_spec, stat_fields
@@ -125,6 +125,7 @@ class LocalEngine:
         try:
             known = self._known.get(step.step) or self._adopt(step.step, files)
             if known is None:
+                refuse_bad_data(step)
                 refuse_what_cannot_run(step, self._nodes, self._base_env["PATH"])
                 known = self._start_fresh(step, files)
         except (OSError, KeyError, ValueError) as cause:
@@ -273,10 +274,9 @@ class LocalEngine:
         node = self._node_by_id[step.nodes[step.rank]]
         python = os.path.realpath(sys.executable)
         step = placed(with_login(step, python, LOGIN, node.address), files)
-        beside: tuple[str, ...] = ()
-        if needs_data(step):
-            write_plan(step, files)
-            beside = Beside(python=(python,), program=BESIDE).words(files)
+        beside = Beside(
+            python=(python,), program=BESIDE, mover_python=(sys.executable,), mover=MOVER
+        )
         env = task_environment(
             step,
             files,
@@ -293,7 +293,7 @@ class LocalEngine:
             memory_method=self.memory_limit_method,
             cgroup=self._cgroup.group(files.directory) if self._cgroup else "",
             contained=contained_here(step, files, env, self._base_env, self._tools_env),
-            beside=beside,
+            beside=beside.words(step, files),
         )
 
     def _adopt(self, step: StepId, files: StepFiles) -> _Known | None:

@@ -205,9 +205,9 @@ class RayEngine:
                 f"start {step.step}: replicas of endpoints do not run on Ray pools yet",
                 hint="place endpoints on a pool of engine local or slurm",
             )
-        if step.task.bundle:
+        if step.task.bundle or step.task.inputs or step.task.outputs:
             raise EngineRefused(
-                f"start {step.step}: folders are not sent to the nodes of a Ray cluster yet",
+                f"start {step.step}: folders, inputs and outputs are not copied for Ray pools yet",
                 hint="name an absolute workdir that is there, or a pool of engine local or slurm",
             )
         if step.secrets or step.secret_files:

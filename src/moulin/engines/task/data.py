@@ -1,41 +1,73 @@
-"""Writes what the program beside a task is to prepare; judges only what no node could do.
+"""Writes what the program beside a task is to prepare and to save; judges only what no node could do.
 
-A task with a bundle or inputs starts in a folder of its own, `work` in its step's directory. Its plan
-is a file, so that nothing of it is in a command line. Decision 0041.
+A task with a bundle, inputs or outputs starts in a folder of its own, `work` in its step's directory,
+unless it names one. Its plan is a file, so that nothing of it is in a command line. Decision 0041.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from moulin.domain.plan import StartStep
+from moulin.engines.task.specification import refusal
 from moulin.engines.task.spool import StepFiles, make_directory, write_whole
 
 BESIDE: Final = str(Path(__file__).with_name("beside.py"))
+MOVER: Final = str(Path(__file__).with_name("mover.py"))
+_RANK: Final = "{rank}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beside:
-    """How the program is run on the nodes: a Python, and the path of it there."""
+    """How the programs beside a task are run on the nodes: a Python each, and their paths there.
+
+    The mover's Python has libraries; the other one needs none.
+    """
 
     python: Sequence[str]
     program: str
+    mover_python: Sequence[str]
+    mover: str
 
-    def words(self, files: StepFiles) -> tuple[str, ...]:
-        """Return what stands before a task's own argv."""
-        return (*self.python, "-I", "-S", "-E", self.program, plan_of(files))
+    def words(self, step: StartStep, files: StepFiles) -> tuple[str, ...]:
+        """Write a step's plan, and return what stands before its own argv; none, nothing.
+
+        Raises `OSError` as files do.
+        """
+        if not needs_data(step):
+            return ()
+        path = f"{files.directory}/data"
+        write_whole(path, json.dumps(self._plan(step)).encode(), is_durable=False)
+        return (*self.python, "-I", "-S", "-E", self.program, path)
+
+    def _plan(self, step: StartStep) -> Mapping[str, object]:
+        task = step.task
+        return {
+            "bundle": {"path": step.bundle_path, "sha256": task.bundle} if task.bundle else None,
+            "inputs": {place: _filled(step, address) for place, address in task.inputs.items()},
+            "outputs": _outputs(step),
+            "outputs_when": task.outputs_when.value,
+            "mover": [*self.mover_python, "-I", self.mover],
+            "project": step.project,
+        }
 
 
 def needs_data(step: StartStep) -> bool:
-    """Say whether anything is to be prepared for a step."""
-    return bool(step.task.bundle)
+    """Say whether anything is to be prepared or saved for a step."""
+    task = step.task
+    return bool(task.bundle or task.inputs or task.outputs)
 
 
-def plan_of(files: StepFiles) -> str:
-    """Return the path of a step's plan."""
-    return f"{files.directory}/data"
+def refuse_bad_data(step: StartStep) -> None:
+    """Raise `EngineRefused` for what no node can save."""
+    if step.task.image and step.task.outputs:
+        raise refusal(
+            step,
+            "outputs of a program in an image are not saved yet",
+            "have the program write them where they belong, or leave `image` out",
+        )
 
 
 def placed(step: StartStep, files: StepFiles) -> StartStep:
@@ -47,8 +79,21 @@ def placed(step: StartStep, files: StepFiles) -> StartStep:
     return replace(step, task=replace(step.task, workdir=folder))
 
 
-def write_plan(step: StartStep, files: StepFiles) -> None:
-    """Write what the program beside the task does; raises `OSError` as files do."""
-    bundle = {"path": step.bundle_path, "sha256": step.task.bundle} if step.task.bundle else None
-    plan = {"bundle": bundle, "inputs": {}, "outputs": {}, "outputs_when": "success"}
-    write_whole(plan_of(files), json.dumps(plan).encode(), is_durable=False)
+def _outputs(step: StartStep) -> dict[str, str]:
+    """Return what this task of its gang saves: the first one all, others what has a place for each."""
+    return {
+        place: _filled(step, address)
+        for place, address in step.task.outputs.items()
+        if step.rank == 0 or _RANK in address
+    }
+
+
+def _filled(step: StartStep, address: str) -> str:
+    names = {
+        _RANK: str(step.rank),
+        "{index}": step.env.get("MOULIN_ARRAY_INDEX", "0"),
+        "{id}": step.workload,
+    }
+    for name, value in names.items():
+        address = address.replace(name, value)
+    return address

@@ -119,7 +119,13 @@ jobs = st.builds(
         spec if spec.kind is WorkloadKind.JOB else replace(spec, array=None, alternatives=())
     )
 )
-endpoints = st.builds(endpoint, st.integers(1, 3), st.integers(1, 2), where=wheres)
+endpoints = st.builds(
+    endpoint,
+    st.integers(1, 3),
+    st.integers(1, 2),
+    where=wheres,
+    time_limit_s=st.sampled_from([0, 20, 60]),
+)
 
 
 class Factory(RuleBasedStateMachine):

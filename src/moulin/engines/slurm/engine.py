@@ -40,7 +40,7 @@ from moulin.engines.slurm.formats import PENDING, SlurmJob
 from moulin.engines.slurm.places import calmed, places
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.starting import Starter
-from moulin.engines.slurm.submission import install_program
+from moulin.engines.slurm.submission import install_program, shared_data
 from moulin.engines.slurm.watched import Reading
 from moulin.engines.slurm.wellbeing import Wellbeing
 from moulin.engines.task.dropped import Dropped
@@ -73,6 +73,9 @@ CANCEL_AFTER_S: Final = 5.0
 LOOKS_PER_S: Final = 2000
 # What many stops have for Slurm is told at once, so often.
 TELLING_S: Final = 0.2
+# A start is looked for in files, more often than Slurm is asked, for so long and of so many at once.
+FRESH_S: Final = 3.0
+FRESH_MAX: Final = 64
 _NS_PER_S: Final = 1_000_000_000
 
 
@@ -101,6 +104,7 @@ class SlurmEngine:
             program, owner = install_program(self._spool), self._read_owner()
             sidecar = install_program(self._spool, SIDECAR)
             login = install_program(self._spool, LOGIN)
+            data = shared_data(self._spool, settings.python)
             reader = install_program(self._spool, LOOK) if settings.reads_nodes else ""
             self._wellbeing = Wellbeing(self._spool, clock, settings, reader=reader)
             self._dropped = Dropped(self._spool)
@@ -123,6 +127,7 @@ class SlurmEngine:
             login=login,
             doors=self._doors,
             wellbeing=self._wellbeing,
+            data=data,
         )
         self._nodes: dict[str, NodeCapacity] = {}
         self._stopping: dict[AttemptId, Attempt] = {}
@@ -381,6 +386,21 @@ class SlurmEngine:
                     yield seen
 
     def _tell(self, attempt: Attempt, step: StepId, jobs: Reading[Jobs]) -> Observation:
+
+    def _just_begun(self, jobs: Reading[Jobs]) -> Iterator[Observation]:
+        """Yield what began since Slurm was asked last, of the few that were submitted just now."""
+        too_old_s = time.monotonic() - FRESH_S
+        if len(self._fresh) > FRESH_MAX:
+            self._fresh.clear()
+        for attempt in list(self._fresh.values()):
+            begun = [s for s in sorted(attempt.open) if is_there(self._book.files(s).started)]
+            if len(begun) == len(attempt.open) or attempt.submitted_s < too_old_s:
+                del self._fresh[attempt.id]
+            for step in begun:
+                told = attempt.seen.get(step)
+                seen = self._tell(attempt, step, jobs)
+                if told != (seen.phase, seen.address):
+                    yield seen
         """Return what is seen of a step, and remember that it was told."""
         seen = self._observe(step, jobs)
         attempt.seen[step] = (seen.phase, seen.address)

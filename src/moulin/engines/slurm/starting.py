@@ -34,6 +34,8 @@ from moulin.engines.slurm.submission import (
     whole_cpus,
 )
 from moulin.engines.slurm.wellbeing import Wellbeing
+from moulin.engines.task.bundle_shelf import SharedData
+from moulin.engines.task.data import refuse_bad_data
 from moulin.engines.task.handed import hand_secrets
 from moulin.engines.task.specification import refusal, with_login
 from moulin.engines.task.spool import StepFiles, write_once, write_whole
@@ -65,9 +67,11 @@ class Starter:
         login: str,
         doors: Doors | None,
         wellbeing: Wellbeing,
+        data: SharedData,
     ) -> None:
         """`program` is the path of the shim, `login` of what leased nodes run, as the nodes see it."""
         self._login = login
+        self._data = data
         self._wellbeing = wellbeing
         self._doors = doors
         self._book = book
@@ -84,11 +88,13 @@ class Starter:
         Raises `EngineRefused` when it can never start on these nodes, and `OSError`.
         """
         refuse_what_slurm_cannot_run(step, nodes)
+        refuse_bad_data(step)
         _make_private(files.attempt_directory, files.directory)
         chosen = [nodes[node] for node in step.nodes]
         step = with_login(step, self._settings.python, self._login, chosen[step.rank].address)
         if self._doors is not None:
             step = self._doors.behind(step, files, chosen[step.rank])
+        step, beside = self._data.prepared(step, files)
         spec = task_specification(
             step,
             files,
@@ -96,6 +102,7 @@ class Starter:
             addresses=[node.address for node in chosen],
             port=_port_of(step),
             is_delegated=self._settings.is_delegated,
+            beside=beside,
         )
         hand_secrets(step, files)
         _write(files.spec, spec, is_new=not attempt.is_submitted)

@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from shlex import quote
+from shlex import quote, split
 from typing import Final
 
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
 from moulin.engines.slurm.arrays import ArrayJob
 from moulin.engines.slurm.driver import JobRequest
-from moulin.engines.slurm.settings import SlurmSettings
+from moulin.engines.slurm.settings import ANY_PYTHON, SlurmSettings
+from moulin.engines.task.bundle_shelf import SharedData
+from moulin.engines.task.data import BESIDE, MOVER, Beside
 from moulin.engines.task.specification import SHIM, refusal, refuse_bad_words, specification
 from moulin.engines.task.spool import (
     CHECKPOINTS,
@@ -94,6 +96,7 @@ def task_specification(
     Later wins: what is written here for any system, what the node and Slurm say, the task's own
     variables and the control plane's.
     """
+    beside: tuple[str, ...] = (),
     whole = task_environment(
         step,
         files,
@@ -116,7 +119,15 @@ def task_specification(
         *(("default_env", f"{name}={value}") for name, value in sorted(weak.items())),
         *(("pass", name) for name in passed),
     ]
-    spec = specification(step, files, env=strong, node=node, memory_method="rss-watch", cgroup="")
+    spec = specification(
+        step,
+        files,
+        env=strong,
+        node=node,
+        memory_method="rss-watch",
+        cgroup="",
+        beside=beside,
+    )
     words = "".join(f"{name}\0{value}\0" for name, value in more)
     return spec + words.encode(errors="surrogateescape")
 
@@ -163,7 +174,7 @@ class Launch:
         """
         if not self.reader:
             return ""
-        words = _BESIDE.format(python=self.python, reader=quote(self.reader), rank=rank)
+        words = _BESIDE.format(python=self.interpreter, reader=quote(self.reader), rank=rank)
         return words.replace("HEALTH", quote(self.health))
 
 
@@ -243,3 +254,17 @@ def install_program(spool: Path, source: str = SHIM) -> str:
         make_directory(folder)
         write_once(path, data)
     return path
+def shared_data(spool: Path, python: str) -> SharedData:
+    """Return what prepares tasks' folders, its programs where the nodes see them; `OSError`."""
+    words = split(python)
+    return SharedData(
+        spool,
+        Beside(
+            python=words,
+            program=install_program(spool, BESIDE),
+            mover_python=words,
+            mover=install_program(spool, MOVER),
+        ),
+    )
+
+

@@ -2,12 +2,15 @@
 
 Run by path, `python -I -S -E beside.py PLAN ARGV…`, as a bare file that imports nothing of Moulin:
 it runs where the task runs, as part of it, so its time, its memory and its words are the task's. PLAN
-is a JSON file in the step's directory. It never retries, and a program that ends well whose outputs
+is a JSON file in the step's directory. It runs on what Python a node has, so it is written for old
+ones too. It never retries, and a program that ends well whose outputs
 cannot be saved has failed.
 
 A bundle is unpacked with Python's own filter for data: nothing outside of the folder is written, no
 device, owner or special bit is made. References: PEP 706.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -119,7 +122,7 @@ def end_as(status: int) -> int:
         if number in FOR_PROGRAM:
             signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-    return os.waitstatus_to_exitcode(status)
+    return os.WEXITSTATUS(status)
 
 
 def main() -> int:

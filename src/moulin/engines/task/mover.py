@@ -6,6 +6,8 @@ nothing of Moulin. Objects of a store are kept on the node under what the store 
 digest of what came, so that the next task of the project copies them from the disk.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import json
@@ -162,7 +164,7 @@ def bring(plan: dict[str, Any], place: str, address: str) -> None:
 
 
 def _bring_one(
-    files: Any, item: Item, target: Path, cache: "Cache | None", progress: Progress
+    files: Any, item: Item, target: Path, cache: Cache | None, progress: Progress
 ) -> str:
     kept = cache.find(item) if cache else None
     if kept is not None:
@@ -194,6 +196,14 @@ def _copied(source: BinaryIO, target: Path, progress: Progress) -> str:
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+def _digest_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -300,8 +310,7 @@ def save(place: str, address: str) -> None:
                 return _copied(pair[0].open("rb"), Path(target), progress)
             files.put_file(str(pair[0]), target)
             progress.add(pair[0].stat().st_size)
-            with pair[0].open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
+            return _digest_of(pair[0])
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             digests = list(pool.map(copy, pairs))

@@ -13,6 +13,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 Json = dict[str, Any]
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: here
+contexts: [{{name: here, context: {{cluster: here, user: me}}}}]
+clusters: [{{name: here, cluster: {{server: "{address}"}}}}]
+users: [{{name: me, user: {{token: a-token}}}}]
+"""
 NAMED = ("secrets", "jobs", "jobsets", "pods", "nodes")
 
 

@@ -3,7 +3,7 @@
 import os
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,9 @@ from moulin.domain.ids import (
 from moulin.domain.observation import NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import EndpointSpec, Resources, TaskTemplate
+from moulin.engines.kubernetes.api import Api, open_client
+from moulin.engines.kubernetes.engine import KubernetesEngine
+from moulin.engines.kubernetes.manifests import KubernetesPool, object_name
 from moulin.engines.local.cgroup import CgroupBase
 from moulin.engines.local.engine import LocalEngine
 from moulin.engines.local.nodes import divide_machine
@@ -32,6 +35,7 @@ from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import LocalTransport
 from moulin.ports.engine import Engine
 from tests.containers import Containers
+from tests.kubernetes_standin import KUBECONFIG, Standin
 from tests.ray_cluster import RayCluster
 from tests.slurm_cluster import SlurmCluster
 
@@ -61,9 +65,10 @@ def make_step(
     memory_bytes: int = 512 * 10**6,
     endpoint: EndpointSpec | None = None,
     stop_grace_s: int = 5,
+    generation: int = 1,
 ) -> StartStep:
     workload = f"job_{_test_number():08x}_{name}"
-    attempt = attempt_id(workload, 0, 1)
+    attempt = attempt_id(workload, 0, generation)
     return StartStep(
         step=step_id(attempt, rank),
         attempt=attempt,
@@ -71,7 +76,7 @@ def make_step(
         organisation=OrganisationId("organisation"),
         project=ProjectId("project"),
         unit=0,
-        generation=1,
+        generation=generation,
         rank=rank,
         nodes=tuple(NodeId(node) for node in nodes),
         devices=(),
@@ -105,6 +110,14 @@ class Bench(Protocol):
     def runs(self, step: StepId) -> int: ...
     def renew(self) -> None: ...
     def pause(self) -> None: ...
+    def widen(self) -> None:
+        """Have two nodes, `node-0` and `node-1`."""
+
+    def cut(self) -> None:
+        """Take away what the engine sees its tasks by; they go on."""
+
+    def mend(self) -> None:
+        """Give it back."""
 
 
 def phase(bench: Bench, step: StepId) -> TaskPhase:
@@ -150,6 +163,19 @@ class EffectsInFiles:
         file = self.directory / "effects" / step
         return len(file.read_text().splitlines()) if file.exists() else 0
 
+    def shell(self, script: str) -> TaskTemplate:
+        """Return a program that runs in the folder of effects."""
+        made = self.program()
+        return replace(made, command=("sh", "-c", script), workdir=str(self.directory / "effects"))
+
+    def effect(self, name: str) -> str:
+        """Return what programs wrote into a file of that folder, empty before they did."""
+        file = self.directory / "effects" / name
+        return file.read_text() if file.exists() else ""
+
+    def widen(self) -> None:
+        return
+
 
 @dataclass
 class LocalBench(EffectsInFiles):
@@ -170,6 +196,18 @@ class LocalBench(EffectsInFiles):
 
     def pause(self) -> None:
         time.sleep(0.01)
+
+    def widen(self) -> None:
+        self.nodes = nodes_of_this_machine(2)
+        self.renew()
+
+    def cut(self) -> None:
+        (self.directory / "spool").rename(self.directory / "away")
+        (self.directory / "spool").mkdir()
+
+    def mend(self) -> None:
+        (self.directory / "spool").rmdir()
+        (self.directory / "away").rename(self.directory / "spool")
 
     def close(self) -> None:
         """End what a failed test left running."""
@@ -215,14 +253,17 @@ class SimulatedBench:
     engine: SimulatedEngine = field(init=False)
 
     def __post_init__(self) -> None:
-        node = NodeCapacity(
-            node=NodeId("node-0"),
-            cpu_milli=8000,
-            memory_bytes=10**10,
-            machine_class="simulated",
-            boot_id="boot",
-        )
-        self.world = World(self.clock, [node])
+        nodes = [
+            NodeCapacity(
+                node=NodeId(f"node-{index}"),
+                cpu_milli=8000,
+                memory_bytes=10**10,
+                machine_class="simulated",
+                boot_id="boot",
+            )
+            for index in range(2)
+        ]
+        self.world = World(self.clock, nodes)
         self.renew()
 
     def renew(self) -> None:
@@ -242,6 +283,15 @@ class SimulatedBench:
     def pause(self) -> None:
         self.clock.at_ns += 100_000_000
 
+    def widen(self) -> None:
+        return
+
+    def cut(self) -> None:
+        self.world.set_engine_reachable(False)
+
+    def mend(self) -> None:
+        self.world.set_engine_reachable(True)
+
     def close(self) -> None:
         return
 
@@ -260,6 +310,15 @@ class SlurmBench(EffectsInFiles):
         self.renew()
 
     def renew(self) -> None:
+        self._open(self.cluster.environment)
+
+    def cut(self) -> None:
+        self._open({"PATH": "/nowhere"})  # as where no command of Slurm can be run
+
+    def mend(self) -> None:
+        self.renew()
+
+    def _open(self, environment: Mapping[str, str]) -> None:
         settings = SlurmSettings(
             directory=self.directory,
             machine_class="here",
@@ -269,7 +328,7 @@ class SlurmBench(EffectsInFiles):
             constraint=self.constraint,
             poll_s=0.2,
         )
-        driver = Commands(LocalTransport(self.cluster.environment))
+        driver = Commands(LocalTransport(environment))
         self.engine = SlurmEngine(settings, driver, clock=RealClock())
 
     def pause(self) -> None:
@@ -296,6 +355,15 @@ class RayBench(EffectsInFiles):
         self.engine.close()
         self.engine = self.cluster.engine(self.directory / "book")
 
+    def cut(self) -> None:
+        self.engine.close()
+        nowhere = "http://127.0.0.1:1"
+        pool = replace(self.cluster.pool, address=nowhere, agent_address=nowhere)
+        self.engine = RayEngine(self.directory / "book", pool=pool, clock=RealClock())
+
+    def mend(self) -> None:
+        self.renew()
+
     def pause(self) -> None:
         time.sleep(0.02)
 
@@ -305,3 +373,62 @@ class RayBench(EffectsInFiles):
             self.engine.stop(step, 0)
         wait_until(lambda: not self.engine.steps())
         self.engine.close()
+
+
+@dataclass
+class KubernetesBench:
+    """The Kubernetes engine on a stand-in: nothing runs, `pause` plays what a cluster would do."""
+
+    directory: Path
+    cluster: Standin
+    clock: ManualClock = field(default_factory=ManualClock)
+    engine: KubernetesEngine = field(init=False)
+    _started: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("0", "1"):
+            self.cluster.add_node(name)
+        (self.directory / "kubeconfig").write_text(
+            KUBECONFIG.format(address=self.cluster.address), "utf-8"
+        )
+        self.renew()
+
+    def renew(self) -> None:
+        pool = KubernetesPool(name="node", machine_class="here")
+        api = Api(open_client(str(self.directory / "kubeconfig"), ""), pool.namespace)
+        self.engine = KubernetesEngine(pool, api, clock=self.clock)
+
+    def program(
+        self, *, seconds: float = 0.0, exit_code: int = 0, ignores_term: bool = False
+    ) -> TaskTemplate:
+        env = {"SECONDS": str(seconds), "STATUS": str(exit_code)}
+        return TaskTemplate(command=("program",), env=env, image="registry.example/program:1")
+
+    def runs(self, step: StepId) -> int:
+        return int(step in self._started)
+
+    def pause(self) -> None:
+        """Let pods that wait begin, and those whose time is over end."""
+        self.clock.at_ns += 100_000_000
+        now_s = self.clock.at_ns / 1e9
+        for name, pod in self.cluster.objects["pods"].items():
+            step = pod["metadata"]["labels"]["moulin-step"]
+            env = self.cluster.objects["secrets"][object_name(StepId(step))]["stringData"]
+            if step not in self._started:
+                self._started[step] = now_s
+                self.cluster.logs[name] = b"ran\n"
+                self.cluster.runs(step)
+            elif now_s >= self._started[step] + float(env["SECONDS"]):
+                self.cluster.ends(step, int(env["STATUS"]))
+
+    def widen(self) -> None:
+        return
+
+    def cut(self) -> None:
+        self.cluster.status = 503
+
+    def mend(self) -> None:
+        self.cluster.status = 0
+
+    def close(self) -> None:
+        return

@@ -13,17 +13,9 @@ from moulin.engines.kubernetes.api import Api, open_client
 from moulin.engines.kubernetes.engine import KubernetesEngine
 from moulin.engines.kubernetes.manifests import KubernetesPool, object_name
 from tests.conformance.engine_bench import ManualClock, make_step
-from tests.kubernetes_standin import Standin, standin
+from tests.kubernetes_standin import KUBECONFIG, Standin, standin
 
 TASK = TaskTemplate(command=("true",), image="registry.example/train:1")
-KUBECONFIG = """
-apiVersion: v1
-kind: Config
-current-context: here
-contexts: [{{name: here, context: {{cluster: here, user: me}}}}]
-clusters: [{{name: here, cluster: {{server: "{address}"}}}}]
-users: [{{name: me, user: {{token: a-token}}}}]
-"""
 
 
 @dataclass

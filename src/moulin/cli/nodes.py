@@ -1,12 +1,13 @@
 """Commands about machines: which there are, how well they are, and what an operator says of them."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moulin.cli.screen import answer, sentences, table, write
 from moulin.cli.session import Data, IsJson, connect
-from moulin.domain.words import cpus, memory
+from moulin.domain.words import cpus, memory, moment
 
 if TYPE_CHECKING:
     from moulin.domain.views import NodeView
@@ -54,21 +55,47 @@ def release(node: Node, words: Words = "", data: Data = None, is_json: IsJson = 
 
 def _show_list(items: "tuple[NodeView, ...]") -> None:
     table(
-        ("node", "zone", "class", "cpus held>", "memory held>", "accelerators>", "state", "health"),
+        (
+            *("node", "zone", "class", "cpus held>", "memory held>", "accelerators>"),
+            *("others'>", "state", "health"),
+        ),
         (
             (
                 *(node.node, node.zone, node.machine_class),
                 f"{cpus(node.cpu_milli_held)} of {cpus(node.cpu_milli)}",
                 f"{memory(node.memory_bytes_held)} of {memory(node.memory_bytes)}",
                 f"{node.accelerators_held} of {node.accelerators}" if node.accelerators else "-",
-                "reachable" if node.is_reachable else "unreachable",
+                taken(node),
+                reach(node),
                 node.health.value,
             )
             for node in items
         ),
         empty="no nodes",
     )
+    write_troubles(items)
+
+
+def reach(node: "NodeView") -> str:
+    """Return in one word whether anything new is put on a node, as far as its engine is concerned."""
+    if not node.is_reachable:
+        return "unreachable"
+    return "closed" if node.closed_because else "reachable"
+
+
+def taken(node: "NodeView") -> str:
+    """Return what work holds on a node that is not Moulin's."""
+    parts = [f"{cpus(node.taken_cpu_milli)} cpus"] if node.taken_cpu_milli else []
+    if node.taken_accelerators:
+        parts.append(f"{node.taken_accelerators} accelerators")
+    return ", ".join(parts) or "-"
+
+
+def write_troubles(items: "Sequence[NodeView]") -> None:
+    """Write a line for each node that is closed or not healthy, with why."""
     for node in items:
+        if node.closed_because:
+            write(f"{node.node} is closed by its engine: {node.closed_because}")
         for line in sentences([node.health_reason] if node.health_reason else []):
             write(f"{node.node} is {node.health.value}: {line}")
 
@@ -79,4 +106,10 @@ def _show(node: "NodeView") -> None:
         write(f"  {line}")
     for each in node.symptoms:
         where = "the whole node" if each.device < 0 else f"device {each.device}"
-        write(f"  it shows {each.signal.value} ({each.value}) at {where}")
+        write(f"  it shows {each.signal.value} ({each.words or each.value}) at {where}")
+    if node.closed_because:
+        write(f"  its engine has closed it: {node.closed_because}")
+    if node.fit_at_ns:
+        write(f"  it passed a check with others at {moment(node.fit_at_ns)}")
+    if node.doubted_with:
+        write(f"  it failed a check together with {', '.join(node.doubted_with)}")

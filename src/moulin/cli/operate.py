@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moulin.cli.nodes import reach, write_troubles
 from moulin.cli.screen import answer, say, table, write
 from moulin.cli.session import Data, IsJson, connect
 from moulin.domain.errors import InvalidRequest
@@ -144,12 +145,14 @@ def _show_status(found: "FactoryStatus", url: str) -> None:
                 f"{cpus(node.cpu_milli_held)} of {cpus(node.cpu_milli)}",
                 f"{memory(node.memory_bytes_held)} of {memory(node.memory_bytes)}",
                 f"{node.accelerators_held} of {node.accelerators}" if node.accelerators else "-",
-                "reachable" if node.is_reachable else "unreachable",
+                reach(node),
+                node.health.value,
             )
             for node in found.nodes
         ),
         empty="no nodes",
     )
+    write_troubles(found.nodes)
     write("")
     table(
         ("project", "organisation", "budget>", "spent>", "reserved>"),

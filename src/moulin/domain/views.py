@@ -167,7 +167,12 @@ class IdempotencyRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
-    """A node's current row; `symptoms` are present ones, `health_reason` why it is not healthy."""
+    """A node's current row; `symptoms` are present ones, `health_reason` why it is not healthy.
+
+    `evidence` is what put it into quarantine. `taken_*` is what work holds there that is not Moulin's,
+    part of what is held; nothing new is put where its engine has `closed_because`. The node last passed
+    a check with others at `fit_at_ns`, and failed one lately together with `doubted_with`.
+    """
 
     node: str
     pool: str
@@ -186,3 +191,10 @@ class NodeView:
     health: Verdict = Verdict.HEALTHY
     health_reason: Reason | None = None
     symptoms: tuple[Symptom, ...] = ()
+    evidence: tuple[Symptom, ...] = ()
+    taken_cpu_milli: int = 0
+    taken_memory_bytes: int = 0
+    taken_accelerators: int = 0
+    closed_because: str = ""
+    fit_at_ns: int = 0
+    doubted_with: tuple[str, ...] = ()

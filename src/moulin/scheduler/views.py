@@ -271,4 +271,11 @@ def _node_view(state: State, position: int) -> NodeView:
         health=node.health.verdict,
         health_reason=node.health.reason if node.health.verdict is not Verdict.HEALTHY else None,
         symptoms=node.health.symptoms,
+        evidence=node.health.evidence,
+        taken_cpu_milli=capacity.taken_cpu_milli,
+        taken_memory_bytes=capacity.taken_memory_bytes,
+        taken_accelerators=capacity.taken_accelerators,
+        closed_because=capacity.closed_because,
+        fit_at_ns=node.health.fit_ns,
+        doubted_with=tuple(sorted(node.health.doubts)),
     )

@@ -100,14 +100,11 @@ from moulin.domain.workload import (
     WorkloadSpec,
     WorkloadState,
 )
+from tests.golden import comforts_story, limits_story, objects_story, secrets_story
 from tests.golden.batch_story import ARRAY, REPORT, TRAIN, batch
 from tests.golden.health_story import health, preflight
 from tests.golden.lease_story import LEASE, lease
-from tests.golden.limits_story import limits, users
-from tests.golden.objects_story import objects
 from tests.golden.replica_story import TIMED, replicas
-from tests.golden.secrets_story import JOB as SECRET_JOB
-from tests.golden.secrets_story import secrets
 
 LOGS: Final = Path(__file__).parent / "logs"
 START_NS: Final = 1_790_000_000_000_000_000
@@ -136,12 +133,13 @@ ENDS: Final = {
     "v1_scaling": {ENDPOINT: WorkloadState.RUNNING},
     "v1_replicas": {TIMED: WorkloadState.RUNNING},
     "v1_lease": {LEASE: WorkloadState.SUCCEEDED},
-    "v1_secrets": {SECRET_JOB: WorkloadState.ADMITTED},
+    "v1_secrets": {secrets_story.JOB: WorkloadState.ADMITTED},
     "v1_batch": {
         ARRAY: WorkloadState.FAILED,
         REPORT: WorkloadState.PLACED,
         TRAIN: WorkloadState.CANCELLED,
     },
+    "v1_comforts": comforts_story.ENDS,
 }
 # What each log still holds for workloads: tasks that ran and are not metered to their end.
 HELD: Final = {
@@ -150,8 +148,9 @@ HELD: Final = {
     "v1_scaling": {ENDPOINT: 0},
     "v1_replicas": {TIMED: 0},
     "v1_lease": {LEASE: 1001},
-    "v1_secrets": {SECRET_JOB: 7},
+    "v1_secrets": {secrets_story.JOB: 7},
     "v1_batch": {ARRAY: 0, REPORT: 0},
+    "v1_comforts": dict.fromkeys(comforts_story.ENDS, 0),
 }
 
 
@@ -164,13 +163,14 @@ def logs() -> dict[str, list[Event]]:
         "v1_retention": [*beginning(), *retention()],
         "v1_scaling": [*beginning(), *scaling()],
         "v1_licence": [*beginning(), *licence()],
-        "v1_objects": [*beginning(), *objects()],
-        "v1_limits": [*beginning(), *limits()],
+        "v1_objects": [*beginning(), *objects_story.objects()],
+        "v1_limits": [*beginning(), *limits_story.limits()],
         "v1_batch": [*beginning(), *batch()],
+        "v1_comforts": [*beginning(), *comforts_story.comforts()],
         "v1_health": [*beginning(), *health()],
         "v1_preflight": [*beginning(), *preflight()],
-        "v1_users": [*beginning(), *users()],
-        "v1_secrets": [*beginning(), *secrets()],
+        "v1_users": [*beginning(), *limits_story.users()],
+        "v1_secrets": [*beginning(), *secrets_story.secrets()],
         "v1_replicas": [*beginning(), *replicas()],
         "v1_lease": [*beginning(), *lease()],
     }

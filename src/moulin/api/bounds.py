@@ -48,6 +48,7 @@ from moulin.domain.workload import (
     STOP_SIGNALS,
     After,
     EndpointSpec,
+    IdleStop,
     JobArray,
     LeaseSpec,
     Resources,
@@ -133,6 +134,10 @@ BOUNDS: Final[Mapping[type, Mapping[str, Bound]]] = {
         "at_most": Whole(minimum=0, maximum=ARRAY_SIZE_MAX),
     },
     After: {"workload": _NAME},
+    IdleStop: {
+        "after_s": Whole(minimum=1, maximum=TEN_YEARS_S),
+        "share_ppm": Whole(minimum=1, maximum=1_000_000),
+    },
     Resources: {
         "cpu_milli": Whole(minimum=1, maximum=10**9),
         "memory_bytes": Whole(minimum=1, maximum=10**18),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from moulin.domain.control import SpendSum, UsageSum
-from moulin.domain.usage import Usage
+from moulin.domain.usage import NOT_READ, Meter, Usage
 from moulin.domain.views import ReceiptView
 from moulin.identity import Keyring
 from moulin.ports.store import Store
@@ -32,6 +32,9 @@ class _Sum:
     carbon_location_ng: int = 0
     carbon_market_ng: int = 0
     amount_neur: int = 0
+    cpu_used_ns: int = 0
+    cpu_unread: int = 0
+    memory_bytes_max: int = 0
 
 
 class UsageSums:
@@ -124,6 +127,11 @@ def _count(sums: dict[tuple[str, str], _Sum], key: tuple[str, str], receipt: Rec
     found.carbon_location_ng += usage.carbon_location_ng
     found.carbon_market_ng += usage.carbon_market_ng
     found.amount_neur += receipt.charge.amount_neur
+    if usage.cpu_used_ns != NOT_READ:
+        found.cpu_used_ns += usage.cpu_used_ns
+    else:
+        found.cpu_unread += Meter.CPU_MILLI_MS.value in usage.quantities
+    found.memory_bytes_max = max(found.memory_bytes_max, usage.memory_bytes_max)
 
 
 def _spend(project: str, name: str, found: _Sum) -> SpendSum:
@@ -150,4 +158,7 @@ def _frozen(project: str, workload: str, found: _Sum) -> UsageSum:
         carbon_location_ng=found.carbon_location_ng,
         carbon_market_ng=found.carbon_market_ng,
         amount_neur=found.amount_neur,
+        cpu_used_ns=found.cpu_used_ns,
+        cpu_unread=found.cpu_unread,
+        memory_bytes_max=found.memory_bytes_max,
     )

@@ -9,7 +9,7 @@ import typer
 from moulin.cli.screen import answer, say, table, write
 from moulin.cli.session import Data, IsJson, Project, connect, find_workload
 from moulin.domain.errors import InvalidRequest, LocalError, MoulinError, NotFound
-from moulin.domain.words import carbon, energy, euros, moment
+from moulin.domain.words import carbon, energy, euros, memory, moment
 
 if TYPE_CHECKING:
     from moulin.domain.control import SpendReport, SpendSum, UsageSum
@@ -58,8 +58,14 @@ def usage(
 
     def show() -> None:
         table(
-            ("workload", "project", "receipts>", "used", "energy>", "carbon>", "charge>"),
-            (_sum_row(names.get(each.workload, each.workload), each) for each in report.items),
+            (
+                *("workload", "project", "receipts>", "used", "energy>", "carbon>", "charge>"),
+                *("cpu used>", "most memory>"),
+            ),
+            (
+                (*_sum_row(names.get(each.workload, each.workload), each), *_used(each))
+                for each in report.items
+            ),
             empty="nothing was used yet; receipts appear when a metering interval closes",
         )
         for each in report.balances:
@@ -80,6 +86,13 @@ def _sum_row(name: str, found: "UsageSum | SpendSum") -> tuple[str, ...]:
         carbon(found.carbon_location_ng),
         euros(found.amount_neur),
     )
+
+
+def _used(found: "UsageSum") -> tuple[str, str]:
+    """Return which share of the CPU time held was used, and the most memory of a task."""
+    held_ns = found.quantities.get("cpu_milli_ms", 0) * 1_000
+    share = f"{100 * found.cpu_used_ns // held_ns} %" if held_ns and not found.cpu_unread else "-"
+    return share, memory(found.memory_bytes_max) if found.memory_bytes_max else "-"
 
 
 def _show_spend(spent: "SpendReport", names: dict[str, str]) -> None:

@@ -9,7 +9,8 @@ from moulin.cli.session import Data, IsJson, Project, Word, connect, find_worklo
 from moulin.domain.words import duration, memory, moment
 
 if TYPE_CHECKING:
-    from moulin.domain.views import TaskView, UnitView, WorkloadView
+    from moulin.domain.views import AttemptView, TaskView, UnitView, WorkloadView
+    from moulin.sdk import Moulin
 
 app = typer.Typer(rich_markup_mode=None)
 UNKNOWN = "?"
@@ -51,10 +52,16 @@ def priority(
 
 @app.command()
 def show(word: Word, data: Data = None, project: Project = "", is_json: IsJson = False) -> None:
-    """Show one workload: its course, and what each of its tasks used at its last attempt."""
+    """Show one workload: its course, and what each of its tasks and attempts used of what it held."""
     with connect(data, project) as client:
-        view = find_workload(client, word)
-    answer(view, is_json=is_json, show=lambda: _show(view))
+        view = present(client, word)
+    answer(view, is_json=is_json, show=lambda: show_view(view))
+
+
+def present(client: "Moulin", word: str) -> "WorkloadView":
+    """Return a workload as it is now: of one that runs, with what was last read of it."""
+    view = find_workload(client, word)
+    return view if view.ended_at_ns else client.workloads.why(view.id).workload
 
 
 def times(view: "WorkloadView") -> list[tuple[str, int]]:
@@ -84,7 +91,8 @@ def _absent(view: "WorkloadView", name: str) -> str:
     return "never" if view.ended_at_ns else "not yet"
 
 
-def _show(view: "WorkloadView") -> None:
+def show_view(view: "WorkloadView") -> None:
+    """Print a workload for people."""
     held = ", held" if view.is_held else ""
     write(f"{view.id} {view.name} ({view.kind}) is {view.state}{held}")
     write(f"  {timeline(view)}")
@@ -97,6 +105,16 @@ def _show(view: "WorkloadView") -> None:
         (_cells(unit, task) for unit in view.units for task in unit.tasks),
         empty="nothing of it was placed yet",
     )
+    tried = [(unit, attempt) for unit in view.units for attempt in unit.attempts]
+    if tried:
+        write("")
+        table(
+            ("unit", "attempt>", "state", "why", "ran>", "cpu>", "memory>", "accelerators>"),
+            (_attempt_cells(unit, attempt) for unit, attempt in tried),
+        )
+    unread = sorted({word for _, attempt in tried for word in attempt.unread})
+    if unread:
+        write(f"nobody could read: {', '.join(unread)}")
 
 
 def _cells(unit: "UnitView", task: "TaskView") -> tuple[str, ...]:
@@ -111,6 +129,29 @@ def _cells(unit: "UnitView", task: "TaskView") -> tuple[str, ...]:
         efficiency(task),
         memory(task.memory_bytes_max) if task.memory_bytes_max else UNKNOWN,
     )
+
+
+def _attempt_cells(unit: "UnitView", attempt: "AttemptView") -> tuple[str, ...]:
+    until_ns = attempt.ended_at_ns or attempt.read_at_ns
+    ran_ns = until_ns - attempt.started_at_ns
+    return (
+        str(unit.unit if unit.index is None else unit.index),
+        str(attempt.generation),
+        attempt.state,
+        attempt.stop_cause.replace("_", " ") or "-",
+        duration(ran_ns) if attempt.started_at_ns and ran_ns > 0 else UNKNOWN,
+        _share(attempt.cpu_used_ns, attempt.cpu_held_ns, is_known="cpu" not in attempt.unread),
+        _of(attempt.memory_bytes_max, attempt.memory_bytes),
+        UNKNOWN if attempt.accelerators else "-",
+    )
+
+
+def _share(used: int, held: int, *, is_known: bool) -> str:
+    return f"{100 * used // held} %" if is_known and held > 0 else UNKNOWN
+
+
+def _of(used: int, asked: int) -> str:
+    return f"{memory(used)} of {memory(asked)}" if used and asked else UNKNOWN
 
 
 def efficiency(task: "TaskView") -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moulin.cli.batch import timeline, times
+from moulin.cli.batch import present, show_view, timeline, times
 from moulin.cli.screen import (
     DETACHED_STATUS,
     answer,
@@ -33,6 +33,9 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def jobs(
+    word: Annotated[
+        str, typer.Argument(metavar="[ID]", help="Only this one, with all there is to say of it.")
+    ] = "",
     *,
     state: Annotated[
         list[str] | None,
@@ -48,7 +51,12 @@ def jobs(
     project: Project = "",
     is_json: IsJson = False,
 ) -> None:
-    """List workloads, newest first."""
+    """List workloads, newest first; with an id, show that one as `moulin show` does."""
+    if word:
+        with connect(data, project) as client:
+            one = present(client, word)
+        answer(one, is_json=is_json, show=lambda: show_view(one))
+        return
     states = _states(state or (), is_live=is_live)
     with connect(data, project) as client:
         page = client.workloads.page(

@@ -161,6 +161,9 @@ def resolved(
         after.append(replace(each, workload=known))
     if spec.is_notified and not draft.books.webhook(project):
         reasons.append(Reason(code=ReasonCode.NOBODY_TO_TELL, parameters={"project": project}))
+    if spec.idle_stop is not None and spec.kind is not WorkloadKind.JOB:
+        parameters = {"kind": spec.kind.value}
+        reasons.append(Reason(code=ReasonCode.IDLE_NOT_A_JOB, parameters=parameters))
     return replace(spec, after=tuple(after)), tuple(met), tuple(reasons)
 
 

@@ -200,6 +200,7 @@ def _observe(cursors: Cursors, seen: TaskObserved, schedule: State) -> None:
         return
     if not cursor.started_ns and (seen.phase in SEEN_PHASES or seen.started_at_ns):
         cursor.started_ns = seen.started_at_ns or seen.observed_at_ns
+    cursor.memory_bytes_max = max(cursor.memory_bytes_max, seen.memory_bytes_max)
     if seen.step not in schedule.steps:
         _end(cursors, seen.step, seen.ended_at_ns or seen.observed_at_ns, seen.cpu_ns)
 
@@ -246,7 +247,8 @@ def _advance(cursors: Cursors, metered: IntervalMetered, site_of: SiteOf) -> Non
 def _account(cursors: Cursors, metered: IntervalMetered, site_of: SiteOf) -> None:
     """Keep what an interval leaves to be charged: replicas' parts open, jobs' usages as owed."""
     counters = dict(sorted(metered.task_cpu_ns.items()))
-    readings = tuple(readings_of(cursors, (metered.start_ns, metered.end_ns), counters))
+    window_ns = (metered.start_ns, metered.end_ns)
+    readings = tuple(readings_of(cursors, window_ns, counters, metered.task_unread))
     if not readings:
         return
     allocation = allocation_of(metered, cursors.nodes[metered.node])

@@ -7,8 +7,8 @@ is unattributed, never spread over them. An interval that cannot be read is clos
 
 import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from moulin.controlplane.cursors import RULES
@@ -35,6 +35,14 @@ NO_COUNTER: Final = -2
 NS_PER_S: Final = 1_000_000_000
 # How long what a task used may wait for a node whose counters cannot be read.
 UNREAD_MAX_NS: Final = 600 * NS_PER_S
+
+
+@dataclass(slots=True)
+class Counters:
+    """Cumulative CPU counters of tasks by step; those `unread` are no more than the last known."""
+
+    cpu_ns: dict[str, int]
+    unread: list[str] = field(default_factory=list)
 
 
 def meter(plane: Plane, draft: Draft) -> tuple[Usage, ...]:
@@ -82,20 +90,20 @@ def _meter_node(plane: Plane, draft: Draft, node: NodeId) -> None:
     if is_empty and cursor.is_based:
         return  # two intervals that start together would share their usages' names
     try:
-        task_cpu_ns = {} if is_empty else _task_counters(plane, draft, cursor)
+        counters = Counters({}) if is_empty else _task_counters(plane, draft, cursor)
         counter_ns = _node_counter(plane, draft, cursor)
     except (EngineError, SourceError):
-        task_cpu_ns, counter_ns = _overdue_counters(plane, draft, cursor), None
-        if is_empty or not task_cpu_ns:
+        counters, counter_ns = _overdue_counters(plane, draft, cursor), None
+        if is_empty or not counters.cpu_ns:
             return
-    tasks = tuple(readings_of(draft.books.cursors, window_ns, task_cpu_ns))
+    tasks = tuple(readings_of(draft.books.cursors, window_ns, counters.cpu_ns, counters.unread))
     node_cpu_ns = NOT_READ if counter_ns is None else counter_ns
     if counter_ns == NO_COUNTER:  # what its tasks used stands in for what it would have counted
         node_cpu_ns, counter_ns = cursor.cpu_ns + sum(task.cpu_ns for task in tasks), None
     reading = _reading(cursor, window_ns, counter_ns, tasks)
     site = draft.books.site_of(cursor.zone) or UNKNOWN_SITE
     allocation = allocate(reading, tasks, site.pue_ppm)
-    draft.append(_event(allocation, node_cpu_ns, task_cpu_ns))
+    draft.append(_event(allocation, node_cpu_ns, counters))
     if not is_empty:
         draft.intervals.append(_row(allocation, site))
 
@@ -140,7 +148,7 @@ def _reading(
     return replace(reading, method=f"{reading.method}; {NO_NODE_COUNTER}")
 
 
-def _task_counters(plane: Plane, draft: Draft, node: NodeCursor) -> dict[str, int]:
+def _task_counters(plane: Plane, draft: Draft, node: NodeCursor) -> Counters:
     """Return cumulative CPU counters of the node's started tasks: live ones read now.
 
     A live task that its engine cannot reach is left out: it may have ended long ago. What it held
@@ -156,21 +164,27 @@ def _task_counters(plane: Plane, draft: Draft, node: NodeCursor) -> dict[str, in
         raise EngineUnavailable(f"read the tasks on {node.capacity.node}: its pool has no engine")
     for seen in engine.observe(live):
         if seen.phase is not TaskPhase.UNREACHABLE:
-            counters[seen.step] = max(cursors[seen.step].cpu_ns, seen.cpu_ns)
+            counters.cpu_ns[seen.step] = max(cursors[seen.step].cpu_ns, seen.cpu_ns)
+            if not (seen.cpu_ns or seen.memory_bytes_max):
+                counters.unread.append(seen.step)
     return counters
 
 
-def _final_counters(draft: Draft, node: NodeCursor) -> dict[str, int]:
+def _final_counters(draft: Draft, node: NodeCursor) -> Counters:
     cursors = draft.books.cursors.steps
-    ended = [step for step in sorted(node.steps) if cursors[step].ended_ns]
-    return {step: max(cursors[step].cpu_ns_final, cursors[step].cpu_ns) for step in ended}
+    ended = {step: cursors[step] for step in sorted(node.steps) if cursors[step].ended_ns}
+    found = Counters({step: max(each.cpu_ns_final, each.cpu_ns) for step, each in ended.items()})
+    found.unread += [
+        step for step, each in ended.items() if not (found.cpu_ns[step] or each.memory_bytes_max)
+    ]
+    return found
 
 
 def _is_live(cursor: StepCursor) -> bool:
     return bool(cursor.started_ns) and not cursor.ended_ns
 
 
-def _overdue_counters(plane: Plane, draft: Draft, node: NodeCursor) -> dict[str, int]:
+def _overdue_counters(plane: Plane, draft: Draft, node: NodeCursor) -> Counters:
     """Return what counters there are of a node that cannot be read, once a task has waited enough."""
     cursors = draft.books.cursors.steps
     until_ns = draft.now_ns - UNREAD_MAX_NS
@@ -180,11 +194,11 @@ def _overdue_counters(plane: Plane, draft: Draft, node: NodeCursor) -> dict[str,
         if 0 < max(cursors[step].started_ns, cursors[step].until_ns) <= until_ns
     }
     if not overdue:
-        return {}
+        return Counters({})
     counters = _final_counters(draft, node)
     with contextlib.suppress(EngineError):
         counters = _task_counters(plane, draft, node)
-    return counters if overdue & counters.keys() else {}
+    return counters if overdue & counters.cpu_ns.keys() else Counters({})
 
 
 def _settle(plane: Plane, draft: Draft) -> Sequence[Usage]:
@@ -215,16 +229,15 @@ def _journal_until_ns(plane: Plane, draft: Draft) -> int:
     return min(plane.journal_until_ns.get(key, 0) for key in epochs)
 
 
-def _event(
-    allocation: NodeAllocation, node_cpu_ns: int, task_cpu_ns: Mapping[str, int]
-) -> IntervalMetered:
+def _event(allocation: NodeAllocation, node_cpu_ns: int, counters: Counters) -> IntervalMetered:
     reading = allocation.reading
     return IntervalMetered(
         node=reading.node,
         start_ns=reading.start_ns,
         end_ns=reading.end_ns,
         node_cpu_ns=node_cpu_ns,
-        task_cpu_ns=dict(task_cpu_ns),
+        task_cpu_ns=dict(counters.cpu_ns),
+        task_unread=tuple(counters.unread),
         task_energy_mj={str(s): mj for s, mj in allocation.task_mj.items()},
         task_overhead_mj={str(s): mj for s, mj in allocation.task_overhead_mj.items()},
         task_standing_mj={str(s): mj for s, mj in allocation.task_standing_mj.items()},

@@ -4,8 +4,8 @@ Changes nothing and reads no counter: an interval that an event states gives the
 and in a replay.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from moulin.domain.events import (
@@ -70,6 +70,7 @@ class StepCursor:
     until_ns: int = 0
     cpu_ns: int = 0
     cpu_ns_final: int = 0
+    memory_bytes_max: int = 0
 
 
 @dataclass(slots=True)
@@ -182,18 +183,23 @@ class Facts(Mapping[AttemptId, AttemptFacts]):
 
 
 def readings_of(
-    cursors: Cursors, window_ns: tuple[int, int], task_cpu_ns: Mapping[str, int]
+    cursors: Cursors,
+    window_ns: tuple[int, int],
+    task_cpu_ns: Mapping[str, int],
+    unread: Collection[str] = (),
 ) -> Iterator[TaskReading]:
     """Yield what tasks held and used in a window, from their cumulative counters at its end.
 
-    A task that is not known, or metered to its end, has no reading.
+    A task that is not known, or metered to its end, has no reading. The counters of those `unread`
+    are the last known ones.
     """
     for name, cpu_ns in task_cpu_ns.items():
         step = StepId(name)
         cursor = cursors.steps.get(step)
         if cursor is not None:
             admission = cursors.admission_of(cursor.attempt)
-            yield _reading(step, cursor, admission, window_ns, cpu_ns)
+            reading = _reading(step, cursor, admission, window_ns, cpu_ns)
+            yield replace(reading, is_unread=True) if name in unread else reading
 
 
 def _reading(
@@ -218,6 +224,7 @@ def _reading(
         memory_bytes=cursor.memory_bytes,
         accelerators=cursor.accelerators,
         is_whole_node=submission.spec.kind is WorkloadKind.LEASE,
+        memory_bytes_max=cursor.memory_bytes_max,
     )
 
 

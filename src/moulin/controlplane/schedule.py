@@ -5,6 +5,7 @@ from dataclasses import replace
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.endpoints import forget_silent_gateways, frozen_endpoints
 from moulin.controlplane.plane import Plane
+from moulin.domain.batch_events import PreemptionDecided, UnitFinished
 from moulin.domain.events import (
     AttemptDrainDecided,
     AttemptPlaced,
@@ -88,6 +89,8 @@ def _project(draft: Draft, payload: Payload) -> str:
         case AttemptPlaced(workload=workload) | UnitRequeued(workload=workload):
             return schedule_state.workloads[workload].submission.project
         case WorkloadFinished(workload=workload) | ReplicasDecided(workload=workload):
+            return schedule_state.workloads[workload].submission.project
+        case PreemptionDecided(workload=workload) | UnitFinished(workload=workload):
             return schedule_state.workloads[workload].submission.project
         case (
             AttemptStopDecided(attempt=attempt)

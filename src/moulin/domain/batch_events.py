@@ -1,11 +1,11 @@
-"""The part of the log's vocabulary that only batch work needs: adjustments and ends of elements.
+"""The part of the log's vocabulary that only batch work needs: adjustments, preemption, ends of elements.
 
 The same rules hold as in `events.py`, which names these kinds with all others.
 """
 
 from dataclasses import dataclass
 
-from moulin.domain.ids import WorkloadId
+from moulin.domain.ids import AttemptId, NodeId, WorkloadId
 from moulin.domain.reasons import Reason
 from moulin.domain.workload import WorkloadState
 
@@ -29,3 +29,14 @@ class UnitFinished:
     state: WorkloadState
     reason: Reason | None = None
     ended_at_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreemptionDecided:
+    """Attempts give way to a unit of a higher priority, for which these nodes are kept until then."""
+
+    workload: WorkloadId
+    unit: int
+    nodes: tuple[NodeId, ...]
+    attempts: tuple[AttemptId, ...]
+    until_ns: int

@@ -349,7 +349,9 @@ class UsageSum:
 
     `quantities` maps a meter to its amount. `energy_mj` includes overhead; the energy figures'
     class and uncertainty are on the receipts, a sum of unlike figures has none of its own.
-    `estimated` counts receipts charged from a reservation.
+    `estimated` counts receipts charged from a reservation. `cpu_used_ns` is CPU time used of what
+    `quantities` say was held, without that of the `cpu_unread` receipts for which it was not readable;
+    `memory_bytes_max` the most that one task used, 0 where nobody could read it.
     """
 
     organisation: str
@@ -362,6 +364,9 @@ class UsageSum:
     carbon_location_ng: int
     carbon_market_ng: int
     amount_neur: int
+    cpu_used_ns: int = 0
+    cpu_unread: int = 0
+    memory_bytes_max: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from moulin.domain.batch_events import UnitFinished, WorkloadAdjusted
+from moulin.domain.batch_events import PreemptionDecided, UnitFinished, WorkloadAdjusted
 from moulin.domain.factory import DeclaredObject, EnergyClass, ObjectKind
 from moulin.domain.gateway_events import (
     AlertSettled,
@@ -32,6 +32,7 @@ from moulin.domain.principal import ApiKey
 from moulin.domain.reasons import Reason
 from moulin.domain.replica_events import SuccessionDecided
 from moulin.domain.secret_events import SecretDeleted, SecretSet
+from moulin.domain.session_events import SessionClosed, SessionOpened
 from moulin.domain.snapshot import EndpointLoad
 from moulin.domain.workload import Scaling, Submission, WorkloadSpec, WorkloadState
 
@@ -304,7 +305,7 @@ class IntervalMetered:
 
     `node_cpu_ns` is the node's own cumulative counter, -1 when it could not be read. `energy_mj` =
     sum of `task_energy_mj` + `idle_mj` + `unattributed_mj`; overhead (PUE) comes on top and is split
-    the same way.
+    the same way. Of the tasks in `task_unread` nobody could read anything: their counters say nothing.
     """
 
     node: NodeId
@@ -322,6 +323,7 @@ class IntervalMetered:
     method: str
     quality: EnergyClass
     uncertainty_ppm: int
+    task_unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -424,6 +426,9 @@ Payload = (
     | AttemptStopDecided
     | UnitRequeued
     | UnitFinished
+    | PreemptionDecided
+    | SessionOpened
+    | SessionClosed
     | WorkloadAdjusted
     | LeaseExtended
     | WorkloadFinished
@@ -479,6 +484,9 @@ KIND_BY_TYPE: Final[Mapping[type, str]] = {
     AttemptStopDecided: "attempt.stop_decided",
     UnitRequeued: "unit.requeued",
     UnitFinished: "unit.finished",
+    PreemptionDecided: "unit.preemption_decided",
+    SessionOpened: "session.opened",
+    SessionClosed: "session.closed",
     WorkloadAdjusted: "workload.adjusted",
     LeaseExtended: "lease.extended",
     WorkloadFinished: "workload.finished",

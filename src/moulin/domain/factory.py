@@ -66,6 +66,17 @@ class PoolMode(StrEnum):
     DELEGATED = "delegated"
 
 
+class PreemptionScope(StrEnum):
+    """Whose running work gives way to waiting work of a higher priority; NONE: nobody's.
+
+    Members of a project choose priorities themselves, so ALL lets any project stop any other's work.
+    """
+
+    NONE = "none"
+    PROJECT = "project"
+    ALL = "all"
+
+
 class EnergyClass(StrEnum):
     """Quality of an energy figure, best first (DESIGN rule 2)."""
 
@@ -153,6 +164,7 @@ class Pool:
     """Machines of one class attached to one engine; `settings` are the engine's own words.
 
     With a `preflight` the nodes of a gang are checked together before it starts.
+    `preemption` says whether jobs that run there may be stopped for others of a higher priority.
     """
 
     name: str
@@ -162,6 +174,7 @@ class Pool:
     mode: PoolMode = PoolMode.OWNED
     settings: Mapping[str, str] = field(default_factory=dict)
     preflight: Preflight | None = None
+    preemption: PreemptionScope = PreemptionScope.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +194,8 @@ class Project:
 
     The budget is for all work and for ever; `rate` and `allowance` bound model calls, `per_user`
     those of each of its users. `webhook` is told when an allowance of the project, of one of its
-    keys or users reaches an alert.
+    keys or users reaches an alert. A project that is not preemptible keeps what it runs, also in a
+    pool that allows preemption.
     """
 
     name: str
@@ -193,6 +207,7 @@ class Project:
     allowance: Allowance = field(default_factory=Allowance)
     webhook: str = ""
     per_user: UserRule = field(default_factory=UserRule)
+    is_preemptible: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from moulin.domain.factory import (
     OrganisationRole,
     Pool,
     PoolMode,
+    PreemptionScope,
     Price,
     PriceBook,
     Project,
@@ -69,12 +70,14 @@ SITE_KEYS: Final = Keys(
 PUE_KEYS: Final = Keys(("value", "source"))
 CARBON_KEYS: Final = Keys(("location", "market", "source"))
 ZONE_KEYS: Final = Keys(("site", "state"))
-POOL_KEYS: Final = Keys(("zone", "engine", "machine_class", "mode", "settings", "preflight"))
+POOL_KEYS: Final = Keys(
+    ("zone", "engine", "machine_class", "mode", "settings", "preflight", "preemption")
+)
 PREFLIGHT_KEYS: Final = Keys(("every", "rate_min", "round_trip_us_max", "size", "time_limit"))
 PROJECT_KEYS: Final = Keys(
     (
         *("organisation", "quota", "budget", "job_time_limit"),
-        *("limits", "allowance", "webhook", "per_user"),
+        *("limits", "allowance", "webhook", "per_user", "preemptible"),
     )
 )
 QUOTA_KEYS: Final = Keys(("cpus", "memory", "accelerators", "workloads", "storage"))
@@ -336,6 +339,7 @@ def _pools(top: Section, registry: Registry) -> Iterator[Pool]:
             mode=mode,
             settings=item.text_map("settings", form=_WORD, items_max=64),
             preflight=_preflight(item),
+            preemption=item.word("preemption", PreemptionScope, PreemptionScope.NONE),
         )
 
 
@@ -382,6 +386,7 @@ def _projects(top: Section) -> Iterator[Project]:
             allowance=read_allowance(item),
             webhook=read_webhook(item),
             per_user=read_user_rule(item),
+            is_preemptible=item.flag("preemptible", default=True),
         )
 
 

@@ -18,11 +18,13 @@ from moulin.domain.workload import (
     ARRAY_INDEX_MAX,
     ARRAY_SIZE_MAX,
     DRAIN_S_DEFAULT,
+    IDLE_SHARE_PPM_DEFAULT,
     RETENTION_S_DEFAULT,
     STOP_SIGNALS,
     After,
     AfterWhen,
     EndpointSpec,
+    IdleStop,
     JobArray,
     OutputsWhen,
     Resources,
@@ -81,8 +83,11 @@ FRENCH: Final[Mapping[str, str]] = {
     "sorties_si": "outputs_when",
     "prévenir": "notify",
     "au_choix": "any_of",
+    "arrêt_inactif": "idle_stop",
+    "sous": "below",
 }
 
+PPM_PER_PERCENT: Final = 10_000
 SCRIPT_CHARACTERS_MAX: Final = 256 * 1024
 NODES_MAX: Final = 100_000
 ACCELERATORS_MAX: Final = 1_024
@@ -112,12 +117,13 @@ TASK_KEYS: Final = ("run", "command", "setup", "envs", "workdir", "image", *DATA
 JOB_KEYS: Final = _keys(
     *("name", "kind", "resources", "num_nodes", *TASK_KEYS, "time_limit", "priority", "retry"),
     *("labels", "retention", "where", "when", *ENDPOINT_KEYS),
-    *("array", "after", "hold", "stop_signal", "grace", "notify"),
+    *("array", "after", "hold", "stop_signal", "grace", "notify", "idle_stop"),
 )
 ONE_OF_KEYS: Final = _keys("accelerators", "cpus", "memory")
 RESOURCE_KEYS: Final = _keys(*ONE_OF_KEYS.known, "any_of")
 ARRAY_KEYS: Final = _keys("size", "first", "step", "at_most")
 AFTER_KEYS: Final = _keys("workload", "when")
+IDLE_KEYS: Final = _keys("after", "below")
 SCALING_KEYS: Final = _keys("min", "max", "target", "queue", "stabilise", "idle", "cold_start")
 _ARRAY: Final = re.compile(r"([0-9,:-]{1,4000})(?:%([0-9]{1,6}))?")
 _SPAN: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([1-9][0-9]{0,8}))?)?")
@@ -162,6 +168,7 @@ def parse_job(
         stop_signal=_stop_signal(top),
         stop_grace_s=top.measure("grace", parse_duration_s, STOP_GRACE_S_DEFAULT, maximum=3600),
         is_notified=top.flag("notify"),
+        idle_stop=_idle_stop(top),
     )
 
 
@@ -207,8 +214,8 @@ def _refuse_keys_of_others(top: Section, kind: WorkloadKind) -> None:
         top.refuse("model", "a job serves no model", "add `kind: endpoint`, or remove `model`")
     unfit = {
         WorkloadKind.JOB: ENDPOINT_KEYS,
-        WorkloadKind.ENDPOINT: (*TASK_KEYS, "num_nodes", "array"),
-    }.get(kind, (*ENDPOINT_KEYS, *TASK_KEYS, "array"))
+        WorkloadKind.ENDPOINT: (*TASK_KEYS, "num_nodes", "array", "idle_stop"),
+    }.get(kind, (*ENDPOINT_KEYS, *TASK_KEYS, "array", "idle_stop"))
     for key in top.body:
         if key in unfit:
             top.refuse(key, f"has no meaning for kind {kind.value}", f"remove {key}")
@@ -421,6 +428,21 @@ def _after_one(top: Section, index: int, item: object) -> After:
     if not workload:
         wanted.refuse("workload", "names no workload", "give its id, or its name")
     return After(workload=workload, when=wanted.word("when", AfterWhen, AfterWhen.OK))
+
+
+def _idle_stop(top: Section) -> IdleStop | None:
+    """Read a duration, or a mapping with one and a percentage of the CPU held."""
+    if top.body.get("idle_stop") is None:
+        return None
+    if not isinstance(top.body["idle_stop"], Mapping):
+        return IdleStop(after_s=top.measure("idle_stop", parse_duration_s, 0, minimum=1))
+    wanted = top.child("idle_stop", IDLE_KEYS)
+    after_s = wanted.measure("after", parse_duration_s, 0, minimum=1)
+    if not after_s:
+        wanted.refuse("after", "says not how long", "write {after: 30m, below: 2}")
+    default = IDLE_SHARE_PPM_DEFAULT // PPM_PER_PERCENT
+    share = wanted.integer("below", default, minimum=1, maximum=100)
+    return IdleStop(after_s=after_s, share_ppm=share * PPM_PER_PERCENT)
 
 
 def _stop_signal(top: Section) -> str:

@@ -57,6 +57,7 @@ class StopCause(StrEnum):
     ROLLED_OUT = "rolled_out"
     ROLLED_OVER = "rolled_over"
     UNHEALTHY = "unhealthy"
+    IDLE = "idle"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +133,20 @@ class FinishUnit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Preempt:
+    """Let attempts of lower priority give way to a unit, and keep these nodes for it until then.
+
+    Each of the attempts has a `Stop` of its own. What is not placed by `until_ns` lost its chance.
+    """
+
+    workload: WorkloadId
+    unit: int
+    nodes: tuple[NodeId, ...]
+    attempts: tuple[AttemptId, ...]
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
     """Give a node another verdict."""
 
@@ -159,6 +174,7 @@ class Plan:
     unit_finishes: tuple[FinishUnit, ...] = ()
     judgements: tuple[Judge, ...] = ()
     successions: tuple[Succeed, ...] = ()
+    preemptions: tuple[Preempt, ...] = ()
 
     @property
     def is_empty(self) -> bool:

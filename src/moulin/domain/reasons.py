@@ -63,6 +63,13 @@ class ReasonCode(StrEnum):
     NODES_APART = "NodesApart"
     TIME_ENDS = "TimeEnds"
     SUCCESSION = "Succession"
+    PREEMPTED_BY = "PreemptedBy"
+    GIVES_WAY = "GivesWay"
+    MAKES_ROOM = "MakesRoom"
+    IDLE_STOPPED = "IdleStopped"
+    IDLE_SO_FAR = "IdleSoFar"
+    IDLE_UNREAD = "IdleUnread"
+    IDLE_NOT_A_JOB = "IdleNotAJob"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +174,29 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
         "it is to start in a copy of bundle {digest}, which project {project} does not keep"
     ),
     ReasonCode.SECRET_UNKNOWN: "it names the secret {secret}, which project {project} has not",
+    ReasonCode.PREEMPTED_BY: (
+        "attempt {generation} was stopped to make room for {workload}, of a higher priority;"
+        " it starts again when there is room"
+    ),
+    ReasonCode.GIVES_WAY: (
+        "attempt {generation} is being stopped to make room for {workload}, of a higher priority"
+    ),
+    ReasonCode.MAKES_ROOM: (
+        "{workloads}, of priority {priority} at most, is being stopped to make room for it (priority"
+        " {own}), and its nodes are kept"
+    ),
+    ReasonCode.IDLE_STOPPED: (
+        "it used less than {share} % of its CPU for {idle_s} s, and was to be stopped after {limit_s} s"
+    ),
+    ReasonCode.IDLE_SO_FAR: (
+        "it has used less than {share} % of its CPU for {idle_s} s, and is stopped after {limit_s} s"
+    ),
+    ReasonCode.IDLE_UNREAD: (
+        "nobody can read what it uses of its {what}, so it is never stopped for being idle"
+    ),
+    ReasonCode.IDLE_NOT_A_JOB: (
+        "only a job can be stopped when it is idle, and this is a workload of kind {kind}"
+    ),
     ReasonCode.NOBODY_TO_TELL: "its end is to be told, and project {project} has no webhook",
 }
 

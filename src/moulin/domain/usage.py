@@ -41,7 +41,8 @@ class TaskReading:
     """What one task held and used over [start_ns, end_ns) of a node's metering interval.
 
     `cpu_ns` is what the task's process tree used, read from the tasks' side, independently of
-    the node's own reading. With `is_whole_node` nobody else has the node meanwhile.
+    the node's own reading; with `is_unread` nobody could read it. `memory_bytes_max` is the most it
+    ever used, 0 while that is not known. With `is_whole_node` nobody else has the node meanwhile.
     """
 
     step: StepId
@@ -56,6 +57,11 @@ class TaskReading:
     memory_bytes: int
     accelerators: int = 0
     is_whole_node: bool = False
+    is_unread: bool = False
+    memory_bytes_max: int = 0
+
+
+NOT_READ: Final = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +139,9 @@ class Usage:
 
     `quantities` maps a `Meter` to an amount. `energy_mj` includes `overhead_mj`.
     `line` names the line of a batch, which is charged once: a repetition costs nothing. `key` is the key a
-    request came with and `user` its user as recorded; both are in the books and not on the receipt.
+    request came with and `user` its user as recorded; both are in the books and not on the receipt, and
+    so are the CPU time that tasks used of what they held (`NOT_READ` where nobody could read it) and
+    the most memory that one of them used.
     """
 
     id: str
@@ -165,6 +173,8 @@ class Usage:
     is_repeated: bool = False
     key: str = ""
     user: str = ""
+    cpu_used_ns: int = NOT_READ
+    memory_bytes_max: int = 0
 
 
 WHOLE_PPM: Final = 1_000_000

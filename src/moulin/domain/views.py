@@ -35,6 +35,33 @@ class TaskView:
     memory_bytes_max: int = 0
     started_at_ns: int = 0
     ended_at_ns: int = 0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptView:
+    """One try of a unit: what its tasks held and what they used of it, summed over them.
+
+    `cpu_held_ns` is CPU time held until its end, or until `read_at_ns` while it runs. `memory_bytes`
+    is what each task may use, `memory_bytes_max` the most that one of them did. `unread` names what
+    nobody could read, so that its figure means nothing: start, cpu, memory, accelerators.
+    """
+
+    attempt: str
+    generation: int
+    state: str
+    placed_at_ns: int = 0
+    started_at_ns: int = 0
+    ended_at_ns: int = 0
+    read_at_ns: int = 0
+    stop_cause: str = ""
+    tasks: int = 1
+    cpu_used_ns: int = 0
+    cpu_held_ns: int = 0
+    memory_bytes_max: int = 0
+    memory_bytes: int = 0
+    accelerators: int = 0
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +71,7 @@ class UnitView:
     `replica` is waiting, starting, ready, draining or stopped; empty for a unit that serves nobody.
     `revision` says which of its endpoint's specs a replica serves. `restarts` are the attempts before
     this one, `is_check` says that it only checks the nodes before the unit starts, `choice` which of its alternatives it was given. Of an array, `index` is this element's
-    and `reason` why it ended.
+    and `reason` why it ended. `attempts` are the last few of them, this one included, oldest first.
     """
 
     unit: int
@@ -59,6 +86,7 @@ class UnitView:
     index: int | None = None
     reason: Reason | None = None
     is_check: bool = False
+    attempts: tuple[AttemptView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,6 +156,22 @@ ADDRESS: Final = (
 )
 
 
+# Of the CPU it holds: a notebook that nobody uses takes less.
+IDLE_SHARE_PPM_DEFAULT: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdleStop:
+    """Stop a job that has used next to nothing for `after_s`.
+
+    Next to nothing is less than `share_ppm` millionths of the CPU time that each task holds, and less
+    than half a CPU whatever it holds: a task with one busy thread is never idle.
+    """
+
+    after_s: int
+    share_ppm: int = IDLE_SHARE_PPM_DEFAULT
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskTemplate:
     """The program each task runs; `command` is an argv, a job file's `run` becomes `sh -c`.
@@ -257,7 +273,8 @@ class WorkloadSpec:
     `alternatives` are other resources that would do, in order of preference, where `resources` do
     not fit now. What is in `after` has to end before it may start, and `is_held` keeps it until
     somebody releases it. `stop_signal` is what a program is asked to end with, `stop_grace_s`
-    before it is made to. With `is_notified` its project's webhook is told of its end.
+    before it is made to. With `is_notified` its project's webhook is told of its end. `idle_stop` ends
+    a job that does nothing.
 
     A lease holds whole nodes, each at least as large as `resources`; with a `lease` people log in
     there, else it runs its `task`.
@@ -286,6 +303,7 @@ class WorkloadSpec:
     stop_signal: str = "TERM"
     is_notified: bool = False
     lease: LeaseSpec | None = None
+    idle_stop: IdleStop | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

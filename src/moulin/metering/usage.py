@@ -12,7 +12,7 @@ from moulin.domain.errors import check
 from moulin.domain.factory import EnergyClass, Site
 from moulin.domain.ids import AttemptId, OrganisationId, ProjectId, WorkloadId
 from moulin.domain.units import divide_round_half_even
-from moulin.domain.usage import Meter, NodeAllocation, TaskReading, Usage
+from moulin.domain.usage import NOT_READ, Meter, NodeAllocation, TaskReading, Usage
 
 NS_PER_MS: Final = 1_000_000
 BYTES_PER_MB: Final = 1_000_000
@@ -103,6 +103,12 @@ def held_quantities(tasks: Sequence[TaskReading]) -> dict[str, int]:
     return dict(sorted(quantities.items()))
 
 
+def cpu_used_ns(tasks: Sequence[TaskReading]) -> int:
+    """Return the CPU time that tasks used, `NOT_READ` when that of one of them could not be read."""
+    is_known = not any(task.is_unread for task in tasks)
+    return sum(task.cpu_ns for task in tasks) if is_known else NOT_READ
+
+
 def worst(*qualities: EnergyClass) -> EnergyClass:
     """Return the least trustworthy of some energy classes (A is best, E worst)."""
     return max(qualities, key=lambda quality: quality.value)
@@ -155,5 +161,7 @@ def _job_usage(
         carbon_location_ng=location_ng,
         carbon_market_ng=market_ng,
         policy_decision=facts.policy_decision,
+        cpu_used_ns=cpu_used_ns(tasks),
+        memory_bytes_max=max(task.memory_bytes_max for task in tasks),
         **place_of(facts),
     )

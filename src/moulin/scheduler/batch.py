@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from moulin.domain.batch_events import UnitFinished, WorkloadAdjusted
+from moulin.domain.batch_events import PreemptionDecided, UnitFinished, WorkloadAdjusted
 from moulin.domain.events import Event
 from moulin.domain.ids import WorkloadId
 from moulin.domain.workload import AfterWhen, WorkloadState
 from moulin.scheduler.changes import let_go_on, line_up, stop_waiting, unfinished, withhold
 from moulin.scheduler.ending import settle_later
-from moulin.scheduler.rows import WorkloadRow
+from moulin.scheduler.rows import PromiseRow, WorkloadRow
 from moulin.scheduler.state import State
 
 
@@ -107,12 +107,28 @@ def _unit_finished(state: State, payload: UnitFinished, event: Event) -> None:
     if unit.is_waiting:
         stop_waiting(state, row, unit)
         let_go_on(state, row)
+    state.promises.pop((payload.workload, payload.unit), None)
     unit.final, unit.reason = payload.state, payload.reason
     row.open_units -= 1
     settle_later(state, row, unit)
 
 
+def _preemption_decided(state: State, payload: PreemptionDecided, event: Event) -> None:
+    for key, promise in list(state.promises.items()):
+        if promise.until_ns <= event.at_ns:
+            del state.promises[key]
+    state.promises[payload.workload, payload.unit] = PromiseRow(
+        nodes=payload.nodes, attempts=payload.attempts, until_ns=payload.until_ns
+    )
+    unfinished(state, payload.workload, event)
+    for name in payload.attempts:
+        attempt = state.attempts.get(name)
+        if attempt is not None and attempt.is_live and attempt.stop_cause is None:
+            attempt.preempted_by = payload.workload
+
+
 BATCH_HANDLERS: Final[Mapping[type, Callable[[State, Any, Event], None]]] = {
     WorkloadAdjusted: _adjusted,
     UnitFinished: _unit_finished,
+    PreemptionDecided: _preemption_decided,
 }

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from moulin.domain.batch_events import UnitFinished
+from moulin.domain.batch_events import PreemptionDecided, UnitFinished
 from moulin.domain.events import (
     AttemptDrainDecided,
     AttemptPlaced,
@@ -28,6 +28,7 @@ from moulin.domain.replica_events import SuccessionDecided
 from moulin.domain.workload import WorkloadKind
 from moulin.scheduler.demand import Demand, options
 from moulin.scheduler.policy import SchedulerPolicy
+from moulin.scheduler.preempt import Preempting, allows_preemption, promised
 from moulin.scheduler.preflight import check_s, misfit
 from moulin.scheduler.queues import Line, Ticket
 from moulin.scheduler.quota import QuotaCheck, wanted_by
@@ -67,11 +68,21 @@ def decide(state: State, now_ns: int, policy: SchedulerPolicy) -> Plan:
             *checked_nodes(state, reactions),
         ],
     )
+    if allows_preemption(state):
+        stopping = frozenset(item.attempt for item in reactions if isinstance(item, Stop))
+        placing.preempting = Preempting(
+            state, now_ns, policy, stopping | frozenset(item.attempt for item in leaving)
+        )
+    places = tuple(placing.places())
+    preempting = placing.preempting
     return Plan(
         now_ns=now_ns,
         input_sequence=state.sequence,
-        places=tuple(placing.places()),
-        stops=tuple(item for item in reactions if isinstance(item, Stop)),
+        places=places,
+        stops=(
+            *(item for item in reactions if isinstance(item, Stop)),
+            *(preempting.stops if preempting is not None else ()),
+        ),
         requeues=tuple(item for item in reactions if isinstance(item, Requeue)),
         finishes=finishes,
         scales=tuple(scales(state, now_ns, policy)),
@@ -79,15 +90,16 @@ def decide(state: State, now_ns: int, policy: SchedulerPolicy) -> Plan:
         unit_finishes=tuple(item for item in reactions if isinstance(item, FinishUnit)),
         judgements=verdicts,
         successions=tuple(successions(state, now_ns)),
+        preemptions=tuple(preempting.preemptions) if preempting is not None else (),
     )
 
 
 def plan_events(plan: Plan) -> tuple[Payload, ...]:
     """Return a plan as the events to append, in order.
 
-    Verdicts on nodes, ends (of elements before those of arrays), retries, stops, placements, then
-    replicas that leave, new numbers of them and successors: these may take units out of lines that
-    the placements were taken from.
+    Verdicts on nodes, ends (of elements before those of arrays), retries, who gives way, stops,
+    placements, then replicas that leave, new numbers of them and successors: these may take units out
+    of lines that the placements were taken from.
     """
     events: list[Payload] = [
         NodeJudged(node=item.node, verdict=item.verdict, reason=item.reason)
@@ -121,6 +133,16 @@ def plan_events(plan: Plan) -> tuple[Payload, ...]:
             reason=item.reason,
         )
         for item in plan.requeues
+    )
+    events.extend(
+        PreemptionDecided(
+            workload=item.workload,
+            unit=item.unit,
+            nodes=item.nodes,
+            attempts=item.attempts,
+            until_ns=item.until_ns,
+        )
+        for item in plan.preemptions
     )
     events.extend(
         AttemptStopDecided(attempt=item.attempt, cause=item.cause, grace_s=item.grace_s)
@@ -200,6 +222,11 @@ class Placing:
         self.leaving = leaving
         self.shunned = shunned
         self._room: Room | None = None
+        self.preempting: Preempting | None = None
+        self._promised: dict[Demand, list[int]] = {}
+        for demand, nodes in promised(state, now_ns):
+            here = (state.nodes.index[node] for node in nodes if node in state.nodes.index)
+            self._promised.setdefault(demand, []).extend(here)
         self.quota = QuotaCheck(state)
         self.blocked: set[Demand] = set()
         self.reservations = 0
@@ -272,8 +299,10 @@ class Placing:
             self.quota.take(row, wanted)
             return self._place(row, unit, option, chosen.nodes, choice)
         self.blocked.add(demand)
-        if lacking is not None:
-            self._wait(lacking[0], zones, is_power=lacking[1])
+        if lacking is not None and demand in self._promised:
+            self.room.keep(self._promised[demand])
+        elif lacking is not None:
+            self._wait(row, unit, lacking, zones)
         return None
 
     def _choose(self, demand: Demand, zones: tuple[str, ...]) -> Chosen:
@@ -324,12 +353,22 @@ class Placing:
         else:
             heapq.heappop(heap)
 
-    def _wait(self, demand: Demand, zones: tuple[str, ...], *, is_power: bool) -> None:
+    def _wait(
+        self, row: WorkloadRow, unit: int, lacking: tuple[Demand, bool], zones: tuple[str, ...]
+    ) -> None:
+        """Keep for a unit what it lacks: power, nodes that others give up for it, or nodes as they drain."""
+        demand, is_power = lacking
         if is_power:
             self.room.freeze_power(demand, zones)
         elif self.reservations < self.policy.reservations_max:
             self.reservations += 1
-            self.room.reserve(demand, zones)
+            nodes: list[int] = []
+            if self.preempting is not None:
+                nodes = self.preempting.make_room(row, unit, demand, zones, self.room)
+            if nodes:
+                self.room.keep(nodes)
+            else:
+                self.room.reserve(demand, zones)
 
     def _held_by(self, demand: Demand, nodes: list[int], workloads: int) -> Held:
         held = [self.room.held_by(demand.shape, node) for node in nodes]

@@ -36,6 +36,8 @@ def plan_digest(plan: Plan) -> str:
         parts.append(["verdicts", plan.judgements])
     if plan.successions:
         parts.append(["successions", plan.successions])
+    if plan.preemptions:
+        parts.append(["preemptions", plan.preemptions])
     return digest_of(parts)
 
 

@@ -151,6 +151,7 @@ def _end_attempt(state: State, row: WorkloadRow, attempt: AttemptRow, at_ns: int
     else:
         _count_outcome(row, unit, attempt)
     state.drains.pop(attempt.id, None)
+    state.idle.pop(attempt.id, None)
     let_go_on(state, row)
     if unit.is_leaving or unit.is_expiring:
         unit.is_leaving, unit.is_expiring, unit.is_retired = False, False, True
@@ -164,8 +165,9 @@ def _trigger(state: State, attempt: AttemptRow) -> Trigger:
     What fails on a device that is known to be broken was lost with it.
     """
     if attempt.stop_cause is StopCause.PREEMPTED:
-        return Trigger.PREEMPTED
-    if attempt.stop_cause not in (None, StopCause.GANG_BROKEN):
+        if not _had_ended(attempt):
+            return Trigger.PREEMPTED
+    elif attempt.stop_cause not in (None, StopCause.GANG_BROKEN):
         return Trigger.STOPPED
     if attempt.broken_rank < 0:
         return Trigger.ALL_SUCCEEDED
@@ -175,12 +177,20 @@ def _trigger(state: State, attempt: AttemptRow) -> Trigger:
     return Trigger.TASK_FAILED if has_failed else Trigger.TASK_LOST
 
 
+def _had_ended(attempt: AttemptRow) -> bool:
+    """Whether all of it had ended by itself before it was to give way, as became known only since."""
+    ends = [task.ended_at_ns for task in attempt.tasks if task.phase is TaskPhase.EXITED]
+    return len(ends) == len(attempt.tasks) and 0 < max(ends) < attempt.stop_decided_ns
+
+
 def _count_outcome(row: WorkloadRow, unit: UnitRow, attempt: AttemptRow) -> None:
     """Count what retries and back-offs depend on; an endpoint's program never ends well."""
     is_endpoint = row.submission.spec.kind is WorkloadKind.ENDPOINT
     if is_endpoint and _was_healthy(attempt):
         unit.failures = unit.losses = 0
-    if attempt.state is AttemptState.LOST:
+    if attempt.state is AttemptState.PREEMPTED:
+        unit.preemptions += 1
+    elif attempt.state is AttemptState.LOST:
         unit.losses += 1
     elif attempt.state is AttemptState.FAILED or (
         is_endpoint and attempt.state is AttemptState.SUCCEEDED

@@ -24,6 +24,7 @@ from moulin.scheduler.fleet import Fleet, Indices
 from moulin.scheduler.nodes import Column, Columns, added_draw_mw, when_empty
 from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.power import SitePower, power_by_site
+from moulin.scheduler.preempt import preemption_reasons
 from moulin.scheduler.queues import Ticket
 from moulin.scheduler.quota import excesses, shortfalls, wanted_by
 from moulin.scheduler.room import Room
@@ -31,6 +32,7 @@ from moulin.scheduler.rows import Held, UnitRow, WorkloadRow
 from moulin.scheduler.scaling import load_reason, serving_reasons, target_of
 from moulin.scheduler.settle import NS_PER_S, budget_reason, dependency_failed, react
 from moulin.scheduler.state import State
+from moulin.scheduler.used import idle_reasons
 
 REMEMBERED_MAX: Final = 4096
 
@@ -75,6 +77,8 @@ def explain(
     elif waiting:
         found += _turn_reasons(state, row, waiting, now_ns, policy)
     found += serving_reasons(state, row, now_ns)
+    found += idle_reasons(state, row)
+    found += preemption_reasons(state, row, now_ns)
     if workload in policy.endpoints_frozen:
         target = target_of(state, row, now_ns)
         found += [load_reason(row, target), budget_reason(state, row)]

@@ -44,6 +44,7 @@ from moulin.scheduler.queues import Due
 from moulin.scheduler.replicas import ENDPOINT_HANDLERS, new_serving
 from moulin.scheduler.rows import AttemptRow, Held, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import FINISHED_KEPT, State
+from moulin.scheduler.used import USE_HANDLERS, keep_past
 from moulin.scheduler.wellbeing import HEALTH_HANDLERS
 
 # Rendezvous ports of gangs: below the range from which Linux takes ports for outgoing connections.
@@ -181,7 +182,7 @@ def _placed(state: State, payload: AttemptPlaced, event: Event) -> None:
         stop_waiting(state, row, unit)
     unit.is_retired = False  # a log of a time when numbers alone said which replica goes
     if unit.attempt is not None:
-        del state.attempts[unit.attempt]
+        keep_past(row, unit, state.attempts.pop(unit.attempt))
     attempt = AttemptRow(
         id=payload.attempt,
         workload=payload.workload,
@@ -198,6 +199,7 @@ def _placed(state: State, payload: AttemptPlaced, event: Event) -> None:
     in_rank_order = sorted(payload.tasks, key=lambda placement: placement.rank)
     attempt.tasks.extend(_task_row(state, row, attempt, placement) for placement in in_rank_order)
     state.attempts[payload.attempt] = attempt
+    state.promises.pop((payload.workload, payload.unit), None)
     unit.attempt = payload.attempt
     _hold(state, row, attempt)
     show_state(row)
@@ -250,7 +252,9 @@ def _stop_decided(state: State, payload: AttemptStopDecided, event: Event) -> No
     if attempt is None or not attempt.is_live or attempt.stop_cause is not None:
         return
     attempt.stop_cause, attempt.grace_s = payload.cause, payload.grace_s
+    attempt.stop_decided_ns = event.at_ns
     state.drains.pop(attempt.id, None)
+    state.idle.pop(attempt.id, None)
     row = unfinished(state, WorkloadId(attempt.workload), event)
     if row is not None:
         if payload.cause in _LEAVING_CAUSES:
@@ -277,6 +281,7 @@ def _finished(state: State, payload: WorkloadFinished, event: Event) -> None:
         return
     check(row.attempts_live == 0, f"{payload.workload} ends after its attempts")
     for unit in row.units:
+        state.promises.pop((payload.workload, unit.unit), None)
         if unit.is_waiting:
             stop_waiting(state, row, unit)
     if row.deadline_at_ns:
@@ -353,4 +358,5 @@ _HANDLERS: Final[Mapping[type, Callable[[State, Any, Event], None]]] = {
     **LEASE_HANDLERS,
     **HEALTH_HANDLERS,
     GangChecked: fold_check,
+    **USE_HANDLERS,
 }

@@ -14,7 +14,8 @@ class SchedulerPolicy:
     keep nodes free for themselves; `places_max` bounds one plan (the rest waits for the next
     cycle, in the same order). `staleness_s` is how long a gateway that hears nothing serves on. A
     symptom that lasts `suspect_s` puts a node into quarantine, and one that shows none for `calm_s`
-    is well again; out of quarantine it takes twice as long each time, up to `calm_max_s`.
+    is well again; out of quarantine it takes twice as long each time, up to `calm_max_s`. What was preempted before is not preempted again within `preempt_calm_s` of its
+    next start, twice as long each time, up to `preempt_calm_max_s`.
     """
 
     projects_exhausted: tuple[str, ...] = ()
@@ -29,3 +30,5 @@ class SchedulerPolicy:
     suspect_s: int = 60
     calm_s: int = 300
     calm_max_s: int = 86_400
+    preempt_calm_s: int = 600
+    preempt_calm_max_s: int = 86_400

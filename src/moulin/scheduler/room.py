@@ -4,6 +4,7 @@ A `Room` is a private copy that only shrinks, so a node that did not fit a shape
 in the same decision; that is what lets candidate lists be made once and only shortened.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -164,6 +165,11 @@ class Room(Fleet):
         keys = self._keys(best) + (best_fits.astype(np.int64) << np.int64(_FITS_SHIFT))
         kept = best[np.argsort(keys)[-demand.tasks :]]
         self.reserved[kept] = True
+
+    def keep(self, nodes: Iterable[int]) -> None:
+        """Keep nodes from whatever comes later in the order."""
+        for node in nodes:
+            self.reserved[node] = True
 
     def freeze_power(self, demand: Demand, zones: tuple[str, ...]) -> None:
         """Keep the power of the sites where a gang waits for it and time limits will free enough."""

@@ -11,6 +11,7 @@ from moulin.domain.observation import Claim, TaskPhase
 from moulin.domain.plan import StopCause
 from moulin.domain.reasons import Reason
 from moulin.domain.snapshot import EndpointLoad
+from moulin.domain.views import AttemptView
 from moulin.domain.workload import (
     FINAL_WORKLOAD_STATES,
     LIVE_ATTEMPT_STATES,
@@ -32,7 +33,10 @@ class TaskRow:
 
     `phase` is None until an engine was seen to have the task. `is_seen` says that it was once
     starting or running, so that ABSENT means lost and not "not started yet". `is_lasting` says that
-    no time limit will end it, so that nobody may count on what it holds.
+    no time limit will end it, so that nobody may count on what it holds. `metered_ns` is until when
+    what it used is known (`is_unread`: until when nobody could read it), `cpu_metered_ns` its counter
+    then; `quiet_since_ns` since when it has used next to nothing of what it holds, 0 while it uses it
+    or nobody knows.
     """
 
     step: StepId
@@ -56,6 +60,10 @@ class TaskRow:
     cpu_ns: int = 0
     memory_bytes_max: int = 0
     evidence: str = ""
+    metered_ns: int = 0
+    cpu_metered_ns: int = 0
+    is_unread: bool = False
+    quiet_since_ns: int = 0
 
     @property
     def is_success(self) -> bool:
@@ -71,7 +79,7 @@ class AttemptRow:
     ended. `broken_rank` is the rank that first ended without success, -1 for none. `port` is the
     gang's rendezvous port, 0 for a single task. `choice` says which alternative it was given. With
     `check_s` it is not the unit but the check of its nodes, of which there were `checks_before`.
-    `ends_at_ns` is when its time limit ends it, known from when it runs, 0 for never.
+    `ends_at_ns` is when its time limit ends it, known from when it runs, 0 for never. `preempted_by` is the workload that it gives way to.
     """
 
     id: AttemptId
@@ -92,6 +100,8 @@ class AttemptRow:
     choice: int = 0
     check_s: int = 0
     checks_before: int = 0
+    stop_decided_ns: int = 0
+    preempted_by: str = ""
 
     @property
     def is_check(self) -> bool:
@@ -121,6 +131,8 @@ class UnitRow:
 
     A waiting unit is in a line, or backs off, or `is_withheld` until its workload may go on. Of an
     array, `final` is the end of this element, `reason` why, and `is_stopping` that it was asked for.
+    `past` are the last few attempts before `attempt`, oldest first, `preemptions` how many of all
+    gave way to others.
     """
 
     unit: int
@@ -140,6 +152,8 @@ class UnitRow:
     checks: int = 0
     final: WorkloadState | None = None
     reason: Reason | None = None
+    past: list[AttemptView] = field(default_factory=list)
+    preemptions: int = 0
 
 
 class Peak(NamedTuple):
@@ -178,6 +192,15 @@ class Serving:
     since_ns: int = 0
     loads: tuple[int, ...] = ()
     pools: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class PromiseRow:
+    """Nodes kept for a unit while those that give way to it end."""
+
+    nodes: tuple[NodeId, ...]
+    attempts: tuple[AttemptId, ...]
+    until_ns: int
 
 
 @dataclass(slots=True, kw_only=True)

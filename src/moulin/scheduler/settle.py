@@ -16,14 +16,18 @@ from moulin.domain.reasons import Reason, ReasonCode
 from moulin.domain.units import format_euros
 from moulin.domain.workload import AttemptState, WorkloadKind, WorkloadState
 from moulin.scheduler.policy import SchedulerPolicy
+from moulin.scheduler.preempt import preempted_by
 from moulin.scheduler.rows import AttemptRow, UnitRow, WorkloadRow
 from moulin.scheduler.scaling import drained
 from moulin.scheduler.state import State
+from moulin.scheduler.used import idle_stopped, idle_stops
 from moulin.scheduler.wellbeing import stops_of_broken
 
 NS_PER_S: Final = 10**9
 _DOUBLINGS_MAX: Final = 30
-_FINAL_CAUSES: Final = frozenset({StopCause.CANCELLED, StopCause.TIME_LIMIT, StopCause.BUDGET})
+_FINAL_CAUSES: Final = frozenset(
+    {StopCause.CANCELLED, StopCause.TIME_LIMIT, StopCause.BUDGET, StopCause.IDLE}
+)
 
 Reaction = Stop | Requeue | FinishUnit | Finish
 
@@ -38,8 +42,8 @@ class Outcome(NamedTuple):
 def react(state: State, now_ns: int, policy: SchedulerPolicy) -> Iterator[Reaction]:
     """Yield every reaction due, at most one stop per attempt and one end per workload and element.
 
-    Order:  what ended or was asked for (in order of the log), limits, deadlines, budgets, zones,
-            broken nodes, replicas that nobody uses any more.
+    Order:  what ended or was asked for (in order of the log), limits, idle work, deadlines, budgets,
+            zones, broken nodes, replicas that nobody uses any more.
     """
     stopped: set[AttemptId] = set()
     finished: set[WorkloadId] = set()
@@ -64,6 +68,7 @@ def _all_reactions(state: State, now_ns: int, policy: SchedulerPolicy) -> Iterat
     for workload in state.unsettled:
         yield from _settle(state, state.workloads[workload], now_ns, policy)
     yield from _time_limits(state, now_ns)
+    yield from idle_stops(state)
     yield from _deadlines(state, now_ns)
     for project in policy.projects_exhausted:
         for workload in state.unfinished_by_project.get(project, {}):
@@ -233,6 +238,8 @@ def _stopped_outcome(state: State, row: WorkloadRow, attempt: AttemptRow) -> Out
         return Outcome(WorkloadState.SUCCEEDED if is_lease else WorkloadState.FAILED, reason)
     if attempt.stop_cause is StopCause.BUDGET:
         return Outcome(WorkloadState.FAILED, budget_reason(state, row))
+    if attempt.stop_cause is StopCause.IDLE:
+        return Outcome(WorkloadState.CANCELLED, idle_stopped(row, attempt))
     return Outcome(WorkloadState.CANCELLED, _cancelled(row))
 
 
@@ -280,7 +287,9 @@ def _requeue_reason(state: State, unit: UnitRow, attempt: AttemptRow) -> Reason:
         limit_s = (attempt.ends_at_ns - attempt.started_at_ns) // NS_PER_S
         parameters = {"limit_s": str(limit_s)}
         return Reason(code=ReasonCode.TIME_LIMIT_REACHED, parameters=parameters)
-    if attempt.state in {AttemptState.PREEMPTED, AttemptState.CANCELLED}:
+    if attempt.state is AttemptState.PREEMPTED:
+        return preempted_by(attempt)
+    if attempt.state is AttemptState.CANCELLED:
         parameters = {"generation": str(unit.generation + 1), "left_s": "0"}
         return Reason(code=ReasonCode.BACKING_OFF, parameters=parameters)
     return reason_of_end(attempt)

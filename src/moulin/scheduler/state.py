@@ -21,6 +21,7 @@ from moulin.scheduler.rows import (
     DrainRow,
     Held,
     LoadRow,
+    PromiseRow,
     TaskRow,
     UnitRow,
     WorkloadRow,
@@ -46,6 +47,8 @@ class State:
     workload, by that. `ailing` are the nodes whose health a decision has to look at,
     `unread_checks` the checks of nodes that have ended and whose results nobody has read.
     `waits` are the last waits of replicas for a machine, from being wanted to running, in ns by pool.
+    `idle` are the attempts that have used next to nothing for as long as their idle stop says. `promises` are nodes
+    kept for units that others give way to.
     """
 
     sequence: int = 0
@@ -73,6 +76,8 @@ class State:
     ailing: dict[NodeId, None] = field(default_factory=dict)
     unread_checks: dict[AttemptId, None] = field(default_factory=dict)
     waits: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    idle: dict[AttemptId, None] = field(default_factory=dict)
+    promises: dict[tuple[WorkloadId, int], PromiseRow] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Return the SHA-256 of everything folded; equal logs give equal digests in any process.
@@ -100,6 +105,8 @@ class State:
                 "dependents": self.dependents,
                 "ailing": [list(self.ailing), self.nodes.absent, list(self.unread_checks)],
                 "waits": self.waits,
+                "idle": list(self.idle),
+                "promises": self.promises,
             }
         )
 

@@ -16,6 +16,7 @@ from moulin.domain.workload import AttemptState, Resources, TaskTemplate, Worklo
 from moulin.scheduler.nodes import Column
 from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import State
+from moulin.scheduler.used import attempt_view
 from moulin.scheduler.walltime import time_limit_s
 
 WAITING = "waiting"
@@ -211,6 +212,7 @@ def _unit_view(state: State, row: WorkloadRow, unit: UnitRow) -> UnitView:
         choice=attempt.choice if attempt is not None else 0,
         index=array.index_of(unit.unit) if array is not None else None,
         reason=unit.reason,
+        attempts=(*unit.past, attempt_view(row, attempt)) if attempt is not None else (),
     )
 
 
@@ -246,6 +248,7 @@ def _task_view(state: State, row: WorkloadRow, task: TaskRow) -> TaskView:
         memory_bytes_max=task.memory_bytes_max,
         started_at_ns=task.started_at_ns,
         ended_at_ns=task.ended_at_ns,
+        memory_bytes=task.memory_bytes,
     )
 
 

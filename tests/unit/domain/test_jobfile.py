@@ -8,6 +8,7 @@ from moulin.domain.errors import InvalidSpec
 from moulin.domain.jobfile import FRENCH, JOB_KEYS, parse_job
 from moulin.domain.workload import (
     EndpointSpec,
+    IdleStop,
     Resources,
     Retry,
     TaskTemplate,
@@ -82,6 +83,7 @@ def test_a_whole_job_file(body):
 def test_each_french_word_leads_to_a_known_one():
     nested = {"accelerators", "cpus", "memory", "attempts", "backoff", "countries", "deadline"}
     nested |= {"cold_start", "idle", "queue", "stabilise", "target", "size", "at_most", "any_of"}
+    nested |= {"below"}
     assert set(FRENCH.values()) <= {*JOB_KEYS.known, *nested}
 
 
@@ -205,3 +207,31 @@ def test_wrong_files_are_refused_with_the_place(body, message, hint):
     assert hint in caught.value.hint
     assert len(caught.value.message) < 400
     assert caught.value.details["file"] == "job.yaml"
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ({"idle_stop": "30m"}, IdleStop(after_s=1800)),
+        ({"arrêt_inactif": "30m"}, IdleStop(after_s=1800)),
+        ({"idle_stop": {"after": "1h", "below": 10}}, IdleStop(after_s=3600, share_ppm=100_000)),
+        ({"arret_inactif": {"après": "1h", "sous": 1}}, IdleStop(after_s=3600, share_ppm=10_000)),
+        ({}, None),
+    ],
+)
+def test_when_an_idle_job_is_stopped(body, wanted):
+    assert parse_job({"run": "true", **body}).idle_stop == wanted
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({"run": "true", "idle_stop": 0}, "idle_stop"),
+        ({"run": "true", "idle_stop": {"below": 5}}, "idle_stop.after"),
+        ({"run": "true", "idle_stop": {"after": "1m", "below": 101}}, "idle_stop.below"),
+        ({"kind": "endpoint", "model": "m", "idle_stop": "5m"}, "idle_stop"),
+    ],
+)
+def test_an_idle_stop_that_makes_no_sense_is_refused_by_its_path(body, path):
+    with pytest.raises(InvalidSpec, match=path):
+        parse_job(body)

@@ -138,7 +138,10 @@ def _show_status(found: "FactoryStatus", url: str) -> None:
     )
     write("")
     table(
-        ("node", "zone", "engine", "class", "cpus held>", "memory held>", "accelerators>", "state"),
+        (
+            *("node", "zone", "engine", "class", "cpus held>", "memory held>", "accelerators>"),
+            *("state", "health"),
+        ),
         (
             (
                 *(node.node, node.zone, node.engine, node.machine_class),

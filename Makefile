@@ -36,9 +36,10 @@ check: ## format, lint, types, import rules (after setup)
 	$(BIN)/mypy $(wildcard src tests scripts benchmarks)
 	$(BIN)/lint-imports --no-logo
 
-conformance: ## one runtime against its suite: RUNTIME=name (vllm, on the CPU: 3 GB, 10 to 20 minutes)
+conformance: ## every engine against one suite, as a table; RUNTIME=name: a runtime (vllm, on the CPU: 3 GB, 10 to 20 minutes)
 	@scripts/install.sh dev
-	RUNTIME=$(or $(RUNTIME),llm) $(BIN)/python -m pytest tests/conformance/test_runtimes.py $(wildcard tests/conformance/test_runtime_$(or $(RUNTIME),llm).py) $(ARGS)
+	$(if $(RUNTIME),,@scripts/test_needs.sh)
+	$(if $(RUNTIME),RUNTIME=$(RUNTIME) $(BIN)/python -m pytest tests/conformance/test_runtimes.py $(wildcard tests/conformance/test_runtime_$(RUNTIME).py) $(ARGS),$(BIN)/python -m tests.conformance.table $(ARGS))
 
 sim: ## the fault simulation: SEED=n replays one seed, SEEDS=n runs many
 	@scripts/install.sh dev

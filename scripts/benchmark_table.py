@@ -128,6 +128,15 @@ ROWS: Final[tuple[tuple[str, str, Callable[[Result], str], str], ...]] = (
         "0 dropped",
     ),
     (
+        "slurm_rollover",
+        "streams while replicas on Slurm reach their walltime, real model",
+        lambda r: (
+            f"{r['rollovers']} rollovers, {r['streams']} streams, {r['cut']} cut, "
+            f"at most {_number(r['without_replica_s_max'])} s without a replica"
+        ),
+        "0 cut",
+    ),
+    (
         "scale_to_zero",
         "requests that found no replica and were held, real model",
         lambda r: (

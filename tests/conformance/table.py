@@ -59,7 +59,7 @@ class Results:
         for item in items:
             marker = item.get_closest_marker("behaviour")
             if marker is not None:
-                self.places[item.nodeid] = (marker.args[0], item.callspec.params["bench"])
+                self.places[item.nodeid] = (marker.args[0], str(item.callspec.params["bench"]))
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Forget tests that nobody wants to run this time."""

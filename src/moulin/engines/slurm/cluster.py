@@ -21,6 +21,8 @@ ARRAYS_PERIOD_S: Final = 600.0
 ARRAY_MAX: Final = 5000
 # What the controller is given for a task's grace and for writing its record, beyond its time limit.
 TIME_MARGIN_S: Final = 120
+# So many ends that accounting told are remembered: none of them changes any more.
+RECALLED_MAX: Final = 20_000
 
 
 class Cluster:
@@ -102,9 +104,14 @@ class Cluster:
         if job not in self._recalled:
             wanted = sorted({*self._missed, job})
             found = self._driver.recall(wanted) or {}
-            self._recalled = {each: found.get(each) for each in wanted}
+            if len(self._recalled) > RECALLED_MAX:
+                self._recalled.clear()
+            self._recalled.update((each, found.get(each)) for each in wanted)
             self._missed.clear()
-        return self._recalled.pop(job)
+        known = self._recalled[job]
+        if known is None or not known.has_ended:
+            del self._recalled[job]
+        return known
 
     def gres_type(self, resources: Resources) -> str:
         """Return Slurm's name for the accelerators asked for, empty when any will do."""

@@ -132,6 +132,7 @@ class SlurmEngine:
         self._nodes: dict[str, NodeCapacity] = {}
         self._stopping: dict[AttemptId, Attempt] = {}
         self._unwanted: set[str] = set()
+        self._fresh: dict[AttemptId, Attempt] = {}
         self._rung_s = float("-inf")
         self._has_told_all = False
         self._handed_number = -1
@@ -168,6 +169,7 @@ class SlurmEngine:
         failures = self._starter.submit([(step, each) for _, step, each in waiting.values()])
         for name, why in failures.items():
             answers[waiting[name][0]] = why
+        self._fresh.update((name, each) for name, (_, _, each) in waiting.items())
         return tuple(answers)
 
     def observe(self, steps: Sequence[StepId]) -> tuple[Observation, ...]:
@@ -181,7 +183,7 @@ class SlurmEngine:
         self._tend()
         jobs = self._cluster.jobs()
         if jobs.number == self._handed_number:
-            return ()
+            return tuple(self._just_begun(jobs))
         self._handed_number = jobs.number
         return tuple(self._changed(jobs) if self._has_told_all else self._tell_all(jobs))
 
@@ -385,8 +387,6 @@ class SlurmEngine:
                 if told != (seen.phase, seen.address) or step not in attempt.open:
                     yield seen
 
-    def _tell(self, attempt: Attempt, step: StepId, jobs: Reading[Jobs]) -> Observation:
-
     def _just_begun(self, jobs: Reading[Jobs]) -> Iterator[Observation]:
         """Yield what began since Slurm was asked last, of the few that were submitted just now."""
         too_old_s = time.monotonic() - FRESH_S
@@ -401,6 +401,8 @@ class SlurmEngine:
                 seen = self._tell(attempt, step, jobs)
                 if told != (seen.phase, seen.address):
                     yield seen
+
+    def _tell(self, attempt: Attempt, step: StepId, jobs: Reading[Jobs]) -> Observation:
         """Return what is seen of a step, and remember that it was told."""
         seen = self._observe(step, jobs)
         attempt.seen[step] = (seen.phase, seen.address)

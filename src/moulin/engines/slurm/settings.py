@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+# The system's own where there is one, else the first in PATH.
+ANY_PYTHON: Final = "python3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +34,7 @@ class SlurmSettings:
     is_delegated: bool = False
     machine_class: str = ""
     accelerator_class: str = ""
-    python: str = "python3"
+    python: str = ANY_PYTHON
     poll_s: float = 1.0
     idle_mw: int = 0
     peak_mw: int = 0

@@ -137,9 +137,10 @@ class Starter:
         calls = [partial(self._try, *call) for call in self._calls(waiting)]
         deadline_s = time.monotonic() + SUBMITTING_S
         if len(calls) == 1:
-            return calls[0](deadline_s)
-        with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="sbatch") as pool:
-            done = pool.map(lambda call: call(deadline_s), calls)
+            done = [calls[0](deadline_s)]
+        else:
+            with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="sbatch") as pool:
+                done = list(pool.map(lambda call: call(deadline_s), calls))
         self._cluster.hurry()
         return {name: failure for failures in done for name, failure in failures.items()}
 

@@ -39,7 +39,13 @@ _MIB: Final = 1 << 20
 _TAKE: Final = (
     'printf %s "$job" > "owner.$job" || exit 1\n'
     'ln "owner.$job" owner 2>/dev/null\n'
-    '[ "$(cat owner)" = "$job" ] || exit 0\n'
+    'read -r owner < owner; [ "$owner" = "$job" ] || exit 0\n'
+)
+# What PATH has first may be a wrapper that takes half a second; the system's own is there at once.
+_CHOOSE: Final = (
+    "MOULIN_PYTHON=/usr/bin/python3\n"
+    '[ -x "$MOULIN_PYTHON" ] || MOULIN_PYTHON=python3\n'
+    "export MOULIN_PYTHON\n"
 )
 # Slurm sorts nodes by name; this keeps the ranks, and so SLURM_PROCID, in the order of the plan.
 _IN_ORDER: Final = 'export SLURM_HOSTFILE="$PWD/hosts"\n'
@@ -90,13 +96,13 @@ def task_specification(
     addresses: Sequence[str],
     port: int,
     is_delegated: bool,
+    beside: tuple[str, ...] = (),
 ) -> bytes:
     """Return what the shim reads on the node.
 
     Later wins: what is written here for any system, what the node and Slurm say, the task's own
     variables and the control plane's.
     """
-    beside: tuple[str, ...] = (),
     whole = task_environment(
         step,
         files,
@@ -152,16 +158,22 @@ class Launch:
     reader: str = ""
     health: str = ""
 
+    @property
+    def interpreter(self) -> str:
+        """What a batch script calls Python: the operator's word, else what it chose."""
+        return '"$MOULIN_PYTHON"' if self.python == ANY_PYTHON else self.python
+
     def last_words(self) -> str:
         """Return the end of a batch script that has taken its attempt and is in its directory."""
-        shim = f"{self.python} -I -S -E {quote(self.program)}"
+        shim = f"{self.interpreter} -I -S -E {quote(self.program)}"
+        before = _CHOOSE if self.python == ANY_PYTHON else ""
         if self.size == 1:
-            before = 'export MASTER_ADDR="$(hostname)"\n' if self.is_delegated else ""
+            before += 'export MASTER_ADDR="$(hostname)"\n' if self.is_delegated else ""
             return f"{before}{self._beside('0')}exec {shim} 0"
         order = "" if self.is_delegated else " --distribution=arbitrary"
         rank = f"{self._beside('$SLURM_PROCID')}{_FIRST_NODE if self.is_delegated else ''}{_RANK}"
         return (
-            f"{'' if self.is_delegated else _IN_ORDER}"
+            f"{before}{'' if self.is_delegated else _IN_ORDER}"
             f"exec srun --nodes={self.size} --ntasks={self.size} --cpus-per-task={self.cpus}{order}"
             " --kill-on-bad-exit=0 --wait=0 --input=none --export=ALL"
             f" sh -c {quote(rank)} sh {shim}"
@@ -245,15 +257,6 @@ def _gres(count: int, gres_type: str) -> str:
     return f"gpu:{gres_type}:{count}" if gres_type else f"gpu:{count}"
 
 
-def install_program(spool: Path, source: str = SHIM) -> str:
-    """Put a program where the nodes see it, once for each of its versions; return its path."""
-    data = read_exact(source) or b""
-    folder = str(spool / PROGRAM_FOLDER)
-    path = f"{folder}/{Path(source).stem}-{sha256(data).hexdigest()[:16]}.py"
-    if not is_there(path):
-        make_directory(folder)
-        write_once(path, data)
-    return path
 def shared_data(spool: Path, python: str) -> SharedData:
     """Return what prepares tasks' folders, its programs where the nodes see them; `OSError`."""
     words = split(python)
@@ -268,3 +271,12 @@ def shared_data(spool: Path, python: str) -> SharedData:
     )
 
 
+def install_program(spool: Path, source: str = SHIM) -> str:
+    """Put a program where the nodes see it, once for each of its versions; return its path."""
+    data = read_exact(source) or b""
+    folder = str(spool / PROGRAM_FOLDER)
+    path = f"{folder}/{Path(source).stem}-{sha256(data).hexdigest()[:16]}.py"
+    if not is_there(path):
+        make_directory(folder)
+        write_once(path, data)
+    return path

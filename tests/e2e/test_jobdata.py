@@ -44,6 +44,11 @@ def test_a_folder_is_sent_once_and_each_task_starts_in_a_copy(mill):
     assert again["spec"]["task"]["bundle"] == mill.json("show", "folder")["spec"]["task"]["bundle"]
     assert not (code / "made").exists()
     assert len(bundles(mill)) == before + 1
+    digest = again["spec"]["task"]["bundle"]
+    assert digest[:12] in mill.moulin("bundles", "list").stdout
+    assert mill.moulin("bundles", "delete", digest[:10]).returncode == 0
+    assert len(bundles(mill)) == before
+    assert mill.moulin("bundles", "delete", digest[:10]).returncode == 1
     away = mill.moulin("run", "--workdir", "project/none", "--", "true")
     assert away.returncode == 1
     assert "it is no folder" in away.stderr

@@ -17,6 +17,7 @@ from moulin.cli import (
     accounts,
     aliases,
     batch,
+    bundles,
     cluster,
     demo,
     join,
@@ -84,6 +85,7 @@ app.add_typer(cluster.app, name="cluster")
 app.add_typer(kept.files, name="files")
 app.add_typer(kept.batch, name="batch")
 app.add_typer(secrets.app, name="secrets")
+app.add_typer(bundles.app, name="bundles")
 app.add_typer(accounts.receipt, name="receipt")
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moulin.gateway.heads import Traits, learn
 
-TRAITS: Traits = (b"POST", b"/x", False, True, False, False, b"", b"/x", b"")
+TRAITS: Traits = (b"POST", b"/x", False, True, False, False, False, b"", b"/x", b"")
 LINES = st.lists(
     st.sampled_from(
         [

@@ -74,6 +74,10 @@ class Settings:
         False,  # noqa: FBT003 - the default
         "serve other machines without TLS: everybody on the way can read keys, prompts and answers",
     )
+    usage_figures: bool = _setting(
+        False,  # noqa: FBT003 - the default
+        "put cost and carbon into the usage of every answer, as OpenGateLLM's clients expect",
+    )
     start_wait_s: float = _setting(
         60.0, "how long `up` waits for its processes to answer", unit="s", maximum=3600
     )

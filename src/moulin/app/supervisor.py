@@ -80,6 +80,7 @@ class Wanted:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     insecure_plain_http: bool = False
+    usage_figures: bool = False
     start_wait_s: float = 60.0
     is_json: bool = False
 
@@ -388,6 +389,8 @@ def _children(wanted: Wanted, ports: dict[str, int]) -> list[Child]:
         gateway += ["--control-ca", str(wanted.data / wanted.ca)]
     if wanted.insecure_plain_http:
         gateway.append("--insecure-plain-http")
+    if wanted.usage_figures:
+        gateway.append("--usage-figures")
     return found
 
 
@@ -480,6 +483,7 @@ def _arguments(arguments: Sequence[str] | None) -> Wanted:
     parser.add_argument("--tls-cert", type=Path, default=None)
     parser.add_argument("--tls-key", type=Path, default=None)
     parser.add_argument("--insecure-plain-http", action="store_true")
+    parser.add_argument("--usage-figures", action="store_true")
     parser.add_argument("--start-wait-s", type=float, default=60.0)
     parser.add_argument("--json", action="store_true", dest="is_json")
     given = vars(parser.parse_args(arguments))

@@ -174,7 +174,11 @@ def _supervisor_command(settings: "Settings", factory: Path | None) -> list[str]
     for flag, value in flags.items():
         if value != "":
             command += [flag, str(value)]
-    return [*command, "--insecure-plain-http"] if settings.insecure_plain_http else command
+    words = {
+        "--insecure-plain-http": settings.insecure_plain_http,
+        "--usage-figures": settings.usage_figures,
+    }
+    return [*command, *(word for word, is_set in words.items() if is_set)]
 
 
 @app.command()

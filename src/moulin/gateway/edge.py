@@ -59,6 +59,7 @@ class Inbound:
     keeps_alive: bool
     is_http_10: bool
     drops_params: bool
+    wants_figures: bool
     where: bytes
     target: bytes
     authorization: bytes
@@ -96,6 +97,7 @@ class ClientConnection(Passing):
         "problem",
         "wants_close",
         "wants_continue",
+        "wants_figures",
         "where",
     )  # fmt: skip
 
@@ -225,6 +227,7 @@ class ClientConnection(Passing):
         self.transfer_encodings = 0
         self.is_mistral = False
         self.drops_params = False
+        self.wants_figures = False
         self.where = b""
         self.wants_continue = False
         self._is_head_done = False
@@ -328,6 +331,7 @@ class ClientConnection(Passing):
             self._parser.should_keep_alive() and not self.wants_close,
             self._is_http_10,
             self.drops_params,
+            self.wants_figures,
             self.where,
             self._url,
             self.authorization,

@@ -9,8 +9,9 @@ cut afterwards is charged: by the replica's usage where it was seen, else estima
 events, never above what was held.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import orjson
 
@@ -24,10 +25,17 @@ from moulin.gateway.quotas import Pass
 from moulin.gateway.records import END
 from moulin.gateway.sse import DONE, EventFilter, EventTooLong
 from moulin.gateway.upstream import Replica
-from moulin.gateway.usage import BYTES_PER_TOKEN, NOTHING, Used, usage_of, used
+from moulin.gateway.usage import (
+    BYTES_PER_TOKEN,
+    NOTHING,
+    Used,
+    usage_of,
+    used,
+    with_figures,
+)
 from moulin.gateway.users import Crowd
 from moulin.routing.breaker import Failure
-from moulin.routing.figures import COMMENT, HEADERS, provisional
+from moulin.routing.figures import COMMENT, HEADERS, provisional, usage_figures
 from moulin.routing.parameters import USER_FIELDS
 
 if TYPE_CHECKING:
@@ -168,6 +176,8 @@ class Exchange(Placing):
             headers = self._headers(replica)
             if order.form is not None:
                 body = order.form.whole(body)
+            if order.ask.wants_figures:
+                body = with_figures(body, usage_figures(replica.view, tokens, cost_neur))
             self._last = answers.COMPLETION % (len(body), headers, figures, body)
             self._end(COMPLETED, amount, cost_neur)
 
@@ -177,8 +187,17 @@ class Exchange(Placing):
         if self._route.fleet is not None or self._replica.circuit.failures:
             self._learn(self._replica, self._order.bounds.prompt_bytes // BYTES_PER_TOKEN)
         self._body = b""
-        self._filter = EventFilter(shows_usage=self._order.ask.wants_usage)
+        ask = self._order.ask
+        added = self._added if ask.wants_figures and ask.wants_usage else None
+        self._filter = EventFilter(shows_usage=ask.wants_usage, added=added)
         self._client.begin_stream(self._headers(self._replica))
+
+    def _added(self, usage: Mapping[str, Any]) -> Mapping[str, object]:
+        """Return what the usage of a stream says beside tokens: the figures of its end."""
+        assert self._replica is not None
+        amount = used(usage, self._order.bounds, 0)
+        tokens = (amount.tokens_input, amount.tokens_output)
+        return usage_figures(self._replica.view, tokens, self._order.model.cost_neur(*tokens))
 
     def streamed(self, data: bytes) -> None:
         """Pass on what is for the client."""

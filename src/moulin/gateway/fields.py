@@ -22,6 +22,7 @@ class Head(Protocol):
     transfer_encodings: int
     wants_close: bool
     wants_continue: bool
+    wants_figures: bool
     where: bytes
 
 
@@ -81,6 +82,10 @@ def _keep_drop_params(client: Head, value: bytes) -> None:
     client.drops_params = value.lower() == b"true"
 
 
+def _keep_figures(client: Head, value: bytes) -> None:
+    client.wants_figures = value.lower() == b"true"
+
+
 def _keep_where(client: Head, value: bytes) -> None:
     if client.where:
         client.problem = "it has two X-Moulin-Where headers"
@@ -104,6 +109,7 @@ _KEEP_BY_NAME: Final[dict[bytes, Keep]] = {
     b"connection": _keep_connection,
     **{name: _once(name) for name in _SINGLE},
     b"x-moulin-drop-params": _keep_drop_params,
+    b"x-moulin-usage-figures": _keep_figures,
     b"x-moulin-where": _keep_where,
 }
 

@@ -10,7 +10,7 @@ Reference: RFC 9112 section 6.3; a property test holds it to the parser's own re
 
 from typing import Final
 
-Traits = tuple[bytes, bytes, bool, bool, bool, bool, bytes, bytes, bytes]
+Traits = tuple[bytes, bytes, bool, bool, bool, bool, bool, bytes, bytes, bytes]
 """What a head says, in the order in which `moulin.gateway.edge.Inbound` has it."""
 
 _HEAD_END: Final = b"\r\n\r\n"

@@ -26,6 +26,8 @@ class Limits:
     Money: a request waits up to `escrow_wait_s` for escrow; a project idle for `escrow_idle_s`
     gives its free escrow back.
 
+    With `tells_figures` every usage says what it cost, not only where a request asks for it.
+
     `grace_s` is what running requests get at shutdown, `sync_wait_s` how long one long poll lasts.
     """
 
@@ -56,3 +58,4 @@ class Limits:
     grace_s: float = 10.0
     sync_wait_s: int = 10
     sweep_s: float = 1.0
+    tells_figures: bool = False

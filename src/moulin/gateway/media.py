@@ -17,8 +17,8 @@ from moulin.gateway.exchange import COMPLETED, Client, Exchange
 from moulin.gateway.placing import Order
 from moulin.gateway.records import BEGIN, END
 from moulin.gateway.upstream import Replica
-from moulin.gateway.usage import Bounds, Used, used
-from moulin.routing.figures import HEADERS, provisional
+from moulin.gateway.usage import Bounds, Used, used, with_figures
+from moulin.routing.figures import HEADERS, provisional, usage_figures
 from moulin.routing.media import (
     CONTENT_TYPES,
     Media,
@@ -77,6 +77,8 @@ class MediaExchange(Exchange):
             self._learn(replica, amount.tokens_input + amount.tokens_output)
         tokens = (amount.tokens_input, amount.tokens_output)
         cost_neur = self._order.model.cost_neur(*tokens)
+        if self._order.ask.wants_figures and content_type == answers.JSON:
+            shown = with_figures(shown, usage_figures(replica.view, tokens, cost_neur))
         headers = self._headers(replica) + provisional(HEADERS, replica.view, tokens, cost_neur)
         self._last = answers.whole(200, shown, headers=headers, content_type=content_type)
         self._end(COMPLETED, amount, cost_neur)
@@ -199,6 +201,7 @@ def open_media(
     body = inbound.body if media.boundary else orjson.dumps(media.fields)
     bounds = Bounds(media.units, 0, len(inbound.body))
     ask = Ask(media.model, False, False, 0, None, media.ignored, user=media.user)  # noqa: FBT003 - a tuple
+    ask.wants_figures = inbound.wants_figures or service.limits.tells_figures
     order = Order(identifier, ask, route.model, inbound.path.decode(), body, bounds)
     return kind(service, client, route, order, media)
 

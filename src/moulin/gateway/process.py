@@ -267,6 +267,9 @@ def _read_arguments(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument(
         "--grace-s", type=float, default=Limits().grace_s, help="seconds to finish in"
     )
+    parser.add_argument(
+        "--usage-figures", action="store_true", help="put cost and carbon into every usage"
+    )
     parser.add_argument("--tls-cert", type=Path, help="PEM file with the certificate chain")
     parser.add_argument("--tls-key", type=Path, help="PEM file with its key")
     parser.add_argument("--control-ca", type=Path, help="PEM file to judge the control API by")
@@ -285,7 +288,7 @@ def _read_arguments(arguments: Sequence[str] | None) -> Settings:
         host=given.host,
         port=given.port,
         name=given.name,
-        limits=Limits(grace_s=given.grace_s),
+        limits=Limits(grace_s=given.grace_s, tells_figures=given.usage_figures),
         tls=(given.tls_cert, given.tls_key) if is_tls else None,
         control_ca=given.control_ca,
     )

@@ -301,6 +301,7 @@ class Service:
         except orjson.JSONDecodeError as cause:
             raise InvalidRequest(f"read the body as JSON: character {cause.pos}") from None
         ask = read_request(dialect, body, drops=inbound.drops_params)
+        ask.wants_figures = inbound.wants_figures or self.limits.tells_figures
         route = self.find_route(inbound, ask.model, identifier)
         model = route.model
         if route.alias is not None:

@@ -15,6 +15,7 @@ from moulin.domain.errors import EngineUnavailable
 from moulin.gateway import answers
 from moulin.gateway.exchange import Client
 from moulin.gateway.sse import DONE
+from moulin.routing.figures import sum_figures
 
 _HEAD_END: Final = b"\r\n\r\n"
 _RECEIPT: Final = "x-moulin-receipt"
@@ -252,9 +253,10 @@ def _headers(heads: list[dict[str, str]]) -> bytes:
 
 
 def _sum(usages: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the usages as one; what is not a count is left out."""
+    """Return the usages as one; what is neither a count nor a figure is left out."""
     names = [name for name, value in usages[0].items() if type(value) is int]
-    return {name: sum(usage.get(name, 0) for usage in usages) for name in names}
+    counts = {name: sum(usage.get(name, 0) for usage in usages) for name in names}
+    return {**counts, **(sum_figures(usages) if "carbon" in usages[0] else {})}
 
 
 def _loads(data: bytes) -> Any:

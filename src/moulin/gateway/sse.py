@@ -5,6 +5,7 @@ for and, held back for the end, `[DONE]`. Events are not parsed unless they can 
 inside a JSON string the quotes of that word are escaped, so a model's text cannot imitate it.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -15,18 +16,25 @@ _USAGE: Final = b'"usage"'
 _EVENT_BYTES_MAX: Final = 1 << 20
 
 
+Added = Callable[[Mapping[str, Any]], Mapping[str, object]]
+
+
 class EventTooLong(Exception):
     """One event of a replica is longer than a mebibyte."""
 
 
 class EventFilter:
-    """State of one stream. `usage` is the last usage object seen, `events` what was delivered."""
+    """State of one stream. `usage` is the last usage object seen, `events` what was delivered.
 
-    __slots__ = ("_partial", "_shows_usage", "events", "is_done", "usage")
+    `added` returns what a shown usage says besides.
+    """
 
-    def __init__(self, *, shows_usage: bool) -> None:
+    __slots__ = ("_added", "_partial", "_shows_usage", "events", "is_done", "usage")
+
+    def __init__(self, *, shows_usage: bool, added: Added | None = None) -> None:
         self._partial = b""
         self._shows_usage = shows_usage
+        self._added = added
         self.usage: dict[str, Any] | None = None
         self.events = 0
         self.is_done = False
@@ -60,18 +68,23 @@ class EventFilter:
         for event in data.replace(b"\r\n", b"\n").split(b"\n\n"):
             if event.startswith(_DONE_MARK):
                 self.is_done = True
-            elif event and (_USAGE not in event or self._is_for_client(event)):
-                kept.append(event + b"\n\n")
-                self.events += event.startswith(b"data:")
+            elif event:
+                shown = self._shown(event) if _USAGE in event else event
+                if shown:
+                    kept.append(shown + b"\n\n")
+                    self.events += event.startswith(b"data:")
         return b"".join(kept)
 
-    def _is_for_client(self, event: bytes) -> bool:
+    def _shown(self, event: bytes) -> bytes:
+        """Return what the client gets of an event that may hold a usage, nothing if not asked for."""
         try:
             chunk = orjson.loads(event.removeprefix(b"data:"))
         except orjson.JSONDecodeError:
-            return True
+            return event
         usage = chunk.get("usage") if isinstance(chunk, dict) else None
         if not isinstance(usage, dict):
-            return True
+            return event
         self.usage = usage
-        return self._shows_usage or bool(chunk.get("choices"))
+        if self._added is not None:
+            return b"data: " + orjson.dumps({**chunk, "usage": {**usage, **self._added(usage)}})
+        return event if self._shows_usage or chunk.get("choices") else b""

@@ -48,6 +48,16 @@ def usage_of(body: bytes) -> Mapping[str, Any] | None:
     return usage if isinstance(usage, dict) else None
 
 
+def with_figures(body: bytes, figures: Mapping[str, object]) -> bytes:
+    """Return a JSON answer whose usage has the figures as well; one without usage as it is."""
+    answer = orjson.loads(body)
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    if not isinstance(usage, dict):
+        return body
+    usage.update(figures)
+    return orjson.dumps(answer)
+
+
 def used(usage: Mapping[str, Any] | None, bounds: Bounds, delivered: int) -> Used:
     """Return what to charge; `delivered` is the estimate of output tokens for an answer cut short."""
     if usage is not None:

@@ -109,7 +109,8 @@ class Ask:
     `tokens_output_max` is 0 when the client did not say. `choices` counts the completions asked
     for, `added_bytes` what was added to the prompt. `infills` when the prompt has to be brought
     into the model's form for filling in, `needs_form` when the answer goes out in another shape
-    than a replica's. `user` is whom the client names as its user.
+    than a replica's. `user` is whom the client names as its user. With `wants_figures` usage says what
+    it cost.
     """
 
     model: str
@@ -123,6 +124,7 @@ class Ask:
     infills: bool = False
     needs_form: bool = False
     user: str = ""
+    wants_figures: bool = False
 
 
 def read_request(dialect: Dialect, body: Any, *, drops: bool = False) -> Ask:

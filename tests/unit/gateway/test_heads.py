@@ -4,7 +4,7 @@ import pytest
 
 from moulin.gateway.heads import KnownHead, Traits, learn
 
-TRAITS: Traits = (b"POST", b"/v1/x", False, True, False, False, b"", b"/v1/x", b"Bearer k")
+TRAITS: Traits = (b"POST", b"/v1/x", False, True, False, False, False, b"", b"/v1/x", b"Bearer k")
 FIELDS = b"Authorization: Bearer k\r\n"
 
 

@@ -55,7 +55,8 @@ _RANK: Final = (
 )
 # The doubled fork leaves the reader to no process of the task; the shell's own id is then the shim's.
 _BESIDE: Final = (
-    '( {{ sleep 2; [ "$CUDA_VISIBLE_DEVICES$SLURM_GPUS_ON_NODE" ] || for file in HEALTH/"$SLURMD_NODENAME"/*; do'
+    "( {{ for tenth in 4 8 12 16 20; do sleep 0.4; kill -0 $$ 2>/dev/null || exit; done;"
+    ' [ "$CUDA_VISIBLE_DEVICES$SLURM_GPUS_ON_NODE" ] || for file in HEALTH/"$SLURMD_NODENAME"/*; do'
     ' [ -e "$file" ] && exit; done; exec {python} -I -S -E {reader} HEALTH "$PWD/{rank}" $$; }}'
     " </dev/null >/dev/null 2>&1 & ); "
 )

@@ -14,6 +14,7 @@ read is left out, never said to be well.
 import ctypes
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -244,13 +245,21 @@ def renamed(
     return [dict(each, index=plan[seen.index(each["index"])]) for each in devices]
 
 
-def is_alive(pid: int) -> bool:
-    """Say whether a process lives."""
-    try:
+class Task:
+    """The process beside which this one lives."""
+
+    def __init__(self, pid: int) -> None:
+        """Hold on to a process; one that is gone raises `OSError`."""
+        self.pid = pid
+        self.handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
         os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
+
+    def outlives(self, wait_s: float) -> bool:
+        """Say whether it still lives after a while; returns as soon as it does not."""
+        if self.handle >= 0:
+            return not select.select([self.handle], [], [], wait_s)[0]
+        time.sleep(wait_s)
+        return os.path.exists(f"/proc/{self.pid}")
 
 
 def take_turn(name: str) -> socket.socket | None:
@@ -272,7 +281,7 @@ def write(path: str, reading: Reading) -> None:
     os.rename(draft, path)
 
 
-def watch(folder: str, step_directory: str, pid: int) -> None:
+def watch(folder: str, step_directory: str, task: Task) -> None:
     """Read for as long as a process lives, and leave no file behind."""
     plan = planned(step_directory)
     seen = visible(os.environ, plan)
@@ -290,14 +299,15 @@ def watch(folder: str, step_directory: str, pid: int) -> None:
     last: Reading = {}
     written_s = 0.0
     try:
-        while is_alive(pid):
+        is_due = task.outlives(0.0)
+        while is_due:
             reading = machine(scratch, driver, seen)
             reading["devices"] = renamed(reading["devices"], seen, plan)
             facts = dict(reading, at_ns=0, disk_free_bytes=reading["disk_free_bytes"] >> 30)
             if facts != last or time.monotonic() - written_s >= AGAIN_S:
                 write(path, reading)
                 last, written_s = facts, time.monotonic()
-            time.sleep(PERIOD_S)
+            is_due = task.outlives(PERIOD_S)
     finally:
         if os.path.exists(path):
             os.unlink(path)
@@ -308,7 +318,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.nice(19)
     try:
-        watch(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+        watch(sys.argv[1], sys.argv[2], Task(int(sys.argv[3])))
     except OSError:
         return 1
     return 0

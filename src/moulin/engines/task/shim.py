@@ -32,6 +32,7 @@ PR_SET_CHILD_SUBREAPER = 36
 TICK_S = 1.0
 TICK_NEAR_LIMIT_S = 0.1
 TICK_ENDING_S = 0.02
+TOLD_LATE_S = 0.5
 TICK_UNSEEN_S = 0.2
 # A container tool that is to stop has so long to start its program, and then to clean up after it.
 TOOL_STARTING_S = 3.0
@@ -326,9 +327,18 @@ class Owner:
                 self.begin_stop(grace_s, b"shim was asked to end", is_told=self.is_told_with_task)
             elif told is not None and told.si_signo == signal.SIGCONT:
                 os.listdir(".")  # a network file system then looks again for what was not there
+        self.hear_late()
         self.read_group()
         # The group is removed before the record is written: no reader may see time run backwards.
         self.publish()
+
+    def hear_late(self) -> None:
+        """Learn why a signal ended the task: a launcher's reaches it before this process."""
+        is_open = self.is_told_with_task and not self.is_stopping
+        if is_open and os.WIFSIGNALED(self.status or 0):
+            told = signal.sigtimedwait(WAKING - LOOKING, TOLD_LATE_S)
+            if told is not None:
+                self.begin_stop(0.0, b"shim was asked to end", is_told=True)
 
     def obey_stop(self) -> None:
         """Follow the `stop` request on disk, which outlives the engine that wrote it."""

@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,12 +19,11 @@ import httpx
 
 from moulin.api import ApiServer, ApiServices, create_app
 from moulin.api.services import ApiLimits
-from moulin.catalog.entries import SMOLLM2_135M
 from moulin.controlplane import commands as c
 from moulin.controlplane.inbox import Call, Inbox
 from moulin.controlplane.keys import changed_key
-from moulin.domain.control import AllowancePage, FetchStatus, FetchWanted, ModelInfo
-from moulin.domain.errors import BudgetExceeded, IdempotencyMismatch, NotFound, UnknownName
+from moulin.domain.control import AllowancePage
+from moulin.domain.errors import BudgetExceeded, IdempotencyMismatch, NotFound
 from moulin.domain.events import (
     Event,
     FactoryApplied,
@@ -38,7 +37,6 @@ from moulin.domain.events import (
 from moulin.domain.factory import Project, kind_of
 from moulin.domain.ids import KeyId, OrganisationId, ProjectId, WorkloadId, make_id
 from moulin.domain.limits import AllowanceUnit, LimitScope, Period, allowance_name
-from moulin.domain.model import Model
 from moulin.domain.observation import LogChunk
 from moulin.domain.principal import ApiKey, Role
 from moulin.domain.reasons import Reason, ReasonCode
@@ -63,6 +61,7 @@ from moulin.ledger.allowances import Spending, view_of
 from moulin.ports.store import Batch, Checkpoint
 from moulin.store.memory import MemoryStore
 from tests.integration.api import batch_world, lease_world
+from tests.integration.api.models_world import Shelf
 from tests.integration.api.objects_world import Desk, Keeping, Keepsakes, keep
 from tests.integration.api.registrations_world import believing
 from tests.integration.api.secrets_world import Sealing, kept
@@ -337,57 +336,6 @@ class StandIn:
             c.ReadStatus: StandIn._status,
         },
     )
-
-
-TERMS = {"gated": "gated-terms"}
-
-
-class Shelf:
-    """A catalogue of models whose fetch moves on each time somebody looks; one has terms."""
-
-    def __init__(self) -> None:
-        self.states = {name: FetchStatus(state="absent") for name in ("tiny", "gated")}
-
-    def models(self) -> Sequence[ModelInfo]:
-        return (self.model("tiny"),)
-
-    def model(self, name: str) -> ModelInfo:
-        if name not in self.states:
-            raise UnknownName(f"find model {name!r}", hint="did you mean tiny?")
-        seen = self.states[name]
-        if seen.state == "fetching":
-            done = min(seen.total_bytes, seen.done_bytes + 40)
-            state = "ready" if done == seen.total_bytes else "fetching"
-            self.states[name] = replace(seen, done_bytes=done, state=state)
-        return ModelInfo(
-            name=name,
-            title="Tiny",
-            publisher="nobody",
-            licence="CC0",
-            licence_url="",
-            card="",
-            parameters=1,
-            context_max_tokens=8,
-            variants=(),
-            fetch=seen,
-            licence_terms=TERMS.get(name, ""),
-        )
-
-    def entry(self, name: str) -> Model:
-        if name not in self.states:
-            raise UnknownName(f"find model {name!r}", hint="did you mean tiny?")
-        return replace(SMOLLM2_135M, name=name, licence_terms=TERMS.get(name, ""))
-
-    def fetch(self, name: str, wanted: FetchWanted) -> FetchStatus:
-        self.model(name)
-        if wanted.variant == "broken":
-            failed = FetchStatus(
-                state="failed", code="digest_mismatch", message="fetch tiny", hint="try again"
-            )
-            self.states[name] = failed
-        elif self.states[name].state != "ready":
-            self.states[name] = FetchStatus(state="fetching", stage="downloading", total_bytes=100)
-        return self.states[name]
 
 
 class Proofs:

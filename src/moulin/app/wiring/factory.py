@@ -32,6 +32,7 @@ from moulin.domain.errors import (
     LocalError,
 )
 from moulin.ledger import key_name
+from moulin.ports.signer import Signer
 from moulin.ports.store import Store
 from moulin.scheduler import SchedulerPolicy
 from moulin.sources.signing import open_signer
@@ -102,10 +103,8 @@ def open_factory(settings: FactorySettings) -> Factory:
         SchedulerPolicy(staleness_s=settings.plane.snapshot_staleness_s),
         inbox,
     )
-    vault.keep_only({each.id for each in plane.books.sealed.by_name.values()})
     registrations.heed(lambda attempt: is_live(plane.books.schedule, attempt))
-    tell_again(plane)
-    tell_ends_again(plane)
+    _catch_up(plane, vault)
     desk = BatchDesk(
         shelf=lambda: plane.books.objects,
         files=folder,
@@ -128,18 +127,26 @@ def open_factory(settings: FactorySettings) -> Factory:
         machine=OwnMachine(),
         logs=log_reader(plane),
         shelf=library,
-        evidence=StoredEvidence(
-            store=store,
-            signer=signer,
-            factory=settings.factory_name,
-            site=settings.site_name,
-        ),
+        evidence=_evidence(settings, store, signer),
         clock=clock,
         ids=SystemDice(),
         pepper=pepper,
         version=__version__,
     )
     return Factory(plane=plane, services=services, store=store, desk=desk)
+
+
+def _catch_up(plane: Plane, vault: Vault) -> None:
+    """Do again what a former process may not have done after its last commit."""
+    vault.keep_only({each.id for each in plane.books.sealed.by_name.values()})
+    tell_again(plane)
+    tell_ends_again(plane)
+
+
+def _evidence(settings: FactorySettings, store: Store, signer: Signer) -> StoredEvidence:
+    return StoredEvidence(
+        store=store, signer=signer, factory=settings.factory_name, site=settings.site_name
+    )
 
 
 def _check_program() -> str:

@@ -107,7 +107,7 @@ def bare(address: str) -> str:
 
 @contextlib.contextmanager
 def told_plainly(address: str) -> Iterator[None]:
-    """Turn whatever a file system raises into words, without what might hold a key."""
+    """Raise `Unmoved` for whatever a file system raises, in words that hold no key."""
     try:
         yield
     except Unmoved:
@@ -123,7 +123,7 @@ def told_plainly(address: str) -> Iterator[None]:
 
 
 def listed(files: Any, address: str) -> list[Item]:
-    """Return the files at an address: one, or all below it."""
+    """Return the files at an address: one, or all below it; raises `Unmoved` for bad names."""
     path = bare(address)
     found = files.info(path)
     if found["type"] == "file":
@@ -144,7 +144,7 @@ def _item(found: dict[str, Any], place: str) -> Item:
 
 
 def bring(plan: dict[str, Any], place: str, address: str) -> None:
-    """Copy what is at an address to a place in the working directory."""
+    """Copy what is at an address to a place in the working directory; raises `Unmoved`."""
     with told_plainly(address):
         files = file_system(address)
         items = listed(files, address)
@@ -290,7 +290,7 @@ class Cache:
 
 
 def save(place: str, address: str) -> None:
-    """Copy a file or folder of the working directory to an address."""
+    """Copy a file or folder of the working directory to an address; raises `Unmoved`."""
     source = Path(place)
     if source.is_dir():
         walk = (Path(root, name) for root, _, names in os.walk(source) for name in names)

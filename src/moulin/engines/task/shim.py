@@ -458,44 +458,34 @@ def become_task(spec: Spec, group: Group) -> None:
 
 
 def fetched_secrets() -> dict[bytes, bytes]:
-    """Return the variables of the step's secrets; the file they came in is gone, whatever happens.
+    """Return the variables of the step's secrets; those wanted as files hold the paths of such.
 
-    A secret that is wanted as a file becomes one; its variable holds the path. Only the process
-    that becomes the program calls this: the shim itself never holds a value.
+    Only the process that becomes the program calls this: the shim itself never holds a value.
     """
     try:
         with open("secrets", "rb", buffering=0) as file:
             handed = read_spec(file.readall())
     finally:
-        remove_if_there(b"secrets")
+        remove_secrets()
     env = dict(pair.partition(b"=")[::2] for pair in handed.get(b"env", []))
     for pair in handed.get(b"file", []):
         name, _, value = pair.partition(b"=")
-        if not os.path.isdir("secret"):
-            os.mkdir("secret", 0o700)
+        os.makedirs("secret", 0o700, exist_ok=True)
         fd = os.open(b"secret/" + name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.write(fd, value)
-        os.close(fd)
+        with open(fd, "wb") as file:
+            file.write(value)
         env[name] = os.getcwdb() + b"/secret/" + name
     return env
 
 
-def remove_if_there(path: bytes) -> None:
-    """Remove a file; one that is not there is removed already."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-
-
 def remove_secrets() -> None:
-    """Remove what is left of the step's secrets; a disk that refuses must not hold up its end."""
+    """Remove what is there of the step's secrets; a disk that refuses must not hold up its end."""
     try:
-        remove_if_there(b"secrets")
-        for name in os.listdir(b"secret") if os.path.isdir(b"secret") else ():
-            os.unlink(b"secret/" + name)
-        if os.path.isdir(b"secret"):
-            os.rmdir(b"secret")
+        for name in os.listdir("secret") if os.path.isdir("secret") else ():
+            os.unlink("secret/" + name)
+        for path, remove in (("secrets", os.unlink), ("secret", os.rmdir)):
+            if os.path.lexists(path):
+                remove(path)
     except OSError as cause:
         os.write(2, b"moulin: secrets are left: %s\n" % os.fsencode(str(cause.strerror)))
 

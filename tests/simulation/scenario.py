@@ -177,7 +177,9 @@ def public_endpoint(rng: random.Random) -> WorkloadSpec:
         drain_s=rng.choice([10, 120]),
         scaling=scaling(rng) if rng.random() < 0.5 else None,
     )
-    return replace(_endpoint(rng, ()), endpoint=spec, where=Where())
+    # Some replicas have less time than the story, so that others follow them.
+    limit_s = 40 if spec.drain_s == 10 or spec.replicas == 2 else 0
+    return replace(_endpoint(rng, ()), endpoint=spec, where=Where(), time_limit_s=limit_s)
 
 
 def scaling(rng: random.Random) -> Scaling:

@@ -264,7 +264,7 @@ class Placing:
         """Place one unit, or remember why units like it cannot be."""
         row = self.state.workloads[ticket.workload]
         unit = row.units[ticket.unit]
-        if row.stop_requested_by or unit.is_stopping:
+        if row.stop_requested_by or unit.is_stopping or self._is_unpaid(row):
             return None
         whole, own = (ticket.workload, ALL_UNITS), (ticket.workload, ticket.unit)
         if whole in self.ending or own in self.ending:
@@ -274,6 +274,14 @@ class Placing:
         if row.at_most and row.attempts_live + self._placed[ticket.workload] >= row.at_most:
             return None
         return self.place_row(row, ticket.unit)
+
+    def _is_unpaid(self, row: WorkloadRow) -> bool:
+        """Say whether the money is spent: what runs of the workload is being stopped."""
+        submission, policy = row.submission, self.policy
+        return (
+            submission.project in policy.projects_exhausted
+            or submission.id in policy.workloads_exhausted
+        )
 
     def place_row(self, row: WorkloadRow, unit: int) -> Place | None:
         """Place one unit of a workload if law, zones, hardware, power and quota all allow it.

@@ -310,3 +310,13 @@ def test_a_plan_without_successions_has_the_digest_it_always_had():
     plan = here.decide()
     assert plan_digest(plan) != plan_digest(replace(plan, successions=()))
     assert plan_digest(plain) == plan_digest(replace(plain, successions=()))
+
+
+def test_nobody_follows_when_the_money_is_spent():
+    here = served()
+    go_to(here, SUCCEED_AT_S)
+    here.cycle()
+    here.policy = replace(here.policy, projects_exhausted=("web",))
+    plan = here.cycle()
+    assert plan.places == ()
+    assert [stop.cause for stop in plan.stops] == [StopCause.BUDGET]

@@ -1,0 +1,187 @@
+"""The bare reader over a driver library that replays: what is written is what it says."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from moulin.domain.health import DeviceReading
+from moulin.domain.ids import NodeId
+from moulin.engines.task import look
+from moulin.engines.task.told import LOOK, joined, read_told, reading_of, skew_ns
+from tests import nvml
+
+WELL = """\
+device 0 GPU-a
+ecc 0 18446744073709551615
+remap 0 0 0
+reasons 0 0
+links 0 1 1
+device 1 GPU-b
+"""
+READ = f"""
+import json, runpy, sys
+names = runpy.run_path({LOOK!r})
+driver = names["Driver"]()
+for line in sys.stdin:
+    print(json.dumps(names["machine"]("/", driver)), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory) -> Path:
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
+    return nvml.build(tmp_path_factory.mktemp("nvml"))
+
+
+class Reader:
+    """One process that reads when it is told."""
+
+    def __init__(self, library: Path, script: Path) -> None:
+        self.script = script
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-E", "-c", READ],
+            env=nvml.environment(library, script),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def devices(self, text: str) -> tuple[DeviceReading, ...] | None:
+        self.script.write_text(text, "ascii")
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        told = read_told(self.process.stdout.readline().encode())
+        return reading_of(NodeId("n"), told).devices
+
+
+@pytest.fixture
+def reader(library, tmp_path):
+    script = tmp_path / "script"
+    script.write_text(WELL, "ascii")
+    made = Reader(library, script)
+    yield made
+    made.process.communicate(timeout=30)
+
+
+def test_what_the_driver_says_is_what_is_told(reader):
+    first, second = reader.devices(WELL)
+    assert (first.index, first.uuid, first.ecc_uncorrected) == (0, "GPU-a", 2**64 - 1)
+    assert (first.is_remap_pending, first.is_remap_failed, first.links_down) == (False, False, 0)
+    assert (first.is_hot, first.is_braked, dict(first.xids)) == (False, False, {})
+    assert second.ecc_uncorrected == -1
+    assert (second.is_hot, second.is_remap_failed, second.links_down) == (None, None, -1)
+    [now, _] = reader.devices(
+        WELL + "remap 0 1 1\nreasons 0 224\nlinks 0 1 0\nxid 0 79\nxid 0 79\nxid 0 31\n"
+    )
+    assert (now.is_remap_pending, now.is_remap_failed, now.links_down) == (True, True, 1)
+    assert (now.is_hot, now.is_braked, dict(now.xids)) == (True, True, {"79": 2, "31": 1})
+    assert now.xids_since_ns == first.xids_since_ns > 0
+
+
+def test_a_device_that_is_lost_is_said_to_be_and_its_last_xid_is_its_own(reader):
+    reader.devices(WELL)
+    first, second = reader.devices(WELL.replace("device 1 GPU-b\n", "") + "xid 1 79\necc 1 0\n")
+    assert first == reader.devices(WELL)[0]
+    assert (second.uuid, second.is_lost) == ("GPU-b", True)
+    [_, back] = reader.devices(WELL + "xid 1 79\n")
+    assert (back.is_lost, dict(back.xids)) == (False, {"79": 1})
+
+
+def test_a_driver_that_goes_says_nothing(reader):
+    reader.devices(WELL)
+    assert reader.devices("gone\n") is None
+    assert len(reader.devices(WELL)) == 2
+
+
+def test_without_a_driver_the_machine_is_read_all_the_same(tmp_path):
+    found = look.machine(str(tmp_path), look.Driver("libnothing-like-it.so"))
+    reading = reading_of(NodeId("n"), found)
+    assert reading.devices is None
+    assert reading.memory_bytes > 2**28
+    assert reading.disk_free_bytes == -1 or reading.disk_free_bytes > 0
+    assert look.disk_free_bytes("/nothing/like/it") == -1
+
+
+def test_uncorrected_errors_of_memory_are_summed(tmp_path):
+    assert look.memory_errors(str(tmp_path / "none")) == -1
+    for index, text in enumerate(("2\n", "3", "x")):
+        (tmp_path / f"mc{index}").mkdir()
+        (tmp_path / f"mc{index}" / "ue_count").write_text(text)
+    assert look.memory_errors(str(tmp_path)) == 5
+
+
+@pytest.mark.parametrize(
+    ("environment", "plan", "expected"),
+    [
+        ({}, [], []),
+        ({}, [2, 3], [2, 3]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, [2, 3], [0, 1]),
+        ({"CUDA_VISIBLE_DEVICES": ""}, [2], []),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-1"}, [2], None),
+    ],
+)
+def test_a_task_sees_what_its_launcher_says_before_what_was_planned(environment, plan, expected):
+    assert look.visible(environment, plan) == expected
+
+
+def test_devices_are_called_as_the_plan_calls_them(tmp_path):
+    (tmp_path / "spec").write_bytes(b"argv\0true\0default_env\0CUDA_VISIBLE_DEVICES=5,4\0")
+    plan = look.planned(str(tmp_path))
+    assert plan == [5, 4]
+    found = look.renamed([{"index": 1}, {"index": 0}], [0, 1], plan)
+    assert [each["index"] for each in found] == [4, 5]
+    assert look.renamed([{"index": 1}], [0, 1], []) == [{"index": 1}]
+    assert look.planned(str(tmp_path / "none")) == []
+
+
+def test_a_reader_ends_with_its_task_and_takes_its_word_along(tmp_path):
+    step = tmp_path / "wl.u0.g1" / "0"
+    step.mkdir(parents=True)
+    task = subprocess.Popen(["sleep", "60"])
+    words = [sys.executable, "-I", "-S", "-E", LOOK, str(tmp_path / "h"), str(step), str(task.pid)]
+    reader = subprocess.Popen(words, env={"SLURMD_NODENAME": "n1"})
+    written = tmp_path / "h" / "n1" / "wl.u0.g1.t0"
+    deadline_s = time.monotonic() + 30
+    while not written.exists():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    assert json.loads(written.read_text())["devices"] is None
+    # A second one for a task without devices is not needed on the same machine.
+    assert subprocess.run(words, env={"SLURMD_NODENAME": "n1"}, check=False).returncode == 0
+    task.kill()
+    task.wait()
+    assert reader.wait(timeout=30) == 0
+    assert not written.exists()
+    assert subprocess.run(words, check=False, timeout=30).returncode == 1
+
+
+def test_what_several_readers_say_is_joined():
+    told = [
+        {"at_ns": 5, "devices": [{"index": 1, "uuid": "b"}], "memory_bytes": 9},
+        {"at_ns": 6, "devices": None, "disk_free_bytes": 7},
+    ]
+    readings = [reading_of(NodeId("n"), told[0], skew_ns=-4), reading_of(NodeId("n"), told[1])]
+    found = joined(NodeId("n"), readings)
+    assert [each.uuid for each in found.devices] == ["b"]
+    assert (found.at_ns, found.disk_free_bytes, found.clock_skew_ns) == (6, 7, -4)
+    assert found.is_partial
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"at_ns": "x"}'])
+def test_what_is_no_word_of_a_reader(data):
+    assert read_told(data) is None
+
+
+@pytest.mark.parametrize(
+    ("at_s", "after_s", "before_s", "expected_s"),
+    [(5, 4, 6, 0), (8, 4, 6, 0), (10, 4, 6, 4), (2, 4, 6, 0), (0, 4, 6, -4)],
+)
+def test_a_clock_is_wrong_only_by_what_is_certain(at_s, after_s, before_s, expected_s):
+    times = [each * 10**9 for each in (at_s, after_s, before_s)]
+    assert skew_ns(*times) == expected_s * 10**9

@@ -1,11 +1,20 @@
 """What jobs are given besides a command, as people do it: folders, secrets, inputs and outputs."""
 
 import json
+import os
+import resource
 import secrets
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks._retention_search import Search
+import pytest
 
+from benchmarks._retention_search import Search
+from tests.e2e.conftest import Shell
+
+ABORTS = "import os; os.abort()"
 SMALL = ("--cpus", "0.2", "--memory", "100MB", "--time-limit", "1m")
 JOB = """
 name: {name}
@@ -16,6 +25,20 @@ time_limit: 1m
 run: |
   {script}
 """
+
+
+@pytest.fixture(scope="module")
+def mill(tmp_path_factory) -> Iterator[Shell]:
+    """A running Moulin whose processes might dump core, if it let them."""
+    limits = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (limits[1], limits[1]))
+    opened = Shell(tmp_path_factory.mktemp("mill"), is_inside=True)
+    try:
+        opened.up("--country", "FR")
+        yield opened
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, limits)
+        opened.close()
 
 
 def test_a_folder_is_sent_once_and_each_task_starts_in_a_copy(mill):
@@ -76,7 +99,12 @@ def test_a_secret_reaches_its_task_and_is_nowhere_else(mill):
     mill.until(lambda: mill.moulin("logs", job["id"]).stdout.endswith("KEY\n"))
     assert mill.moulin("logs", job["id"]).stdout.split()[-2:] == [str(len(word)), "KEY"]
     assert [Path(place).name for place in found(mill.data, word)] == ["KEY"]
+    control = json.loads((mill.data / "run.json").read_bytes())["control"]["pid"]
+    os.kill(control, signal.SIGABRT)
+    crashing = mill.moulin("run", "--follow", str(crash_file(mill)))
+    assert crashing.returncode == 134, crashing.stderr
     assert mill.moulin("secrets", "rotate").returncode == 0
+    assert [Path(place).name for place in found(mill.folder, word)] == ["KEY"]
     gate.touch()
     mill.until(lambda: mill.json("show", job["id"])["state"] == "succeeded")
     assert found(mill.data, word) == []
@@ -86,7 +114,15 @@ def test_a_secret_reaches_its_task_and_is_nowhere_else(mill):
     assert mill.json("secrets", "list")["items"] == []
 
 
-def bundles(mill) -> list[Path]:
+def crash_file(mill: Shell) -> Path:
+    """Return a job that ends as programs do that dump core, with a secret in its memory."""
+    file = mill.folder / "crash.yaml"
+    script = f"exec {sys.executable} -I -S -c '{ABORTS}'"
+    file.write_text(JOB.format(name="crashing", secret="api-token", script=script))
+    return file
+
+
+def bundles(mill: Shell) -> list[Path]:
     return list((mill.data / "objects").glob("bundle_*"))
 
 

@@ -14,14 +14,18 @@ class SlurmSettings:
 
     `directory` is seen at the same path by the control plane and by every node. `prefix` goes before
     the names of Slurm's nodes, so that two clusters may both have an `n1`. `accelerator_class` is what
-    its GPUs are called here; empty: as Slurm calls their type. `python` is any Python from 3.6 on, on
+    its GPUs are called here; empty: as Slurm calls their type. `python` is any Python from 3.8 on, on
     the nodes. `poll_s` is how long an answer of Slurm is believed. `idle_mw` and `peak_mw` are of one
     node, as the operator states them. With `reads_nodes` a small program beside each task reads how
     well its node is.
 
+    `images` is what nodes run images with: `pyxis`, or `apptainer` or its path; empty: found out.
+
     `replica_time_limit_s` is the longest that a replica of an endpoint may run here, 0: as long as the
     partition lets it. `control_url` is where replicas register, as nodes reach it, and `control_ca` the
     certificate that it is trusted by; empty: they say in their files alone that they serve.
+
+    With `is_mirrored` the jobs of a project go to the account that mirrors it, not to `account`.
     """
 
     directory: Path
@@ -38,7 +42,9 @@ class SlurmSettings:
     poll_s: float = 1.0
     idle_mw: int = 0
     peak_mw: int = 0
+    images: str = ""
     replica_time_limit_s: int = 0
     control_url: str = ""
     control_ca: str = ""
     reads_nodes: bool = True
+    is_mirrored: bool = False

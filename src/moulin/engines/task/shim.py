@@ -21,6 +21,8 @@ How it keeps the promise of the engine's port:
 `_signal` is the C half of `signal`, whose enums would cost 0.8 MB for each task.
 """
 
+from __future__ import annotations
+
 import _signal as signal  # type: ignore[import-not-found,unused-ignore]
 import ctypes
 import os
@@ -43,18 +45,17 @@ LOOKING = {signal.SIGCHLD, signal.SIGUSR1, signal.SIGCONT}
 # Ignored by Python, or because Moulin was begun in the background: what is ignored outlives an exec.
 DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 WAKING = LOOKING | {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-Spec = dict[bytes, list[bytes]]
 
 
-def read_spec(data: bytes) -> Spec:
+def read_spec(data: bytes) -> dict[bytes, list[bytes]]:
     r"""Return the values of each name, in order, from NUL-ended names and values.
 
     >>> read_spec(b"argv\0echo\0argv\0hi\0")
     {b'argv': [b'echo', b'hi']}
     """
     parts = data.split(b"\0")
-    spec: Spec = {}
-    for name, value in zip(parts[0:-1:2], parts[1::2], strict=False):
+    spec: dict[bytes, list[bytes]] = {}
+    for name, value in zip(parts[0:-1:2], parts[1::2]):  # noqa: B905 - `strict` is not in Python 3.8
         spec.setdefault(name, []).append(value)
     return spec
 
@@ -194,7 +195,9 @@ class Group:
 class Owner:
     """One task from its start to its exit record; the current directory is the step's."""
 
-    def __init__(self, spec: Spec, started_ns: int, *, is_told_with_task: bool = False) -> None:
+    def __init__(
+        self, spec: dict[bytes, list[bytes]], started_ns: int, *, is_told_with_task: bool = False
+    ) -> None:
         self.spec = spec
         self.is_told_with_task = is_told_with_task
         self.stop_signal = int(spec.get(b"stop_signal", [b"15"])[0])
@@ -433,7 +436,7 @@ class Owner:
                 time.sleep(TICK_S)
 
 
-def become_task(spec: Spec, group: Group) -> None:
+def become_task(spec: dict[bytes, list[bytes]], group: Group) -> None:
     """Turn this fresh child into the task's program; returns only after saying why it cannot."""
     os.setsid()
     group.write(b"cgroup.procs", b"0")
@@ -490,7 +493,7 @@ def remove_secrets() -> None:
         os.write(2, b"moulin: secrets are left: %s\n" % os.fsencode(str(cause.strerror)))
 
 
-def environment(spec: Spec) -> dict[bytes, bytes]:
+def environment(spec: dict[bytes, list[bytes]]) -> dict[bytes, bytes]:
     r"""Return the task's variables: defaults, then what is passed on from here, then its own.
 
     A name in `pass` that ends with `*` stands for all that begin so.
@@ -514,7 +517,7 @@ def hold_lock() -> bool:
     return True
 
 
-def claim_step(spec: Spec) -> int:
+def claim_step(spec: dict[bytes, list[bytes]]) -> int:
     """Take the step for this process; return when, 0 if it was started or fenced before."""
     at_ns = time.time_ns()
     record = b"by shim\npid %d\nstarted_ticks %s\nboot_id %s\nat_ns %d\n" % (

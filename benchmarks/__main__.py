@@ -2,7 +2,8 @@
 
 A benchmark is a module beside this one with `run(arguments) -> dict`, and `add_arguments(parser)`
 where it has options. Its module docstring is the question it answers. The last line printed is one
-JSON object; the same goes to `benchmarks/results/NAME.json` with date, machine and command.
+JSON object; the same goes to `benchmarks/results/NAME.json` with date, machine and command, or to
+what `result_name(options)` says where one benchmark gives several results.
 """
 
 import argparse
@@ -54,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "command": f"python -m benchmarks {' '.join(given)}".replace(str(Path.home()), "~"),
             "result": result,
         }
-        path = HERE / "results" / f"{options.name}.json"
+        name_of = getattr(module, "result_name", lambda given: given.name)
+        path = HERE / "results" / f"{name_of(options)}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record, indent=2) + "\n")
     if not options.json:

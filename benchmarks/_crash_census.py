@@ -7,6 +7,7 @@ noticed, which may wait for the control plane to come back; after that it is an 
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks._crash_kills import shim_of
@@ -20,9 +21,9 @@ NOTICED_S_MAX = 45.0
 class Census(threading.Thread):
     """Looks around all the time; `orphans` are processes that stayed nobody's for too long."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, spools: Sequence[Path]) -> None:
         super().__init__(daemon=True)
-        self.data = data
+        self.spools = spools
         self.orphans: dict[int, str] = {}
         self._seen_s: dict[tuple[int, int], float] = {}
         self._stopping = threading.Event()
@@ -40,7 +41,7 @@ class Census(threading.Thread):
     def look(self, patience_s: float) -> None:
         """Note who has been nobody's for longer than that."""
         now_s = time.monotonic()
-        found = unowned(self.data / "spool")
+        found = unowned(*self.spools)
         marks = {pid: mark_of(pid) for pid in found}
         living = {(pid, m.started_ticks) for pid, m in marks.items() if m is not None}
         self._seen_s = {key: self._seen_s.get(key, now_s) for key in living}
@@ -49,19 +50,19 @@ class Census(threading.Thread):
                 self.orphans[pid] = f"{found[pid]} (pid {pid}, since {ticks} ticks)"
 
 
-def step_processes(spool: Path) -> dict[int, str]:
-    """Return living processes that carry a step directory of this spool, by pid."""
+def step_processes(*spools: Path) -> dict[int, str]:
+    """Return living processes that carry a step directory of these spools, by pid."""
     found = {}
     for pid in _pids():
-        directory = _step_directory(pid, spool)
+        directory = _step_directory(pid, spools)
         if directory:
             found[pid] = directory
     return found
 
 
-def unowned(spool: Path) -> dict[int, str]:
+def unowned(*spools: Path) -> dict[int, str]:
     """Return those of them that no living shim is above of, by pid."""
-    found = step_processes(spool)
+    found = step_processes(*spools)
     shims = {}
     for directory in set(found.values()):
         shim = shim_of(Path(directory))
@@ -86,13 +87,13 @@ def _pids() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
-def _step_directory(pid: int, spool: Path) -> str:
+def _step_directory(pid: int, spools: Sequence[Path]) -> str:
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return ""
     mark = b"MOULIN_STEP_DIR="
-    wanted = mark + os.fsencode(spool) + b"/"
+    wanted = tuple(mark + os.fsencode(spool) + b"/" for spool in spools)
     found = next((v for v in variables if v.startswith(wanted)), b"")
     return os.fsdecode(found[len(mark) :])
 

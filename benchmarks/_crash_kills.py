@@ -4,9 +4,10 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from benchmarks._moulin import wait_for
 from moulin.app.datadir import read_run
@@ -18,7 +19,9 @@ from moulin.engines.task.spool import read_record
 CONTROL, GATEWAY, SHIM, REPLICA, REPLICA_SHIM = kinds = (
     "control", "gateway", "shim", "replica", "replica_shim",
 )  # fmt: skip
+SLURMD, SLURMCTLD = "slurmd", "slurmctld"
 WEIGHTS = {CONTROL: 25, GATEWAY: 20, SHIM: 35, REPLICA: 10, REPLICA_SHIM: 10}
+WEIGHTS |= {SLURMD: 25, SLURMCTLD: 15}
 # Most kills find Moulin at work; the others come in the middle of its starting again.
 WHOLE_BEFORE = 0.75
 WHOLE_S_MAX = 30.0
@@ -26,7 +29,10 @@ WHOLE_S_MAX = 30.0
 
 @dataclass(frozen=True)
 class Victim:
-    """A process with what it is, and for a shim or replica the step it belongs to."""
+    """A process with what it is, and for a shim or replica the step it belongs to.
+
+    A daemon of a cluster has its name in place of a step.
+    """
 
     kind: str
     mark: ProcessMark
@@ -35,12 +41,29 @@ class Victim:
 
 @dataclass(frozen=True)
 class Kill:
-    """A kill that hit, at the machine's monotonic time."""
+    """A kill that hit, at the machine's monotonic time; `near` are steps it may have ended as well."""
 
     at_ns: int
     kind: str
     pid: int
     step: str
+    near: tuple[str, ...] = ()
+
+
+class Plant(Protocol):
+    """Where tasks run, as far as it can be killed."""
+
+    def spools(self) -> tuple[Path, ...]:
+        """Return where the steps' files are."""
+        ...
+
+    def victims(self) -> Iterable[Victim]:
+        """Return the daemons that live now."""
+        ...
+
+    def killed(self, victim: Victim) -> tuple[str, ...]:
+        """See to it that a daemon comes back; return the steps that its end may end."""
+        ...
 
 
 @dataclass
@@ -48,6 +71,7 @@ class Killer:
     """Kills at random points; the order follows from the seed, the moments from the machine."""
 
     data: Path
+    plant: Plant
     dice: random.Random
     is_whole: Callable[[], bool]
     report: Callable[[str], None]
@@ -59,12 +83,14 @@ class Killer:
             if self.dice.random() < WHOLE_BEFORE:
                 wait_for(self.is_whole, WHOLE_S_MAX)
             time.sleep(self.dice.uniform(*pause_s))
-            victim = self._choose(tuple(victims(self.data)))
+            found = (*victims(self.data, *self.plant.spools()), *self.plant.victims())
+            victim = self._choose(found)
             if victim is None or not is_alive(victim.mark):
                 continue
             os.kill(victim.mark.pid, signal.SIGKILL)
             at_ns = time.monotonic_ns()
-            self.kills.append(Kill(at_ns, victim.kind, victim.mark.pid, victim.step))
+            near = self.plant.killed(victim)
+            self.kills.append(Kill(at_ns, victim.kind, victim.mark.pid, victim.step, near))
             self.report(f"kill {len(self.kills)}/{count}: {victim.kind} {victim.step}")
 
     def _choose(self, found: tuple[Victim, ...]) -> Victim | None:
@@ -75,8 +101,8 @@ class Killer:
         return self.dice.choice([victim for victim in found if victim.kind == kind])
 
 
-def victims(data: Path) -> Iterator[Victim]:
-    """Yield everything that lives now and may be killed."""
+def victims(data: Path, *spools: Path) -> Iterator[Victim]:
+    """Yield everything of Moulin that lives now and may be killed."""
     try:
         run = read_run(data)
     except LocalError:
@@ -84,7 +110,7 @@ def victims(data: Path) -> Iterator[Victim]:
     for kind, mark in ((CONTROL, run.control), (GATEWAY, run.gateway)):
         if mark is not None and is_alive(mark):
             yield Victim(kind, mark)
-    for directory in sorted((data / "spool").glob("*/[0-9]*")):
+    for directory in step_directories(*(spools or (data / "spool",))):
         shim = shim_of(directory)
         if shim is None:
             continue
@@ -95,6 +121,11 @@ def victims(data: Path) -> Iterator[Victim]:
         yield Victim(REPLICA_SHIM, shim, step)
         for child in _children(shim.pid):
             yield Victim(REPLICA, child, step)
+
+
+def step_directories(*spools: Path) -> list[Path]:
+    """Return the directories of all steps there are."""
+    return [found for spool in spools for found in sorted(spool.glob("*/[0-9]*"))]
 
 
 def shim_of(directory: Path) -> ProcessMark | None:

@@ -17,7 +17,14 @@ from urllib.parse import urlsplit
 
 from benchmarks._crash_world import ENDPOINT, LAB, SMALL, World
 from moulin.domain.errors import MoulinError
-from moulin.domain.workload import Resources, Retry, TaskTemplate, WorkloadKind, WorkloadSpec
+from moulin.domain.workload import (
+    Resources,
+    Retry,
+    TaskTemplate,
+    Where,
+    WorkloadKind,
+    WorkloadSpec,
+)
 
 PROGRAM = Path(__file__).with_name("_crash_program.py")
 ATTEMPTS_MAX = 3
@@ -115,7 +122,7 @@ class Load:
             while not self._stopping.wait(dice.uniform(0.3, 1.7) * JOB_PAUSE_S):
                 job = _draw_job(dice, len(self.notes.jobs))
                 self.notes.jobs.append(job)
-                spec = _spec(job, self.world.effects)
+                spec = _spec(job, self.world)
                 while not job.id:
                     # The key makes it one job, however often it has to be asked for.
                     with contextlib.suppress(MoulinError):
@@ -190,14 +197,16 @@ def _draw_job(dice: random.Random, number: int) -> Job:
     )
 
 
-def _spec(job: Job, effects: Path) -> WorkloadSpec:
+def _spec(job: Job, world: World) -> WorkloadSpec:
     # What a rank writes must not depend on where it runs, so the shell names the file.
-    run = f'exec python3 -I -S {PROGRAM} "{effects}/{job.name}.$RANK" {job.seconds} {job.mode}'
+    file = f"{world.effects}/{job.name}.$RANK"
+    run = f'exec python3 -I -S {PROGRAM} "{file}" {job.seconds} {job.mode}'
     return WorkloadSpec(
         kind=WorkloadKind.JOB,
         name=job.name,
         resources=Resources(cpu_milli=50, memory_bytes=60 * 10**6),
         nodes=job.ranks,
+        where=Where(zones=(world.zone,)),
         task=TaskTemplate(command=("sh", "-c", run)),
         retry=Retry(attempts_max=ATTEMPTS_MAX, backoff_s=1),
         time_limit_s=300,

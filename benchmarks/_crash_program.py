@@ -51,15 +51,16 @@ def connect(address: "tuple[str, int]") -> socket.socket:
 
 
 def shake_hands() -> None:
-    """Meet the other task of a gang; raises OSError when it does not come."""
+    """Meet the first task of a gang, which meets all others; raises OSError when one does not come."""
     address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     if os.environ["RANK"] == "0":
         with socket.create_server(address) as server:
             server.settimeout(HANDSHAKE_S)
-            connection, _ = server.accept()
-            connection.settimeout(HANDSHAKE_S)
-            connection.sendall(os.environ["MOULIN_ATTEMPT_ID"].encode())
-            connection.recv(1)
+            for _ in range(int(os.environ["WORLD_SIZE"]) - 1):
+                connection, _ = server.accept()
+                connection.settimeout(HANDSHAKE_S)
+                connection.sendall(os.environ["MOULIN_ATTEMPT_ID"].encode())
+                connection.recv(1)
         return
     with connect(address) as connection:
         met = connection.recv(4096).decode()

@@ -92,10 +92,16 @@ def _is_whole(job: Job, by_rank: Mapping[int, Life]) -> bool:
 def _has_cause(job: Job, lives: Lives, kills: Sequence[Kill]) -> bool:
     """Whether the program failed as often as it may, or its shims were killed too often."""
     failures = sum(any(life.has_failed for life in by_rank.values()) for by_rank in lives.values())
-    return failures >= ATTEMPTS_MAX or _kills_of(job, kills) > SchedulerPolicy().losses_max
+    losses = _kills_of(job, kills) + _kills_near(job, kills)
+    return failures >= ATTEMPTS_MAX or losses > SchedulerPolicy().losses_max
 
 
 def _kills_of(job: Job, kills: Sequence[Kill], generation: int = 0) -> int:
     """Count kills of shims of a job, of one generation or of all."""
     mark = f".g{generation}." if generation else ""
     return sum(kill.step.startswith(job.id + ".") and mark in kill.step for kill in kills)
+
+
+def _kills_near(job: Job, kills: Sequence[Kill]) -> int:
+    """Count kills of daemons under which an attempt of a job was under way."""
+    return sum(any(step.startswith(job.id + ".") for step in kill.near) for kill in kills)

@@ -10,11 +10,12 @@ from moulin.catalog.entries import SMOLLM2_135M
 from moulin.domain.control import KeyWanted
 from moulin.domain.principal import Role
 from moulin.domain.views import WorkloadView
-from moulin.domain.workload import EndpointSpec, Resources
+from moulin.domain.workload import EndpointSpec, Resources, Where
 from moulin.sdk import Moulin
 from tests.real_model import cache_directory
 
 LAB, SMALL = "lab", "small"
+HALL, CLUSTER = "hall", "cluster"
 MODEL = SMOLLM2_135M.name
 ENDPOINT = "smol"
 NEUR_PER_TOKEN_INPUT = 100
@@ -28,6 +29,7 @@ sites:
   here: {country: FR, operator: uni, pue: {value: 1.2, source: for the run}, carbon: {location: 56.04, source: for the run}}
 zones:
   hall: {site: here, state: open}
+  cluster: {site: here, state: open}
 machine_classes:
   this-cpu: {title: this machine, is_accelerator: false}
 pools:
@@ -46,11 +48,12 @@ prices:
 
 @dataclass(frozen=True)
 class World:
-    """What the load and the judge need of a running Moulin."""
+    """What the load and the judge need of a running Moulin; jobs go to `zone`."""
 
     running: Running
     effects: Path
     keys: dict[str, str]
+    zone: str = HALL
 
     def client(self, project: str = "") -> Moulin:
         """Return a connection: a project's own, or the operator's."""
@@ -59,10 +62,10 @@ class World:
         return Moulin(control_url=credentials.control_url, api_key=key, project=project or LAB)
 
 
-def write_factory(folder: Path) -> Path:
-    """Write the operator file and return its path."""
+def write_factory(folder: Path, more_pools: str = "") -> Path:
+    """Write the operator file, with lines of further pools, and return its path."""
     path = folder / "factory.yaml"
-    path.write_text(FACTORY)
+    path.write_text(FACTORY.replace("projects:\n", f"{more_pools}projects:\n", 1))
     return path
 
 
@@ -74,10 +77,10 @@ def lend_model(data: Path) -> None:
     (data / "models").symlink_to(models)
 
 
-def make_world(running: Running, effects: Path) -> World:
+def make_world(running: Running, effects: Path, zone: str = HALL) -> World:
     """Issue one key per project and return the world."""
     effects.mkdir()
-    world = World(running, effects, {})
+    world = World(running, effects, {}, zone)
     with world.client() as operator:
         for project in (LAB, SMALL):
             wanted = KeyWanted(name=f"{project}-{secrets.token_hex(2)}", role=Role.ADMIN)
@@ -94,6 +97,7 @@ def deploy(world: World, timeout_s: float) -> WorkloadView:
             ENDPOINT,
             EndpointSpec(model=MODEL, context_tokens=1024, parallel_requests=2, is_public=True),
             resources=Resources(cpu_milli=500),
+            where=Where(zones=(HALL,)),
             idempotency_key=ENDPOINT,
         )
         return client.endpoints.wait(view.id, timeout_s=timeout_s)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,12 @@ def moulin_command(*words: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def up(data: Path, *words: str, log: Path | None = None) -> Iterator[Running]:
+def up(
+    data: Path,
+    *words: str,
+    log: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Running]:
     """Run `moulin up --json` on a data directory until the block ends; then everything is stopped.
 
     It counts as ready when the JSON is out and both the control API and the gateway answer.
@@ -68,6 +73,7 @@ def up(data: Path, *words: str, log: Path | None = None) -> Iterator[Running]:
             stderr=said,
             text=True,
             start_new_session=True,
+            env={**os.environ, **(environment or {})},
         )
         try:
             wait_until(lambda: _is_well(control) and _is_well(gateway), process)

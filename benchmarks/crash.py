@@ -2,12 +2,15 @@
 
 A real `moulin up` on two nodes of this machine works under load (single tasks, gangs, retries, a real
 model behind the gateway, budgets) while control plane, gateway, shims and replicas get SIGKILL at
-random points. The judgement comes from outside: what each task appended to its own file, what
-each client got, which processes live, and whether the money adds up. Numbers after `kills` and
-`tasks` must be 0.
+random points. With `--engine slurm` the jobs run on a real Slurm of four nodes, whose slurmctld and
+slurmd are killed as well and come back, some of them only after Slurm gave their node up. The
+judgement comes from outside: what each task appended to its own file, what each client got, which
+processes live, which jobs Slurm has, and whether the money adds up. Numbers after `kills` and `tasks`
+must be 0.
 """
 
 import argparse
+import contextlib
 import random
 import sys
 import tempfile
@@ -29,13 +32,16 @@ from benchmarks._crash_money import (
     judge_ledger,
     unreceipted,
 )
+from benchmarks._crash_plants import LocalPlant, SlurmPlant
 from benchmarks._crash_tasks import Lives, duplicated, lost, read_lives
 from benchmarks._crash_world import World, deploy, lend_model, make_world, write_factory
 from benchmarks._moulin import up, wait_for
+from benchmarks._plants import slurm
 from moulin.domain.views import ReceiptView, WorkloadView
 from moulin.domain.workload import FINAL_WORKLOAD_STATES
 from moulin.sdk import Moulin
 
+ENGINES = ("local", "slurm")
 KINDS = ("lost", "duplicated", "orphaned", "unbalanced")
 INTERVAL_S = 3
 END_S_MAX = 300.0
@@ -45,11 +51,17 @@ Findings = dict[str, list[str]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say how many kills, and which."""
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="where jobs run")
     parser.add_argument("--kills", type=int, default=100, help="processes to kill")
     parser.add_argument("--seed", type=int, default=1, help="decides whom, and the load")
     parser.add_argument("--pause", type=float, default=1.2, help="mean seconds between kills")
     parser.add_argument("--no-model", action="store_true", help="jobs only: quicker to try")
     parser.add_argument("--keep", type=Path, default=None, help="folder to leave the evidence in")
+
+
+def result_name(options: argparse.Namespace) -> str:
+    """Return the name of the result's file."""
+    return "crash" if options.engine == ENGINES[0] else f"crash_{options.engine}"
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -66,17 +78,18 @@ def drill(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     if not options.no_model:
         lend_model(data)
     begin_s = time.monotonic()
-    words = ("--factory", str(write_factory(folder)), "--nodes", "2")
-    interval = ("--metering-interval", str(INTERVAL_S))
-    with up(data, *words, *interval, log=folder / "up.log") as running:
-        world = make_world(running, folder / "effects")
-        if not options.no_model:
-            say("deploying the model")
-            deploy(world, 300.0)
-        told = Evidence(world, *kill_under_load(world, options))
-        findings = judge(told)
-        numbers = summary(told, findings)
-    findings["orphaned"] += left_behind(data)
+    with plant_of(options, data) as plant:
+        words = ("--factory", str(write_factory(folder, plant.pools)), "--nodes", "2")
+        interval = ("--metering-interval", str(INTERVAL_S))
+        with up(data, *words, *interval, log=folder / "up.log") as running:
+            world = make_world(running, folder / "effects", plant.zone)
+            if not options.no_model:
+                say("deploying the model")
+                deploy(world, 300.0)
+            told = Evidence(world, plant, *kill_under_load(world, plant, options))
+            findings = judge(told)
+            numbers = summary(told, findings)
+        findings["orphaned"] += left_behind(data, plant)
     findings["unbalanced"] += judge_ledger(data / "moulin.sqlite")
     for kind in KINDS:
         for words_of in findings[kind][:20]:
@@ -85,26 +98,42 @@ def drill(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {
         **numbers,
         **counted,
+        "engine": options.engine,
         "seed": options.seed,
         "seconds": round(time.monotonic() - begin_s),
         "findings": [f"{kind}: {found}" for kind in KINDS for found in findings[kind][:20]],
     }
 
 
+@contextlib.contextmanager
+def plant_of(options: argparse.Namespace, data: Path) -> Iterator[LocalPlant]:
+    """Run what tasks run on until the block ends."""
+    if options.engine == "local":
+        yield LocalPlant(data)
+        return
+    with slurm() as cluster:
+        plant = SlurmPlant(data, cluster, random.Random(options.seed + 1))
+        try:
+            yield plant
+        finally:
+            plant.close()
+
+
 def kill_under_load(
-    world: World, options: argparse.Namespace
+    world: World, plant: LocalPlant, options: argparse.Namespace
 ) -> tuple[Notes, Killer, Census, BudgetWatch]:
     """Load and kill; return what was noted by everybody."""
     dice = random.Random(options.seed)
-    killer = Killer(world.running.data, dice, world.running.is_whole, say)
+    killer = Killer(world.running.data, plant, dice, world.running.is_whole, say)
     load = Load(world, options.seed, has_model=not options.no_model)
-    census, watch = Census(world.running.data), BudgetWatch(world)
+    census, watch = Census(plant.spools()), BudgetWatch(world)
     for each in (load, census, watch):
         each.start()
     try:
         time.sleep(2)
         killer.run(options.kills, (options.pause * 0.1, options.pause * 1.9))
         say("no more kills; waiting for what is under way")
+        plant.mend()
     finally:
         load.stop()
     return load.notes, killer, census, watch
@@ -115,6 +144,7 @@ class Evidence:
     """What the judgement rests on: notes from outside, and what the API says to compare them with."""
 
     world: World
+    plant: LocalPlant
     notes: Notes
     killer: Killer
     census: Census
@@ -154,19 +184,19 @@ def judge(told: Evidence) -> Findings:
         named = views.get(job.name, [])
         findings["lost"] += lost(job, named, lives[job.name], kills)
         findings["duplicated"] += duplicated(job, named, lives[job.name], kills)
-    data = told.world.running.data
     findings["orphaned"] += told.census.orphans.values()
-    findings["orphaned"] += unowned(data / "spool").values()
+    findings["orphaned"] += unowned(*told.plant.spools()).values()
     findings["orphaned"] += _not_ours(told, views)
     findings["unbalanced"] += sorted(set(told.watch.found))
     findings["unbalanced"] += _unsettled(told, ran)
     return findings
 
 
-def left_behind(data: Path) -> Iterator[str]:
-    """Yield processes that outlived `moulin down`."""
-    for pid, what in {**step_processes(data / "spool"), **own_processes(data)}.items():
+def left_behind(data: Path, plant: LocalPlant) -> Iterator[str]:
+    """Yield processes, and jobs of a cluster, that outlived `moulin down`."""
+    for pid, what in {**step_processes(*plant.spools()), **own_processes(data)}.items():
         yield f"after down: {what} (pid {pid})"
+    yield from (f"after down: {what}" for what in plant.left())
 
 
 def summary(told: Evidence, findings: Findings) -> dict[str, Any]:
@@ -224,7 +254,7 @@ def _not_ours(told: Evidence, views: dict[str, list[WorkloadView]]) -> Iterator[
     ended = {
         view.id for found in views.values() for view in found if view.state in FINAL_WORKLOAD_STATES
     }
-    for pid, directory in step_processes(data / "spool").items():
+    for pid, directory in step_processes(*told.plant.spools()).items():
         workload = Path(directory).parent.name.partition(".")[0]
         if workload in ended:
             yield f"{directory} (pid {pid}) though its job has ended"

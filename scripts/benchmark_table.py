@@ -94,6 +94,39 @@ ROWS: Final[tuple[tuple[str, str, Callable[[Result], str], str], ...]] = (
         "none",
     ),
     (
+        "crash --engine slurm",
+        "the same with the jobs on a real Slurm, whose slurmctld and slurmd are killed too",
+        lambda r: (
+            f"{r['kills']} kills, {r['tasks']} tasks: {r['lost']} lost, {r['duplicated']} doubled, "
+            f"{r['orphaned']} orphaned, {r['unbalanced']} unbalanced"
+        ),
+        "none",
+    ),
+    (
+        "engines",
+        "from asking until a task runs, beside a fork, `sbatch` and the Ray job client (medians)",
+        lambda r: (
+            ", ".join(
+                f"{name} {_number(r[name]['overhead_over_bare'])} x "
+                f"({_number(r[name]['submit_to_running_p50_s'])} s)"
+                for name in ("local", "slurm", "ray")
+                if "overhead_over_bare" in r.get(name, {})
+            )
+            + f"; array of 1,000 {_number(r['array_1000_speedup_over_sbatch'])} x sooner"
+        ),
+        "Slurm 1.3 x; 20 x",
+    ),
+    (
+        "node_failure",
+        "nodes that break with evidence, on three engines, and nodes that are merely silent",
+        lambda r: (
+            f"{r['failures']} failures noticed in {_seconds(r['noticed_s_max'])}, gang runs again in "
+            f"{_seconds(r['restarted_s_max'])}; {r['silences']} silences: "
+            f"{r['wrongly_restarted']} wrong restarts"
+        ),
+        "15 s, 60 s, 0",
+    ),
+    (
         "conformance",
         "vLLM on a CPU: its suite, and a checkpoint through a whole Moulin, killed and stopped",
         lambda r: (
@@ -195,7 +228,7 @@ def _row(name: str, what: str, words: Callable[[Result], str], goal: str) -> str
 
 
 def _record(name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / f"{name.replace(' --engine ', '_')}.json"
     found: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.exists() else None
     return found
 
@@ -214,6 +247,15 @@ def _tally(found: Mapping[str, str]) -> str:
     counts = Counter(found.values())
     rest = ", ".join(f"{counts[word]} {word}" for word in sorted(counts) if word != "pass")
     return f"{counts['pass']} of {len(found)}" + (f" ({rest})" if rest else "")
+
+
+def _seconds(value: float | None) -> str:
+    """Return seconds in words, also those that never ended.
+
+    >>> _seconds(3.2), _seconds(None)
+    ('3.2 s', 'never')
+    """
+    return "never" if value is None else f"{_number(value)} s"
 
 
 def _number(value: float) -> str:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -22,6 +22,7 @@ NODES = 4
 CPUS = 8
 MEMORY_MB = 4000
 GPUS = 4
+TIMEOUT_S = 10
 START_DEADLINE_S = 60
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun", "scancel", "scontrol")
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -55,7 +56,7 @@ AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 MinJobAge=30
 KillWait=5
-SlurmdTimeout=10
+SlurmdTimeout={timeout}
 MessageTimeout=3
 TCPTimeout=2
 InactiveLimit=0
@@ -74,7 +75,17 @@ NODE = (
 class SlurmCluster:
     """One controller and its nodes; `environment` is what Slurm's commands need to find it."""
 
-    def __init__(self, folder: Path, *, nodes: int = NODES, prefix: str = "node-") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        nodes: int = NODES,
+        prefix: str = "node-",
+        cpus: int = CPUS,
+        memory_mb: int = MEMORY_MB,
+        timeout_s: int = TIMEOUT_S,
+    ) -> None:
+        """Write what Slurm needs; a node that says nothing for `timeout_s` is given up."""
         self.folder = folder
         self.names = tuple(f"{prefix}{index}" for index in range(nodes))
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
@@ -90,8 +101,8 @@ class SlurmCluster:
                 prefix=prefix,
                 index=index,
                 port=ports[index],
-                cpus=CPUS,
-                memory=MEMORY_MB,
+                cpus=cpus,
+                memory=memory_mb,
                 gpus=GPUS,
             )
             for index in range(nodes)
@@ -103,6 +114,7 @@ class SlurmCluster:
                 folder=folder,
                 controller_port=ports[-1],
                 prefix=prefix,
+                timeout=timeout_s,
                 last=nodes - 1,
                 nodes="\n".join(node_lines),
             )
@@ -143,6 +155,20 @@ class SlurmCluster:
         """Let the controller save its state and end; nodes and tasks go on."""
         self._end("slurmctld", signal.SIGTERM)
 
+    def set_timeout(self, seconds: int) -> None:
+        """Give a node up only after it said nothing for so long."""
+        conf = self.folder / "slurm.conf"
+        lines = [
+            f"SlurmdTimeout={seconds}" if line.startswith("SlurmdTimeout=") else line
+            for line in conf.read_text().splitlines()
+        ]
+        conf.write_text("\n".join([*lines, ""]))
+        self.run("scontrol", "reconfigure")
+
+    def kill_controller(self) -> None:
+        """End the controller without a word: what it did not save yet, it never knew."""
+        self._end("slurmctld", signal.SIGKILL)
+
     def start_node(self, name: str) -> None:
         """Start the slurmd of one node."""
         self._spawn("slurmd", "-D", "-N", name, label=name)
@@ -150,6 +176,33 @@ class SlurmCluster:
     def kill_node(self, name: str) -> None:
         """End the slurmd of one node without a word; its steps' processes live on."""
         self._end(name, signal.SIGKILL)
+
+    def power_off(self, name: str) -> None:
+        """End the slurmd of one node and all that it ever started, as a cut of its power does."""
+        self.kill_node(name)
+        end_at_once(lambda: self.processes(name))
+
+    def processes(self, name: str) -> list[int]:
+        """Return what lives of a node's steps: by the log of its slurmd, or by what tasks are told."""
+        log, marks = str(self.folder / f"slurmd.{name}.log"), self._marks(name)
+        return [pid for pid in living_pids() if _is_of_node(pid, log, marks)]
+
+    def _marks(self, name: str) -> set[bytes]:
+        variables = {"SLURMD_NODENAME": name, **self.environment}
+        return {f"{key}={value}".encode() for key, value in variables.items()}
+
+    def pid(self, label: str) -> int:
+        """Return the process of `slurmctld` or of a node's slurmd, 0 when none was started."""
+        process = self._processes.get(label)
+        return process.pid if process is not None else 0
+
+    def freeze(self, label: str) -> None:
+        """Let a daemon neither answer nor end."""
+        self._processes[label].send_signal(signal.SIGSTOP)
+
+    def thaw(self, label: str) -> None:
+        """Let a frozen daemon go on."""
+        self._processes[label].send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Cancel what is left, then end the daemons by their process ids."""
@@ -233,6 +286,43 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
         stack.callback(cluster.stop)
         cluster.start()
         yield cluster
+
+
+def end_at_once(find: Callable[[], Sequence[int]]) -> None:
+    """End processes so that none sees another's end; `find` is asked again for what came since."""
+    frozen: set[int] = set()
+    while new := set(find()) - frozen:
+        _send(new, signal.SIGSTOP)
+        frozen |= new
+    while found := find():
+        _send(found, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def _send(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def living_pids() -> list[int]:
+    """Return the processes of this machine that have not ended."""
+    found = []
+    for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+        with suppress(OSError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state not in ("Z", "X"):
+                found.append(pid)
+    return found
+
+
+def _is_of_node(pid: int, log: str, marks: set[bytes]) -> bool:
+    with suppress(OSError):
+        if any(str(entry.readlink()) == log for entry in Path(f"/proc/{pid}/fd").iterdir()):
+            return True
+    with suppress(OSError):
+        return marks <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    return False
 
 
 def free_ports(count: int) -> list[int]:

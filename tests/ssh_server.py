@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,11 +34,19 @@ class SshServer:
             "StrictModes no\nUsePAM no\nPasswordAuthentication no\nLogLevel VERBOSE\n"
             "PermitRootLogin prohibit-password\n"
         )
+        self.start()
+
+    def start(self) -> None:
+        """Listen, and wait until it does."""
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         sshd = shutil.which("sshd", path=PATH) or "sshd"
-        with (folder / "log").open("ab") as log:
+        (self.folder / "log").unlink(missing_ok=True)
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sshd, "-D", "-e", "-f", str(folder / "config")], stdout=log, stderr=log
+                [sshd, "-D", "-e", "-f", str(self.folder / "config")],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         deadline_s = time.monotonic() + START_DEADLINE_S
         while "Server listening" not in self.log():
@@ -58,17 +68,31 @@ class SshServer:
         """Return how many connections were let in so far."""
         return self.log().count("Accepted publickey")
 
+    def cut(self) -> None:
+        """End it and every connection at once, as a broken line does."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        for pid in (*map(int, children.read_text().split()), self._process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait(timeout=20)
+
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(timeout=20)
 
 
+def missing_programs() -> list[str]:
+    """Return what is not there to start a server with."""
+    missing = [name for name in ("sshd", "ssh", "ssh-keygen") if not shutil.which(name, path=PATH)]
+    return missing if os.geteuid() == 0 else [*missing, "the right to be root"]
+
+
 @pytest.fixture(scope="session")
 def ssh_server() -> Iterator[SshServer]:
     """Start a server once; people without one skip its tests, CI fails."""
-    missing = [name for name in ("sshd", "ssh", "ssh-keygen") if not shutil.which(name, path=PATH)]
-    if missing or os.geteuid() != 0:
-        reason = f"no SSH server can be started ({', '.join(missing) or 'not root'})"
+    missing = missing_programs()
+    if missing:
+        reason = f"no SSH server can be started ({', '.join(missing)})"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)

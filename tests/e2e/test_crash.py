@@ -1,4 +1,4 @@
-"""Ten processes of a working Moulin are killed; the whole drill is `python -m benchmarks crash`."""
+"""Processes of a working Moulin are killed; the whole drill is `python -m benchmarks crash`."""
 
 import argparse
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import crash
 from tests.real_model import smollm2
+from tests.slurm_cluster import missing_programs
 
 
 @pytest.mark.model
@@ -14,11 +15,29 @@ from tests.real_model import smollm2
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_doubled_left_behind_or_charged_wrong(tmp_path: Path) -> None:
     smollm2()
-    options = argparse.Namespace(kills=10, seed=20, pause=1.2, no_model=False, keep=None)
+    options = argparse.Namespace(
+        engine="local", kills=10, seed=20, pause=1.2, no_model=False, keep=None
+    )
     result = crash.drill(tmp_path, options)
     assert result["findings"] == []
     assert result["kills"] == 10
     assert set(result["kills_by_kind"]) >= {"control", "gateway", "shim"}
     assert result["tasks"] > 0
     assert result["calls_answered"] > 0
+    assert result["receipts"] > 0
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_nor_is_it_where_the_daemons_of_slurm_are_killed_too(tmp_path: Path) -> None:
+    if missing_programs():
+        pytest.skip(f"no Slurm found: {missing_programs()}")
+    options = argparse.Namespace(
+        engine="slurm", kills=8, seed=3, pause=1.0, no_model=True, keep=None
+    )
+    result = crash.drill(tmp_path, options)
+    assert result["findings"] == []
+    assert result["kills"] == 8
+    assert result["tasks"] > 0
     assert result["receipts"] > 0

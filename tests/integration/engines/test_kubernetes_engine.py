@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from moulin.domain.errors import EngineRefused, EngineUnavailable, InUse, NotFound
-from moulin.domain.ids import StepId
+from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import TaskPhase
 from moulin.domain.workload import TaskTemplate
 from moulin.engines.kubernetes.api import Api, open_client
@@ -188,3 +188,12 @@ def test_a_log_is_read_in_pieces_to_its_end(front):
 def test_a_kubeconfig_that_is_none_is_told(tmp_path):
     with pytest.raises(EngineUnavailable, match="reach Kubernetes"):
         open_client(str(tmp_path / "none"), "")
+
+
+def test_nodes_are_as_well_as_the_cluster_says(front):
+    assert [each.node for each in front.engine.health()] == ["k-w1", "k-w2"]
+    [condition] = front.cluster.objects["nodes"]["w2"]["status"]["conditions"]
+    pressed = condition | {"type": "DiskPressure", "status": "True", "reason": "KubeletHasDisk"}
+    front.cluster.objects["nodes"]["w2"]["status"]["conditions"].append(pressed)
+    [found] = front.engine.health((NodeId("k-w2"),))
+    assert (found.complaints, found.down_because) == (("DiskPressure: KubeletHasDisk",), "")

@@ -221,3 +221,14 @@ def test_the_agent_answers_nobody_without_the_token(ray_cluster):
         s.sendall(b"POST /steps HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n")
         assert b" 401 " in s.recv(4096).split(b"\r\n")[0]
     assert json.loads(answer.content) == {}
+
+
+def test_nodes_are_read_where_they_are(bench):
+    wait_until(lambda: len(bench.engine.health()) == len(NODES))
+    found = {each.node: each for each in bench.engine.health()}
+    assert sorted(found) == sorted(each.node for each in bench.engine.capacity())
+    name = min(found)
+    assert found[name].memory_bytes > 2**28
+    assert not found[name].is_partial
+    assert found[name].clock_skew_ns == 0
+    assert [each.node for each in bench.engine.health((name,))] == [name]

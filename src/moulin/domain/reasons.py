@@ -63,6 +63,7 @@ class ReasonCode(StrEnum):
     NODES_APART = "NodesApart"
     TIME_ENDS = "TimeEnds"
     SUCCESSION = "Succession"
+    NOT_HEARD = "NotHeard"
     PREEMPTED_BY = "PreemptedBy"
     GIVES_WAY = "GivesWay"
     MAKES_ROOM = "MakesRoom"
@@ -164,6 +165,9 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.SUCCESSION: (
         "{count} replica(s) have reached the end of their time, the first in {left_s} s; {ready} of"
         " {wanted} with time left are ready"
+    ),
+    ReasonCode.NOT_HEARD: (
+        "{count} replica(s) that answered before get no requests, and are not restarted: {replica}: {words}"
     ),
     ReasonCode.NODE_SAID: "{actor} said so: {words}",
     ReasonCode.CHECKED: "its {count} nodes were checked together before it starts",

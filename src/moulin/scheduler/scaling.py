@@ -316,6 +316,7 @@ def serving_reasons(state: State, row: WorkloadRow, now_ns: int) -> Iterator[Rea
     if serving.scaling is not None and row.units_wanted == 0 and not serving.wish:
         yield Reason(code=ReasonCode.SCALED_TO_ZERO)
     yield from walltime_reasons(state, row, now_ns)
+    yield from _not_heard(state, row)
     former = [unit for unit in members(row, is_former=True) if unit.revision != serving.revision]
     if former:
         ready = sum(_ready(state, unit) is not None for unit in present)
@@ -331,3 +332,24 @@ def serving_reasons(state: State, row: WorkloadRow, now_ns: int) -> Iterator[Rea
         left_ns = max(max(drain.until_ns for drain in leaving) - now_ns, 0)
         parameters = {"count": str(len(leaving)), "left_s": str(-(-left_ns // NS_PER_S))}
         yield Reason(code=ReasonCode.DRAINING, parameters=parameters)
+
+
+def _not_heard(state: State, row: WorkloadRow) -> Iterator[Reason]:
+    """Yield how many replicas were ready once, run, and are not now."""
+    attempts = [state.latest_attempt(unit) for unit in row.units if not unit.is_waiting]
+    silent = [
+        attempt
+        for attempt in attempts
+        if attempt is not None
+        and attempt.is_live
+        and attempt.stop_cause is None
+        and attempt.tasks[0].ready_since_ns
+        and not attempt.tasks[0].is_ready
+    ]
+    if silent:
+        parameters = {
+            "count": str(len(silent)),
+            "replica": silent[0].id,
+            "words": silent[0].tasks[0].evidence or "its engine does not see it answer",
+        }
+        yield Reason(code=ReasonCode.NOT_HEARD, parameters=parameters)

@@ -1,19 +1,24 @@
 """What an engine makes of replicas' doors: the file and the words of a step, and who is believed."""
 
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from moulin.domain.ids import AttemptId, NodeId, OrganisationId, ProjectId, StepId, WorkloadId
-from moulin.domain.observation import NodeCapacity
+from moulin.domain.observation import NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
 from moulin.domain.registration import Registration
 from moulin.domain.workload import EndpointSpec, Resources, TaskTemplate
+from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.doors import Doors
+from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.settings import SlurmSettings
+from moulin.engines.slurm.transport import LocalTransport
 from moulin.engines.task.sidecar import read_facts
 from moulin.engines.task.spool import make_directory, step_files
+from tests.conformance.engine_bench import RealClock
 
 ATTEMPT = AttemptId("end_1.u0.g2")
 NODE = NodeCapacity(
@@ -133,3 +138,41 @@ def test_the_file_counts_until_there_was_a_word_and_then_the_word_alone(tmp_path
     assert (here.address(ATTEMPT, files), here.word(ATTEMPT)) == ("", "ran out")
     words.say("10.1.2.3:5000", clock.at_ns + 30)
     assert here.address(ATTEMPT, files) == "10.1.2.3:5000"
+
+
+@pytest.mark.slurm
+def test_on_a_cluster_a_word_that_runs_out_ends_nothing(tmp_path, slurm_cluster, words):
+    settings = SlurmSettings(directory=tmp_path, machine_class="here", poll_s=0.2)
+    engine = SlurmEngine(
+        settings,
+        Commands(LocalTransport(slurm_cluster.environment)),
+        clock=RealClock(),
+        registrations=words,
+    )
+    script = 'echo 127.0.0.1:9 > "$MOULIN_READY_FILE"; sleep 1000'
+    task = TaskTemplate(command=("sh", "-c", script))
+    step = replace(STEP, task=task, nodes=(NodeId("node-0"),))
+
+    def seen(is_wanted) -> Observation:
+        deadline_s = time.monotonic() + 60
+        while time.monotonic() < deadline_s:
+            for found in engine.changes():
+                if found.step == step.step and is_wanted(found):
+                    return found
+            time.sleep(0.05)
+        raise AssertionError("it never came")
+
+    try:
+        engine.start(step)
+        first = seen(lambda found: found.is_ready)
+        assert first.address.startswith("127.0.0.1:")  # its own door, as its file says
+        words.say("127.0.0.1:5000", time.time_ns() + 2 * 10**9)
+        assert seen(lambda found: found.is_ready).address == "127.0.0.1:5000"
+        silent = seen(lambda found: not found.is_ready)
+        assert (silent.phase, silent.address) == (TaskPhase.RUNNING, "")
+        assert silent.evidence.startswith("its registration ran out")
+        words.say("127.0.0.1:5000", time.time_ns() + 60 * 10**9)
+        assert seen(lambda found: found.is_ready).address == "127.0.0.1:5000"
+    finally:
+        engine.stop(step.step, 0)
+    assert seen(lambda found: found.phase is TaskPhase.EXITED).exit_code == 137

@@ -243,6 +243,16 @@ def test_why_says_when_and_then_that():
     )
 
 
+def test_why_says_of_one_that_is_not_heard_that_nothing_follows():
+    here = served()
+    here.run("x.u0.g1.t0", is_ready=False, evidence="its registration ran out")
+    assert here.cycle().is_empty
+    assert why(here)[-1] == (
+        "1 replica(s) that answered before get no requests, and are not restarted:"
+        " x.u0.g1: its registration ran out"
+    )
+
+
 def test_the_one_that_ends_first_leaves_first():
     here = served()
     here.add(WorkloadScaled(workload=CHAT, replicas=2, by="ada"))

@@ -62,6 +62,10 @@ class Doors:
             return read_address(files)
         return held.address if self._is_believed(attempt) else ""
 
+    def has_run_out(self, attempt: AttemptId) -> bool:
+        """Say whether a replica had a registration and has not renewed it."""
+        return self._registrations.of(attempt) is not None and not self._is_believed(attempt)
+
     def word(self, attempt: AttemptId) -> str:
         """Return what is known of a replica's registration, in a form that changes when that does."""
         held = self._registrations.of(attempt)

@@ -68,6 +68,8 @@ class Case:
         cpu_ns, memory_bytes_max = read_usage(self.files)
         is_found = self.attempt.is_endpoint or self.attempt.is_lease
         address = self.address() if is_found else ""
+        if self.doors is not None and self.doors.has_run_out(self.attempt.id):
+            words = f"its registration ran out; {words}"
         started_ns = self.started_ns()
         return Observation(
             step=self.step,

@@ -43,7 +43,7 @@ SLURM_SETTINGS: Final = (
         "bin",
         "conf",
     ),
-    *("python", "poll_ms", "accelerator_class", "idle_power", "peak_power"),
+    *("python", "poll_ms", "images", "accelerator_class", "idle_power", "peak_power"),
     *("replica_time_limit", "control_url", "control_ca", "read_nodes"),
 )
 _CONTROL_URL: Final = re.compile(r"https?://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?/?")
@@ -84,6 +84,7 @@ def slurm_engine(
         replica_time_limit_s=parse_duration_s(words["replica_time_limit"] or "0s"),
         control_url=_checked_url(pool, words["control_url"]),
         control_ca=words["control_ca"],
+        images=_checked_tool(pool, words["images"]),
         reads_nodes=yes_or_no(pool, "read_nodes", default=True),
     )
     return SlurmEngine(
@@ -99,6 +100,16 @@ def _checked_url(pool: Pool, url: str) -> str:
             hint="write http(s)://HOST:PORT as the nodes reach it, or leave it out",
         )
     return url.rstrip("/")
+
+
+def _checked_tool(pool: Pool, name: str) -> str:
+    """Return what nodes run images with; raises `InvalidSpec` for what Moulin cannot drive."""
+    if name not in ("", "pyxis") and Path(name).name not in ("apptainer", "singularity"):
+        raise InvalidSpec(
+            f"connect pool {pool.name!r}: images {name!r} is no container tool",
+            hint="write pyxis, apptainer, or Apptainer's path on the nodes, or leave it out",
+        )
+    return name
 
 
 def import_slurm(

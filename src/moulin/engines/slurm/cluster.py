@@ -8,7 +8,7 @@ from typing import Final
 from moulin.domain.errors import EngineError, EngineRefused
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import Resources
-from moulin.engines.slurm.driver import Driver, ExtendsJobs, JobRequest
+from moulin.engines.slurm.driver import Driver, ExtendsJobs, FindsImageTool, JobRequest
 from moulin.engines.slurm.formats import JobBook, SlurmJob, SlurmNode, SlurmPartition
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.watched import Reading, Watched
@@ -162,6 +162,10 @@ class Cluster:
         wanted_s = time_limit_s + TIME_MARGIN_S
         wanted_s = min(wanted_s, longest_s) if longest_s else wanted_s
         self._driver.extend(job, -(-wanted_s // 60))
+
+    def image_tool(self) -> str:
+        """Return what the nodes run images with, empty when nothing was found."""
+        return self._driver.image_tool() if isinstance(self._driver, FindsImageTool) else ""
 
     def _ask_jobs(self) -> Jobs:
         return JobBook(self._driver.jobs())

@@ -71,6 +71,14 @@ class Commands:
         """Signal jobs, by one `scancel --signal` for many."""
         self._scancel(("--signal=CONT",) if is_gang else ("--full", "--signal=CONT"), jobs)
 
+    def image_tool(self) -> str:
+        """Return `pyxis` where `srun` has its options, else what Apptainer is called, or empty."""
+        if b"--container-image" in self._transport.run(("srun", "--help")).output:
+            return "pyxis"
+        script = "command -v apptainer || command -v singularity"
+        found = _text(self._transport.run(("sh", "-c", script))).strip()
+        return found.rpartition("/")[2]
+
     def extend(self, job: str, minutes: int) -> None:
         """Change a job's time limit by `scontrol update`: Slurm asks for an operator's rights."""
         words = ("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")

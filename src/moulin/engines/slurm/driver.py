@@ -58,6 +58,15 @@ class ExtendsJobs(Protocol):
         ...
 
 
+@runtime_checkable
+class FindsImageTool(Protocol):
+    """A way to Slurm by which it can be found out what runs images."""
+
+    def image_tool(self) -> str:
+        """Return `pyxis`, the name of Apptainer's program, or empty when neither is there."""
+        ...
+
+
 class Driver(Protocol):
     """A way to one Slurm. Every call raises `EngineUnavailable` when it gave no answer."""
 

@@ -23,6 +23,7 @@ from moulin.engines.slurm.attempt import REFUSED, Attempt, Attempts
 from moulin.engines.slurm.cluster import Cluster
 from moulin.engines.slurm.doors import Doors
 from moulin.engines.slurm.driver import JobRequest
+from moulin.engines.slurm.images import Images
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.submission import (
     Launch,
@@ -72,6 +73,7 @@ class Starter:
         """`program` is the path of the shim, `login` of what leased nodes run, as the nodes see it."""
         self._login = login
         self._data = data
+        self._images = Images(cluster, settings.images)
         self._wellbeing = wellbeing
         self._doors = doors
         self._book = book
@@ -89,6 +91,7 @@ class Starter:
         """
         refuse_what_slurm_cannot_run(step, nodes)
         refuse_bad_data(step)
+        tool = self._images.tool_for(step)
         _make_private(files.attempt_directory, files.directory)
         chosen = [nodes[node] for node in step.nodes]
         step = with_login(step, self._settings.python, self._login, chosen[step.rank].address)
@@ -103,6 +106,7 @@ class Starter:
             port=_port_of(step),
             is_delegated=self._settings.is_delegated,
             beside=beside,
+            tool=tool,
         )
         hand_secrets(step, files)
         _write(files.spec, spec, is_new=not attempt.is_submitted)

@@ -13,7 +13,9 @@ from moulin.engines.slurm.arrays import ArrayJob
 from moulin.engines.slurm.driver import JobRequest
 from moulin.engines.slurm.settings import ANY_PYTHON, SlurmSettings
 from moulin.engines.task.bundle_shelf import SharedData
+from moulin.engines.task.containers import contain, contents
 from moulin.engines.task.data import BESIDE, MOVER, Beside
+from moulin.engines.task.image import ContainerTool
 from moulin.engines.task.specification import SHIM, refusal, refuse_bad_words, specification
 from moulin.engines.task.spool import (
     CHECKPOINTS,
@@ -80,12 +82,6 @@ def refuse_what_slurm_cannot_run(step: StartStep, nodes: Mapping[str, NodeCapaci
         or asked.accelerators > node.accelerators
     ):
         raise refusal(step, f"it asks for more than {node.node} has", "ask for less on each node")
-    if step.task.image:
-        raise refusal(
-            step,
-            f"image {step.task.image!r} needs a container tool, which this engine does not drive",
-            "remove `image`, or use a pool whose engine runs containers",
-        )
     refuse_bad_words(step)
 
 
@@ -98,11 +94,12 @@ def task_specification(
     port: int,
     is_delegated: bool,
     beside: tuple[str, ...] = (),
+    tool: ContainerTool | None = None,
 ) -> bytes:
     """Return what the shim reads on the node.
 
     Later wins: what is written here for any system, what the node and Slurm say, the task's own
-    variables and the control plane's.
+    variables and the control plane's. `tool` is what the nodes have for the task's image.
     """
     whole = task_environment(
         step,
@@ -134,6 +131,7 @@ def task_specification(
         memory_method="rss-watch",
         cgroup="",
         beside=beside,
+        contained=contain(tool, contents(step, files, strong, {}), strong, {}) if tool else None,
     )
     words = "".join(f"{name}\0{value}\0" for name, value in more)
     return spec + words.encode(errors="surrogateescape")

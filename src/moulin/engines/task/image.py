@@ -33,11 +33,11 @@ class Reach(StrEnum):
     """How a shim tells the program something.
 
     INSIDE: its processes are below the tool's and have another root; they are told, the tool is not.
-    FIRST: they are another system's; the tool is told and passes it on.
+    MARKED: they are another system's, on the same machine; they are known by the step's variable.
     """
 
     INSIDE = "inside"
-    FIRST = "first"
+    MARKED = "marked"
 
 
 @dataclass(frozen=True, slots=True)

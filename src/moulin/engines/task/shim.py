@@ -128,6 +128,13 @@ def has_other_root(pid: int) -> bool:
     return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
 
 
+def marked(own: list[int]) -> list[int]:
+    """Return the processes on this machine that carry the step's variable, without our own."""
+    mark = b"MOULIN_STEP_DIR=" + os.getcwdb()
+    others = {int(name) for name in os.listdir("/proc") if name.isdigit()} - {os.getpid(), *own}
+    return [pid for pid in others if mark in read_bytes(f"/proc/{pid}/environ").split(b"\0")]
+
+
 def is_init(pid: int) -> bool:
     """Say whether a process is the first of a process namespace below ours."""
     lines = read_bytes(f"/proc/{pid}/status").splitlines()
@@ -207,7 +214,7 @@ class Owner:
         method = spec[b"memory_method"][0]
         self.group = Group(spec[b"cgroup"][0], limit if method == b"cgroup-v2" else b"")
         self.task = 0
-        # "inside": the program is below a container tool; "first": the tool passes on what it is told.
+        # "inside": the program is below a container tool; "marked": another system's, on this node.
         self.reach = spec.get(b"container", [b""])[0]
         self.is_untold = False
         self.tool_told_at = self.tool_kill_at = 0.0
@@ -220,7 +227,7 @@ class Owner:
         self.cpu_ns = 0
         self.memory_bytes_max = 0
         self.sampled_at = 0.0
-        self.tick_s = TICK_UNSEEN_S if self.reach == b"inside" else TICK_S
+        self.tick_s = TICK_UNSEEN_S if self.reach else TICK_S
         self.utc_anchor_ns = time.time_ns() - time.monotonic_ns()
         self.usage = os.open("usage", os.O_WRONLY | os.O_CREAT, 0o600)
 
@@ -258,17 +265,16 @@ class Owner:
 
     def inside(self) -> list[int]:
         """Return the processes of the program; without a container those are all."""
-        if not self.reach:
-            return self.pids()
-        return [pid for pid in self.pids() if has_other_root(pid)]
+        if self.reach == b"marked":
+            return marked(descendants(os.getpid()))
+        return [pid for pid in self.pids() if not self.reach or has_other_root(pid)]
 
     def tell(self) -> None:
         """Send the stop signal to the program; to its container tool where no program appears."""
         told = self.inside()
         if self.reach:
             told = [pid for pid in told if not is_init(pid)]
-            is_late = self.reach == b"first" or time.monotonic() >= self.tool_told_at
-            if not told and is_late and self.status is None:
+            if not told and self.status is None and time.monotonic() >= self.tool_told_at:
                 told = [self.task]
         self.is_untold = not told
         self.send(told, self.stop_signal)
@@ -277,10 +283,7 @@ class Owner:
     def kill_inside(self) -> bool:
         """Kill the program alone, so that its tool cleans up; return whether the tool has had its time."""
         now = time.monotonic()
-        if not self.tool_kill_at:
-            self.tool_kill_at = now + TOOL_ENDING_S
-            if self.reach == b"first" and self.status is None:
-                self.send([self.task], signal.SIGINT)
+        self.tool_kill_at = self.tool_kill_at or now + TOOL_ENDING_S
         self.send(self.inside(), signal.SIGKILL)
         return now >= self.tool_kill_at
 
@@ -368,19 +371,17 @@ class Owner:
     def sample(self) -> None:
         """Read CPU time and memory of the tree, publish both, and enforce the memory limit."""
         ticks = resident = 0
-        pids = []
-        for pid in self.pids():
+        pids = self.inside()
+        for pid in {*self.pids(), *pids}:
             fields = stat_fields(pid)
             if fields:
                 ticks += sum(int(field) for field in fields[11:15])
-                if not self.reach or has_other_root(pid):
-                    pids.append(pid)
-                    resident += int(fields[21]) * PAGE_BYTES
+                resident += int(fields[21]) * PAGE_BYTES if pid in pids else 0
         self.cpu_ns = max(self.cpu_ns, self.reaped_cpu_ns + ticks * 1_000_000_000 // TICKS_PER_S)
         self.memory_bytes_max = max(self.memory_bytes_max, resident)
         self.read_group()
         self.publish()
-        self.tick_s = TICK_UNSEEN_S if self.reach == b"inside" and not pids else TICK_S
+        self.tick_s = TICK_UNSEEN_S if self.reach and not pids else TICK_S
         if self.limit_bytes and not self.group.limits_memory:
             if 2 * resident > self.limit_bytes:
                 self.tick_s = TICK_NEAR_LIMIT_S
@@ -415,18 +416,11 @@ class Owner:
         status = self.status or 0
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         code = 128 + number if number else os.WEXITSTATUS(status)
+        ended = (self.utc_ns(), self.cpu_ns, self.memory_bytes_max, self.evidence)
         record = (
             b"phase exited\nexit_code %d\nsignal %d\nstarted_at_ns %d\nended_at_ns %d\n"
             b"cpu_ns %d\nmemory_bytes_max %d\nevidence %s\n"
-        ) % (
-            code,
-            number,
-            self.started_ns,
-            self.utc_ns(),
-            self.cpu_ns,
-            self.memory_bytes_max,
-            self.evidence,
-        )
+        ) % (code, number, self.started_ns, *ended)
         while True:
             try:
                 os.rename(write_durably("exit", record), "exit")

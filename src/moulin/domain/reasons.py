@@ -170,7 +170,7 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
         "{count} replica(s) that answered before get no requests, and are not restarted: {replica}: {words}"
     ),
     ReasonCode.NODE_SAID: "{actor} said so: {words}",
-    ReasonCode.CHECKED: "its {count} nodes were checked together before it starts",
+    ReasonCode.CHECKED: "its {count} nodes are checked together before it starts",
     ReasonCode.NODES_APART: (
         "{count} node(s) failed a check with one another lately and are not put together"
     ),

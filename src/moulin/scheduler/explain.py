@@ -25,6 +25,7 @@ from moulin.scheduler.nodes import Column, Columns, added_draw_mw, when_empty
 from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.power import SitePower, power_by_site
 from moulin.scheduler.preempt import preemption_reasons
+from moulin.scheduler.preflight import apart_reasons, check_reasons
 from moulin.scheduler.queues import Ticket
 from moulin.scheduler.quota import excesses, shortfalls, wanted_by
 from moulin.scheduler.room import Room
@@ -79,6 +80,7 @@ def explain(
     found += serving_reasons(state, row, now_ns)
     found += idle_reasons(state, row)
     found += preemption_reasons(state, row, now_ns)
+    found += check_reasons(state, row)
     if workload in policy.endpoints_frozen:
         target = target_of(state, row, now_ns)
         found += [load_reason(row, target), budget_reason(state, row)]
@@ -268,6 +270,7 @@ def _waiting_reasons(
     state: State, row: WorkloadRow, unit: UnitRow, now_ns: int, policy: SchedulerPolicy
 ) -> Iterator[Reason]:
     found = list(_constraint_reasons(state, row, row.demand_of(unit)))
+    found += apart_reasons(state, row, now_ns)
     yield from found
     if unit.not_before_ns > now_ns:
         left_s = -(-(unit.not_before_ns - now_ns) // NS_PER_S)

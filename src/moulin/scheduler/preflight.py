@@ -5,7 +5,7 @@ other is well, by this check or by a later one; until then both are doubted and 
 the next check has each with somebody else. Nothing here touches what runs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from moulin.domain.events import Event
@@ -13,9 +13,11 @@ from moulin.domain.health import Signal, Symptom
 from moulin.domain.ids import NodeId
 from moulin.domain.node_events import GangChecked
 from moulin.domain.preflight import LinkMeasured, Preflight
+from moulin.domain.reasons import Reason, ReasonCode
 from moulin.domain.units import format_scaled
 from moulin.scheduler.health import DOUBTED_NS
 from moulin.scheduler.nodes import NodeRow
+from moulin.scheduler.rows import WorkloadRow
 from moulin.scheduler.state import State
 from moulin.scheduler.wellbeing import attend_health
 
@@ -61,6 +63,22 @@ def misfit(state: State, nodes: Sequence[int], now_ns: int) -> int:
     ]
     count, _, node = max(found, default=(0, NodeId(""), -1))
     return node if count else -1
+
+
+def check_reasons(state: State, row: WorkloadRow) -> Iterator[Reason]:
+    """Yield that the nodes of a gang are being checked."""
+    checked = [attempt for attempt in state.live_attempts(row) if attempt.is_check]
+    if checked:
+        parameters = {"count": str(len(checked[0].tasks))}
+        yield Reason(code=ReasonCode.CHECKED, parameters=parameters)
+
+
+def apart_reasons(state: State, row: WorkloadRow, now_ns: int) -> Iterator[Reason]:
+    """Yield that some nodes are not put together now, to a gang that waits."""
+    rows = [state.nodes.row(node) for node in state.ailing] if row.demand.tasks > 1 else []
+    apart = [each for each in rows if each is not None and each.health.doubted_with(now_ns)]
+    if apart:
+        yield Reason(code=ReasonCode.NODES_APART, parameters={"count": str(len(apart))})
 
 
 def fold_check(state: State, payload: GangChecked, event: Event) -> None:

@@ -13,7 +13,7 @@ from moulin.domain.observation import TaskPhase
 from moulin.domain.plan import Place, StopCause
 from moulin.domain.preflight import LinkMeasured, Preflight
 from moulin.domain.reasons import Reason, ReasonCode
-from moulin.scheduler import node_views, start_step, workload_view
+from moulin.scheduler import explain, node_views, start_step, workload_view
 from tests.unit.scheduler.world import BASE, SECOND, World, job, node, world
 
 WANTED = Preflight(every_s=3600, bytes_per_s_min=10**9, round_trip_ns_max=10**6, time_limit_s=20)
@@ -70,6 +70,12 @@ def verdicts(here: World) -> dict[str, str]:
     return {view.node: view.health.value for view in node_views(here.state)}
 
 
+def codes(here: World) -> list[str]:
+    return [
+        each.code.value for each in explain(here.state, WorkloadId("x"), here.now_ns, here.policy)
+    ]
+
+
 def test_a_gang_starts_after_a_check_of_its_nodes_and_the_next_one_at_once():
     here = mill(2)
     here.submit("x", job(nodes=2))
@@ -79,9 +85,11 @@ def test_a_gang_starts_after_a_check_of_its_nodes_and_the_next_one_at_once():
     assert step.time_limit_s == check.check_s
     view = workload_view(here.state, WorkloadId("x"))
     assert (view.state, view.started_at_ns, view.units[0].is_check) == ("placed", 0, True)
+    assert codes(here) == ["Checked"]
     measure(here, check)
     gang = placed(here)
     assert (gang.attempt, gang.check_s, names(gang)) == ("x.u0.g2", 0, names(check))
+    assert codes(here) == []
     assert start_step(here.state, gang.attempt, 0).env["MOULIN_RESTART_COUNT"] == "0"
     assert workload_view(here.state, WorkloadId("x")).units[0].restarts == 0
     for rank in (0, 1):
@@ -149,6 +157,7 @@ def test_two_that_fail_together_wait_and_are_tried_again_later():
     measure(here, check, tuple(names(check)))
     assert not here.cycle().places
     assert not here.cycle().places
+    assert codes(here) == ["NodesApart"]
     here.now_ns += 601 * SECOND
     assert placed(here).check_s > 0
 

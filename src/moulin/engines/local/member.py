@@ -9,15 +9,18 @@ import os
 import stat
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from moulin.domain.errors import LocalError
+from moulin.domain.errors import EngineUnavailable, LocalError
 from moulin.domain.health import NodeReading
 from moulin.domain.ids import NodeId, StepId
-from moulin.domain.observation import NodeCapacity
+from moulin.domain.observation import Claim, NodeCapacity
+from moulin.domain.plan import StartStep
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.local.engine import LocalEngine
 from moulin.engines.local.launch import rendezvous_port
+from moulin.engines.task.bundle_shelf import BundleShelf
 from moulin.engines.task.look import Driver, machine
 from moulin.engines.task.spool import make_directory, step_files
 from moulin.engines.task.told import reading_of
@@ -47,6 +50,7 @@ class LocalMember(LocalEngine):
             if node != own.node
         ]
         self._directory = directory
+        self._shelf = BundleShelf((directory / "spool").resolve())
         super().__init__(
             directory,
             clock=clock,
@@ -55,6 +59,27 @@ class LocalMember(LocalEngine):
             booted_at_ns=clock.now_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME),
             read_health=self._read_machine,
         )
+
+    def start(self, step: StartStep) -> Claim:
+        """Start the step as its machine does, its folder from those that were sent here.
+
+        Raises `EngineUnavailable` while that is not here, and what the machine's engine does.
+        """
+        if step.task.bundle:
+            files = step_files(self._directory / "spool", step.step)
+            make_directory(files.attempt_directory)
+            step = self._shelf.linked(replace(step, bundle_path=""), files)
+        return super().start(step)
+
+    def take_bundle(self, digest: str, offset: int, data: bytes, *, is_last: bool) -> int:
+        """Add a piece of a folder's bundle; return which is wanted next, -1 when it is here.
+
+        Raises `EngineRefused` when it is not what its digest says, `EngineUnavailable` for the disk.
+        """
+        try:
+            return self._shelf.take(digest, offset, data, is_last=is_last)
+        except OSError as cause:
+            raise EngineUnavailable(f"take bundle {digest[:12]}: {cause.strerror}") from cause
 
     def agree_port(self, step: StepId) -> int:
         """Return the port that all tasks of the step's attempt meet on, the same at every call."""

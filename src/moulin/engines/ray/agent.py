@@ -99,6 +99,7 @@ class Agent:
             "steps": self._steps,
             "stop": self._passed_on("stop"),
             "logs": self._passed_on("logs"),
+            "bundle": self._passed_on("bundle"),
             "forget": self._passed_on("forget"),
         }
 

@@ -31,6 +31,7 @@ from moulin.engines.ray.book import FENCED, StepBook
 from moulin.engines.ray.jobs import ENDED, Jobs, RayHttp
 from moulin.engines.ray.names import node_id
 from moulin.engines.ray.package import Package
+from moulin.engines.ray.sending import Sender
 from moulin.engines.task.told import skew_ns
 from moulin.ports.clock import Clock
 
@@ -90,6 +91,7 @@ class RayEngine:
         self._book = StepBook(directory)
         self._jobs = Jobs(RayHttp(pool.address, pool.token_file))
         self._agent = RayHttp(pool.agent_address, pool.token_file)
+        self._sender = Sender(self._ask_aside)
         self._job = f"moulin-{pool.name}-{pool.package.digest[:12]}"
         self._silent_since: float | None = None
         self._retry_at = 0.0
@@ -104,6 +106,8 @@ class RayEngine:
         or one of its gang's, is away or Ray has not reserved its places.
         """
         self._refuse_what_cannot_run(step)
+        if step.task.bundle:
+            self._sender.require(step)
         self._book.give(step.step, step.nodes[step.rank])
         return decode(Claim, self._ask("start", {"step": encode(step)}))
 
@@ -205,11 +209,6 @@ class RayEngine:
                 f"start {step.step}: replicas of endpoints do not run on Ray pools yet",
                 hint="place endpoints on a pool of engine local or slurm",
             )
-        if step.task.bundle or step.task.inputs or step.task.outputs:
-            raise EngineRefused(
-                f"start {step.step}: folders, inputs and outputs are not copied for Ray pools yet",
-                hint="name an absolute workdir that is there, or a pool of engine local or slurm",
-            )
         if step.secrets or step.secret_files:
             raise EngineRefused(
                 f"start {step.step}: what goes to a Ray cluster is not encrypted on its way, so"
@@ -258,6 +257,13 @@ class RayEngine:
             raise other
         self._silent_since = None
         self._ends = 0
+        return _value(answer)
+
+    def _ask_aside(self, verb: str, request: dict[str, Any]) -> Any:
+        """Return an agent's answer in any thread; whether the agent lives is not looked into."""
+        answer = self._agent.send("POST", f"/{verb}", json=request)
+        if answer.is_error:
+            raise EngineUnavailable(f"ask {self._agent.address} to {verb}: {answer.status_code}")
         return _value(answer)
 
     def _mend(self, error: EngineUnavailable, asked_at: float) -> None:

@@ -4,6 +4,7 @@ It runs as an actor of Ray and imports nothing of it. The engine behind it is na
 the pool; everything the engine knows is on the node's disk, so a door may die at any time.
 """
 
+import base64
 import contextlib
 import importlib
 import os
@@ -27,6 +28,10 @@ class MemberEngine(Engine, ListsSteps, Forgets, ReportsHealth, Protocol):
 
     def agree_port(self, step: StepId) -> int:
         """Return the port on which the tasks of the step's attempt meet."""
+        ...
+
+    def take_bundle(self, digest: str, offset: int, data: bytes, *, is_last: bool) -> int:
+        """Add a piece of a folder's bundle; return which is wanted next, -1 when it is here."""
         ...
 
 
@@ -61,6 +66,7 @@ class NodeDoor:
             "steps": self._steps,
             "forget": self._forget,
             "port": self._port,
+            "bundle": self._bundle,
             "health": self._health,
         }
 
@@ -110,6 +116,12 @@ class NodeDoor:
 
     def _health(self, _request: Json) -> Any:
         return [encode(found) for found in self._engine.health((self._own.node,))]
+
+    def _bundle(self, request: Json) -> int:
+        data = base64.b64decode(request["data"])
+        return self._engine.take_bundle(
+            request["digest"], request["offset"], data, is_last=request["is_last"]
+        )
 
     def _port(self, request: Json) -> int:
         return self._engine.agree_port(StepId(request["step"]))

@@ -5,7 +5,9 @@ system itself counts who needs it. A large one is copied beside the cycle, which
 """
 
 import contextlib
+import hashlib
 import os
+import re
 import shutil
 import threading
 import time
@@ -13,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from moulin.domain.errors import EngineUnavailable
+from moulin.domain.errors import EngineRefused, EngineUnavailable
 from moulin.domain.plan import StartStep
 from moulin.engines.task.data import Beside, placed
 from moulin.engines.task.spool import StepFiles, make_directory
@@ -22,6 +24,7 @@ FOLDER: Final = ".bundles"  # no attempt's name begins with a dot
 # Copied at once: about what a disk takes in a tenth of a second.
 SMALL_BYTES: Final = 8 << 20
 UNUSED_S: Final = 3600
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class BundleShelf:
@@ -41,11 +44,39 @@ class BundleShelf:
             return step
         kept, link = f"{self._folder}/{step.task.bundle}", f"{files.attempt_directory}/bundle"
         if not os.path.exists(link):
+            if not os.path.exists(kept) and not step.bundle_path:
+                raise EngineUnavailable(f"start {step.step}: its folder is not on this node yet")
             if not os.path.exists(kept):
                 self._copy(step.bundle_path, kept, step.step)
             with contextlib.suppress(FileExistsError):
                 os.link(kept, link)
         return replace(step, bundle_path=link)
+
+    def take(self, digest: str, offset: int, data: bytes, *, is_last: bool) -> int:
+        """Add a piece of a bundle that somebody sends; return what is wanted next, -1 for nothing.
+
+        A piece from another place than what is wanted changes nothing. Raises `EngineRefused` when
+        the whole is not what its digest says, and `OSError`.
+        """
+        kept = f"{self._folder}/{_checked(digest)}"
+        if os.path.exists(kept):
+            return -1
+        make_directory(self._folder)
+        part = f"{kept}.part"
+        size = os.stat(part).st_size if os.path.exists(part) else 0
+        if not data or offset != size:
+            return size
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
+            file.write(data)
+        if not is_last:
+            return size + len(data)
+        self._sweep()
+        with open(part, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                os.unlink(part)
+                raise EngineRefused(f"take bundle {digest[:12]}: other bytes came")
+        os.rename(part, kept)
+        return -1
 
     def _copy(self, source: str, kept: str, step: str) -> None:
         make_directory(self._folder)
@@ -100,6 +131,12 @@ class SharedData:
         """
         step = placed(self._shelf.linked(step, files), files)
         return step, self._beside.words(step, files)
+
+
+def _checked(digest: str) -> str:
+    if not _DIGEST.fullmatch(digest):
+        raise EngineRefused(f"take bundle {digest[:12]!r}: that is no digest")
+    return digest
 
 
 def _copy_whole(source: str, kept: str) -> None:

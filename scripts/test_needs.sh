@@ -16,6 +16,9 @@ needs=(
     "crun|crun|tasks in real containers"
     "tini-static|tini|tasks in real containers"
     "busybox|busybox-static|the image of tasks in real containers"
+    "slurmdbd|slurmdbd|accounts in a real Slurm"
+    "mariadbd|mariadb-server|accounts in a real Slurm"
+    "slurmrestd|slurmrestd|Slurm by its REST daemon"
     "sshd|openssh-server|Slurm's commands over a real SSH connection"
 )
 

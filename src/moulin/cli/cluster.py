@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from moulin.cli.screen import answer, say, write
-from moulin.cli.session import IsJson
+from moulin.cli.session import Data, IsJson, connect
+from moulin.domain.errors import NotFound
 
 app = typer.Typer(rich_markup_mode=None, help="Clusters that are there already.")
 
@@ -64,3 +65,54 @@ def import_cluster(
     output.write_text(text, "utf-8")
     answer({"file": str(output)}, is_json=is_json, show=lambda: None)
     say(f"wrote {output}; `moulin apply {output} --dry-run` shows what it would change")
+
+
+@app.command()
+def mirror(
+    pool: Annotated[
+        str, typer.Argument(metavar="POOL", help="A pool with `mirror: yes`; all of them.")
+    ] = "",
+    is_dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the commands, and run none.")
+    ] = False,
+    data: Data = None,
+    is_json: IsJson = False,
+) -> None:
+    """Give each project its account in Slurm, with its quota as limit, below its organisation's.
+
+    Only where a pool asks for it, and only accounts that it made itself are ever changed. A project
+    that is gone keeps its account, closed for new jobs.
+
+    \b
+    Examples:
+      moulin cluster mirror --dry-run
+      moulin cluster mirror gpu
+    """
+    import shlex
+
+    from moulin.app.wiring.slurm import is_mirrored, mirror_slurm
+    from moulin.domain.factory import ObjectKind, Organisation, Pool, Project
+    from moulin.domain.wire import decode
+
+    with connect(data, is_operator=True) as client:
+        items = client.factory.get().items
+    pools = [decode(Pool, each.body) for each in items if each.kind == ObjectKind.POOL]
+    pools = [each for each in pools if each.engine == "slurm" and is_mirrored(each)]
+    chosen = [each for each in pools if not pool or each.name == pool]
+    if not chosen:
+        raise NotFound(
+            f"mirror {pool or 'a pool'}: no such pool asks for it",
+            hint="a pool of engine slurm, `mode: delegated`, says `mirror: yes` in its settings",
+        )
+    organisations = [
+        decode(Organisation, x.body) for x in items if x.kind == ObjectKind.ORGANISATION
+    ]
+    projects = [decode(Project, x.body) for x in items if x.kind == ObjectKind.PROJECT]
+    ran = (
+        shlex.join(command)
+        for each in chosen
+        for command in mirror_slurm(each, organisations, projects, is_dry_run=is_dry_run)
+    )
+    commands = tuple(dict.fromkeys(ran))
+    done = {"commands": commands, "is_dry_run": is_dry_run}
+    answer(done, is_json=is_json, show=lambda: write("\n".join(commands) or "nothing to change"))

@@ -13,10 +13,11 @@ from moulin.domain.errors import (
     InvalidSpec,
     NotFound,
 )
-from moulin.domain.factory import Pool, PoolMode
+from moulin.domain.factory import Organisation, Pool, PoolMode, Project
 from moulin.domain.factoryfile import parse_milliwatts
 from moulin.domain.section import check_country, check_name, nearest
 from moulin.domain.units import parse_duration_s
+from moulin.engines.slurm.accounts import changes, read_tree, run, wanted_accounts
 from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.formats import read_jobs
@@ -44,7 +45,7 @@ SLURM_SETTINGS: Final = (
         "conf",
     ),
     *("python", "poll_ms", "images", "accelerator_class", "idle_power", "peak_power"),
-    *("replica_time_limit", "control_url", "control_ca", "read_nodes"),
+    *("replica_time_limit", "control_url", "control_ca", "read_nodes", "mirror", "mirror_root"),
 )
 _CONTROL_URL: Final = re.compile(r"https?://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?/?")
 SLURM_PLACE: Final = ("ssh", "conf", "partition")
@@ -86,10 +87,50 @@ def slurm_engine(
         control_ca=words["control_ca"],
         images=_checked_tool(pool, words["images"]),
         reads_nodes=yes_or_no(pool, "read_nodes", default=True),
+        is_mirrored=is_mirrored(pool),
     )
     return SlurmEngine(
         settings, Commands(_slurm_transport(words)), clock=clock, registrations=registrations
     )
+
+
+def is_mirrored(pool: Pool) -> bool:
+    """Say whether a pool's projects have accounts of their own in Slurm.
+
+    Raises `InvalidSpec` where that would contradict what else the pool says.
+    """
+    if not yes_or_no(pool, "mirror", default=False):
+        return False
+    if pool.mode is not PoolMode.DELEGATED or pool.settings.get("account"):
+        raise InvalidSpec(
+            f"connect pool {pool.name!r}: `mirror` is for delegated pools without an `account`",
+            hint="write `mode: delegated`, and leave `account` out",
+        )
+    return True
+
+
+def mirror_slurm(
+    pool: Pool,
+    organisations: Sequence[Organisation],
+    projects: Sequence[Project],
+    *,
+    is_dry_run: bool,
+) -> tuple[tuple[str, ...], ...]:
+    """Make Slurm's accounts as the factory's projects are; return the commands that it took.
+
+    With `is_dry_run` Slurm is only asked. Raises `EngineRefused` where Slurm keeps no accounts or
+    refuses a change, `EngineUnavailable` when it cannot be asked, `InUse` for an account that
+    somebody else made.
+    """
+    words = {name: pool.settings.get(name, "") for name in SLURM_SETTINGS}
+    transport = _slurm_transport(words)
+    tree = read_tree(transport)
+    root, qos = words["mirror_root"] or "root", words["qos"]
+    wanted = wanted_accounts(organisations, projects, tree, root=root, qos=qos)
+    commands = changes(wanted, tree)
+    if not is_dry_run:
+        run(transport, commands)
+    return commands
 
 
 def _checked_url(pool: Pool, url: str) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
+from moulin.engines.slurm.accounts import project_account
 from moulin.engines.slurm.arrays import ArrayJob
 from moulin.engines.slurm.driver import JobRequest
 from moulin.engines.slurm.settings import ANY_PYTHON, SlurmSettings
@@ -233,7 +234,7 @@ def job_request(
         hosts=tuple(node.removeprefix(settings.prefix) for node in hosts),
         time_limit_minutes=-(-time_limit_s // 60),
         partition=settings.partition,
-        account=settings.account,
+        account=project_account(step.project) if settings.is_mirrored else settings.account,
         qos=settings.qos,
         reservation=settings.reservation,
         constraint=settings.constraint,

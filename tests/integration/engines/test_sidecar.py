@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 
 from moulin.engines.task import sidecar
 from moulin.engines.task.spool import format_record
+from tests.tls_files import write_pair
 
 KEY = "the-replica-s-own-key"
 PROGRAM = """
@@ -52,10 +54,18 @@ class Standin(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, pair: tuple[Path, Path] | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Hearing)
         self.heard: list[tuple[str, str, str, dict[str, str]]] = []
         self.status = 200
+        self.scheme = "https" if pair else "http"
+        if pair:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*pair)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of callers that trust nobody."""
 
 
 class Hearing(http.server.BaseHTTPRequestHandler):
@@ -88,15 +98,17 @@ def control() -> Iterator[Standin]:
 class Beside:
     """A sidecar in a step's directory, started as the shim starts it."""
 
-    def __init__(self, folder: Path, control: Standin | None, *program: str) -> None:
+    def __init__(
+        self, folder: Path, control: Standin | None, *program: str, authority: str = ""
+    ) -> None:
         self.folder = folder
-        url = f"http://127.0.0.1:{control.server_address[1]}" if control else ""
+        url = f"{control.scheme}://127.0.0.1:{control.server_address[1]}" if control else ""
         facts = {
             "replica_key": KEY,
             "registration_key": "reg",
             "host": "127.0.0.1",
             "url": url,
-            "ca": "",
+            "ca": authority,
             "model": "tiny model",
             "attempt": "end_1.u0.g2",
             "heartbeat_s": "1",
@@ -109,12 +121,13 @@ class Beside:
             "MOULIN_READY_FILE": str(folder / "ready"),
         }
         words = program or (sys.executable, "-c", PROGRAM)
-        self.process = subprocess.Popen(
-            [system, "-I", "-S", "-E", sidecar.__file__, *words],
-            env=environment,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        with (folder / "said").open("wb") as said:
+            self.process = subprocess.Popen(
+                [system, "-I", "-S", "-E", sidecar.__file__, *words],
+                env=environment,
+                stderr=said,
+                start_new_session=True,
+            )
 
     def address(self) -> str:
         wait_until((self.folder / "ready").exists)
@@ -123,8 +136,10 @@ class Beside:
     def end(self) -> tuple[int, str]:
         """Ask all of it to end, as a shim or Slurm does."""
         os.killpg(self.process.pid, signal.SIGTERM)
-        _, said = self.process.communicate(timeout=30)
-        return self.process.returncode, said.decode()
+        return self.process.wait(timeout=30), self.said()
+
+    def said(self) -> str:
+        return (self.folder / "said").read_text()
 
 
 @pytest.fixture
@@ -133,7 +148,7 @@ def beside(tmp_path, control) -> Iterator[Beside]:
     yield opened
     if opened.process.poll() is None:
         os.killpg(opened.process.pid, signal.SIGKILL)
-        opened.process.communicate()
+        opened.process.wait()
 
 
 def wait_until(is_true, wait_s: float = 30.0) -> None:
@@ -219,6 +234,22 @@ def test_a_control_plane_that_refuses_or_is_away_is_asked_again(beside, control)
     assert "has the registration" in said
 
 
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_only_the_authority_it_was_given_is_trusted(tmp_path, is_trusted):
+    pair = write_pair(tmp_path, "control")
+    (tmp_path / "other").mkdir()
+    authority = pair[0] if is_trusted else write_pair(tmp_path / "other", "control")[0]
+    with Standin(pair) as secured:
+        threading.Thread(target=secured.serve_forever, daemon=True).start()
+        opened = Beside(tmp_path, secured, authority=str(authority))
+        assert ask(opened.address())[0] == 200  # served all the same
+        said = "has the registration" if is_trusted else "CERTIFICATE_VERIFY_FAILED"
+        wait_until(lambda: said in opened.said())
+        opened.end()
+        secured.shutdown()
+    assert bool(secured.heard) is is_trusted
+
+
 def test_without_a_url_the_file_is_all_it_says(tmp_path, control):
     alone = Beside(tmp_path, None)
     assert ask(alone.address())[0] == 200
@@ -236,5 +267,4 @@ def test_without_a_url_the_file_is_all_it_says(tmp_path, control):
 )
 def test_it_ends_as_its_program_does(tmp_path, program, status):
     ended = Beside(tmp_path, None, *program)
-    ended.process.communicate(timeout=30)
-    assert ended.process.returncode == status
+    assert ended.process.wait(timeout=30) == status

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_a_folder_is_sent_to_its_node(bench, tmp_path, monkeypatch):
     task = TaskTemplate(command=("sh", "-c", "cat word; echo more >> word"), bundle=digest)
     steps = [replace(make_step(name, task), bundle_path=str(tmp_path / "bundle")) for name in "ab"]
     for step in steps:
-        wait_until(lambda step=step: is_started(bench, step))
+        wait_until(partial(is_started, bench, step))
         assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 0
         log = bench.engine.logs(step.step, 0, 1 << 20).data.decode()
         assert log.startswith("moulin: unpacked 2 files, 5,006 bytes, in ")

@@ -1,6 +1,7 @@
 """Folders and secrets of tasks on a real Slurm: a copy for each, and nothing left when a job never ran."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_a_gang_starts_in_copies_with_its_secrets(bench, tmp_path, monkeypatch):
         for rank in (0, 1)
     ]
     for step in steps:
-        wait_until(lambda step=step: is_started(bench, step))
+        wait_until(partial(is_started, bench, step))
     for step in steps:
         assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 0
         log = bench.engine.logs(step.step, 0, 1 << 20).data.decode()

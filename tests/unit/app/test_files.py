@@ -119,7 +119,13 @@ def test_a_job_is_named_after_its_file_and_works_beside_it(tmp_path):
     spec = read_job_file(path)
     assert spec.name == "my-job"
     assert spec.task is not None
-    assert spec.task.workdir == str((tmp_path / "code").resolve())
+    # Relative to where the command runs: such a folder is sent along.
+    assert not Path(spec.task.workdir).is_absolute()
+    assert Path(spec.task.workdir).resolve() == (tmp_path / "code").resolve()
+    path.write_text("run: ls\nworkdir: /share/code\n", "utf-8")
+    placed = read_job_file(path).task
+    assert placed is not None
+    assert placed.workdir == "/share/code"
 
 
 def test_the_example_factory_has_three_open_zones_and_one_building():

@@ -52,7 +52,8 @@ def test_flags_change_what_the_file_says(job_file):
     assert spec.labels == {"team": "x"}
     assert spec.task is not None
     assert spec.task.env == {"A": "1", "B": "3", "C": "x=y"}
-    assert spec.task.workdir == str(job_file.parent)
+    assert not Path(spec.task.workdir).is_absolute()
+    assert Path(spec.task.workdir).resolve() == job_file.parent
 
 
 def test_without_flags_the_file_is_taken_as_it_is(job_file):

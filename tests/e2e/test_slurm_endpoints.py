@@ -30,7 +30,7 @@ def _model_of_the_tests(monkeypatch):
 
 
 def test_no_stream_is_cut_when_replicas_reach_their_walltime(slurm_cluster):
-    options = argparse.Namespace(rollovers=2, limit=24, streams=3, tokens=12, delegated=False)
+    options = argparse.Namespace(rollovers=2, limit=20, streams=3, tokens=8, delegated=False)
     result = slurm_rollover.measure(options, slurm_cluster)
     assert result["cuts"] == []
     assert result["cut"] == 0

@@ -111,7 +111,7 @@ class Beside:
             "ca": authority,
             "model": "tiny model",
             "attempt": "end_1.u0.g2",
-            "heartbeat_s": "1",
+            "heartbeat_s": "0.1",
         }
         (folder / "door").write_bytes(format_record(facts))
         system = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable

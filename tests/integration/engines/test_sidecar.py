@@ -90,7 +90,7 @@ class Hearing(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def control() -> Iterator[Standin]:
     with Standin() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
 
@@ -240,7 +240,7 @@ def test_only_the_authority_it_was_given_is_trusted(tmp_path, is_trusted):
     (tmp_path / "other").mkdir()
     authority = pair[0] if is_trusted else write_pair(tmp_path / "other", "control")[0]
     with Standin(pair) as secured:
-        threading.Thread(target=secured.serve_forever, daemon=True).start()
+        threading.Thread(target=secured.serve_forever, args=(0.02,), daemon=True).start()
         opened = Beside(tmp_path, secured, authority=str(authority))
         assert ask(opened.address())[0] == 200  # served all the same
         said = "has the registration" if is_trusted else "CERTIFICATE_VERIFY_FAILED"

@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from moulin.domain.errors import EngineRefused, InUse, NotFound
+from moulin.domain.errors import EngineRefused, EngineUnavailable, InUse, NotFound
 from moulin.domain.ids import StepId
 from moulin.domain.observation import TaskPhase
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import TaskTemplate
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.ports.engine import Engine, Forgets, ListsSteps
+from moulin.sdk._bundle import packed
 from tests.conformance.engine_bench import (
     ENDED,
     Bench,
@@ -391,3 +393,43 @@ def test_programs_started_by_several_instances_have_run_once_each(bench):
     for step in steps:
         bench.engine.start(step)
     assert [bench.runs(step.step) for step in steps] == [1, 1, 1]
+
+
+def is_started(bench: Bench, step: StartStep) -> bool:
+    """Start a step as often as it takes for what it needs to arrive."""
+    try:
+        bench.engine.start(step)
+    except EngineUnavailable:
+        return False
+    return True
+
+
+@behaviour("secrets", without=NOTHING_RUNS)
+def test_secrets_reach_the_program_or_are_refused_with_a_hint(bench):
+    script = 'test "$TOKEN" = word && test "$(cat "$KEY")" = "w o" && exit 7'
+    step = make_step("a", bench.shell(script))
+    step = replace(step, secrets={"TOKEN": "word"}, secret_files={"KEY": "w o"})
+    try:
+        bench.engine.start(step)
+    except EngineRefused as refused:
+        assert "pool of engine local or slurm" in refused.hint  # noqa: PT017 - either will do
+        return
+    assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 7
+
+
+@behaviour("folders", without=NOTHING_RUNS)
+def test_a_task_starts_in_a_copy_of_its_folder_or_is_refused_with_a_hint(bench, tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "word").write_text("grain\n")
+    with packed(tmp_path / "code") as found:
+        (tmp_path / "bundle").write_bytes(found.stream.read())
+    task = bench.shell('test "$(cat word)" = grain && echo more > word && exit 7')
+    step = make_step("a", replace(task, workdir="", bundle=found.sha256))
+    step = replace(step, bundle_path=str(tmp_path / "bundle"))
+    try:
+        wait_until(lambda: is_started(bench, step), bench.pause)
+    except EngineRefused as refused:
+        assert "pool of engine local or slurm" in refused.hint  # noqa: PT017 - either will do
+        return
+    assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 7
+    assert (tmp_path / "code" / "word").read_text() == "grain\n"

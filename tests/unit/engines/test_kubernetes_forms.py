@@ -115,6 +115,9 @@ def test_every_rank_asks_for_the_same_jobset_and_meets_at_the_pod_of_rank_0():
         (replace(SINGLE, stop_signal="USR1"), "SIGTERM"),
         (replace(SINGLE, task=replace(TASK, env={"a b": "c"})), "variable 'a b'"),
         (replace(SINGLE, task=replace(TASK, command=())), "no command"),
+        (replace(SINGLE, secrets={"T": "x"}), "secrets do not reach"),
+        (replace(SINGLE, task=replace(TASK, bundle="0" * 64)), "are not copied"),
+        (replace(SINGLE, task=replace(TASK, outputs={"o": "/o"})), "are not copied"),
     ],
 )
 def test_what_cannot_run_is_refused(step, words):

@@ -99,14 +99,19 @@ class Beside:
     """A sidecar in a step's directory, started as the shim starts it."""
 
     def __init__(
-        self, folder: Path, control: Standin | None, *program: str, authority: str = ""
+        self,
+        folder: Path,
+        control: Standin | None,
+        *program: str,
+        authority: str = "",
+        host: str = "127.0.0.1",
     ) -> None:
         self.folder = folder
         url = f"{control.scheme}://127.0.0.1:{control.server_address[1]}" if control else ""
         facts = {
             "replica_key": KEY,
             "registration_key": "reg",
-            "host": "127.0.0.1",
+            "host": host,
             "url": url,
             "ca": authority,
             "model": "tiny model",
@@ -205,6 +210,24 @@ def test_what_is_no_request_is_refused_and_not_waited_for(beside):
     with socket.create_connection((host, int(port)), timeout=30) as caller:
         caller.sendall(b"x" * (sidecar.HEAD_BYTES_MAX + 1))
         assert caller.recv(100).startswith(b"HTTP/1.1 401 ")
+
+
+def test_it_listens_where_others_reach_it(monkeypatch):
+    assert sidecar.bound_host("127.0.0.1") == "127.0.0.1"
+    assert sidecar.bound_host("localhost") == "127.0.0.1"
+    # As many machines have themselves in /etc/hosts.
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, 0, 0, "", ("127.0.1.1", 0))]
+    )
+    assert sidecar.bound_host("gpu-7") == sidecar.EVERY_HOST
+
+
+def test_a_host_that_is_not_this_machine_s_own_address_is_no_hindrance(tmp_path):
+    beyond = Beside(tmp_path, None, host="192.0.2.1")
+    host, _, port = beyond.address().rpartition(":")
+    assert host == "192.0.2.1"
+    assert ask(f"127.0.0.1:{port}") == (200, b"onetwothree")
+    assert beyond.end()[0] == 7
 
 
 def test_it_registers_renews_and_lets_go(beside, control):

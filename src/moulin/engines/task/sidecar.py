@@ -24,6 +24,7 @@ caller's. Nothing of what goes through is kept or printed.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
 import http.client
 import json
@@ -37,6 +38,7 @@ import threading
 import time
 from urllib.parse import urlsplit
 
+EVERY_HOST = "0.0.0.0"  # noqa: S104 - only who shows the key gets through, wherever from
 HEAD_BYTES_MAX = 65536
 HEAD_S = 20.0
 LOOK_S = 0.05
@@ -162,7 +164,10 @@ class Caller(Side):
 
 
 def open_door(facts: dict[str, str], inner: str) -> str:
-    """Serve in a thread of its own from now on; return the address to come to."""
+    """Serve in a thread of its own from now on; return the address to come to.
+
+    Raises `OSError` when it cannot listen.
+    """
     host = facts["host"] or own_host(facts["url"])
     inner_host, _, inner_port = inner.rpartition(":")
     server = (inner_host.strip("[]"), int(inner_port))
@@ -171,7 +176,11 @@ def open_door(facts: dict[str, str], inner: str) -> str:
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        door = await loop.create_server(lambda: Caller(facts["replica_key"], server), host, 0)
+        caller = functools.partial(Caller, facts["replica_key"], server)
+        try:
+            door = await loop.create_server(caller, bound_host(host), 0)
+        except OSError:  # others reach this machine by an address that it does not know of
+            door = await loop.create_server(caller, EVERY_HOST, 0)
         is_open.append(int(door.sockets[0].getsockname()[1]))
         said.set()
         await door.serve_forever()
@@ -189,6 +198,17 @@ def open_door(facts: dict[str, str], inner: str) -> str:
     return f"[{host}]:{is_open[0]}" if ":" in host else f"{host}:{is_open[0]}"
 
 
+def bound_host(host: str) -> str:
+    """Return the one address to listen on, for a host that others know this machine by.
+
+    Many machines know their own name as a loopback address, which nobody else would reach.
+    """
+    found = [str(each[4][0]) for each in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    first = next((address for address in found if ":" not in address), found[0])
+    is_mistaken = first.startswith("127.") and host not in (first, "localhost")
+    return EVERY_HOST if is_mistaken else first
+
+
 def own_host(url: str) -> str:
     """Return the address by which this machine goes to where it registers, else its own name's."""
     parts = urlsplit(url)
@@ -204,9 +224,11 @@ def own_host(url: str) -> str:
             continue
     for name in (os.environ.get("SLURMD_NODENAME", ""), socket.gethostname()):
         try:
-            return socket.gethostbyname(name) if name else ""
+            address = socket.gethostbyname(name) if name else ""
         except OSError:
             continue
+        if address:
+            return name if address.startswith("127.") else address
     return "127.0.0.1"
 
 

@@ -89,7 +89,10 @@ def check(environment: Mapping[str, str], size_bytes: int, time_limit_s: float) 
 
 
 def gather(gang: Gang, port: int, *, has_nccl: bool) -> None:
-    """Let rank 0 tell everybody where everybody is; who does not come in time is left out."""
+    """Let rank 0 tell everybody where everybody is; who does not come in time is left out.
+
+    Raises `OSError` when rank 0 cannot be reached, or went on without this one.
+    """
     if gang.rank == 0:
         _host(gang, port, has_nccl=has_nccl)
         return
@@ -164,7 +167,10 @@ def _reach(address: tuple[str, int], wait_s: float) -> socket.socket:
 def link(
     gang: Gang, before: socket.socket, after: socket.socket, size_bytes: int
 ) -> dict[str, Any]:
-    """Measure the link from the left while the one to the right is measured there."""
+    """Measure the link from the left while the one to the right is measured there.
+
+    Raises `ValueError` when it is too slow to be measured, `OSError` when it breaks.
+    """
     echo = threading.Thread(target=_echo, args=(before,), daemon=True)
     echo.start()
     trips = []

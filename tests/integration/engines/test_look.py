@@ -26,7 +26,7 @@ device 1 GPU-b
 READ = f"""
 import json, runpy, sys
 names = runpy.run_path({LOOK!r})
-driver = names["Driver"]()
+driver = names["Nvml"]()
 for line in sys.stdin:
     print(json.dumps(names["machine"]("/", driver)), flush=True)
 """
@@ -100,7 +100,7 @@ def test_a_driver_that_goes_says_nothing(reader):
 
 
 def test_without_a_driver_the_machine_is_read_all_the_same(tmp_path):
-    found = look.machine(str(tmp_path), look.Driver("libnothing-like-it.so"))
+    found = look.machine(str(tmp_path), look.Nvml("libnothing-like-it.so"))
     reading = reading_of(NodeId("n"), found)
     assert reading.devices is None
     assert reading.memory_bytes > 2**28

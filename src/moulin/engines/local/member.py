@@ -21,7 +21,7 @@ from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.local.engine import LocalEngine
 from moulin.engines.local.launch import rendezvous_port
 from moulin.engines.task.bundle_shelf import BundleShelf
-from moulin.engines.task.look import Driver, machine
+from moulin.engines.task.look import Nvml, machine
 from moulin.engines.task.spool import make_directory, step_files
 from moulin.engines.task.told import reading_of
 from moulin.ports.clock import Clock
@@ -89,13 +89,13 @@ class LocalMember(LocalEngine):
 
     def _read_machine(self) -> NodeReading:
         """Read this machine without anything that would have to be installed on it."""
-        return reading_of(NodeId(""), machine(str(self._directory), _driver()))
+        return reading_of(NodeId(""), machine(str(self._directory), _nvml()))
 
 
 @functools.cache
-def _driver() -> Driver:
+def _nvml() -> Nvml:
     """One for the process, as XIDs are told once and engines come and go."""
-    return Driver()
+    return Nvml()
 
 
 def _check_private(directory: Path) -> None:

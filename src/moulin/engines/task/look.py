@@ -53,7 +53,7 @@ class Told(ctypes.Structure):
     )
 
 
-class Driver:
+class Nvml:
     """The accelerators of this machine, by the index of the driver."""
 
     def __init__(self, library: str = LIBRARY) -> None:
@@ -174,11 +174,11 @@ class Driver:
         return self.links_up[uuid] - sum(states)
 
 
-def machine(directory: str, driver: Driver | None, wanted: list[int] | None = None) -> Reading:
+def machine(directory: str, nvml: Nvml | None, wanted: list[int] | None = None) -> Reading:
     """Return one reading of this machine; `directory` is on a disk of its own that work needs."""
     return {
         "at_ns": time.time_ns(),
-        "devices": driver.read(wanted) if driver is not None else None,
+        "devices": nvml.read(wanted) if nvml is not None else None,
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "memory_errors": memory_errors(EDAC),
         "disk_free_bytes": disk_free_bytes(directory),
@@ -294,14 +294,14 @@ def watch(folder: str, step_directory: str, task: Task) -> None:
     attempt, rank = os.path.abspath(step_directory).split("/")[-2:]
     path = f"{folder}/{node}/{attempt}.t{rank}"
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-    driver = Driver() if seen != [] else None
+    nvml = Nvml() if seen != [] else None
     scratch = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - only how full it is
     last: Reading = {}
     written_s = 0.0
     try:
         is_due = task.outlives(0.0)
         while is_due:
-            reading = machine(scratch, driver, seen)
+            reading = machine(scratch, nvml, seen)
             reading["devices"] = renamed(reading["devices"], seen, plan)
             facts = dict(reading, at_ns=0, disk_free_bytes=reading["disk_free_bytes"] >> 30)
             if facts != last or time.monotonic() - written_s >= AGAIN_S:

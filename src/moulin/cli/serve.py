@@ -127,7 +127,12 @@ def deploy(
       moulin deploy file:./my-checkpoint --name ours --runtime vllm
       moulin deploy gemma-3-1b-it --accept-licence gemma
     """
-    numbers = endpoint_spec("any", replicas, target=target, idle=idle, cold_start=cold_start)
+    asked = replace(
+        endpoint_spec("any", replicas, target=target, idle=idle, cold_start=cold_start),
+        context_tokens=context,
+        is_public=is_public,
+        fallbacks=tuple(fallback or ()),
+    )
     limit_s = parse_duration_s(time_limit or "0s")
     wanted, preference = _model_and_source(model, source, name)
     name = name or wanted
@@ -143,16 +148,9 @@ def deploy(
                 client.models.accept_licence(wanted, accept_licence)
             with connect(data, project, is_operator=is_local) as fetcher:
                 chosen = _fetched(client, fetcher, Form(wanted, variant, runtime), preference)
-            endpoint = replace(
-                numbers,
-                model=wanted,
-                variant=chosen,
-                context_tokens=context,
-                is_public=is_public,
-                fallbacks=tuple(fallback or ()),
-            )
+            spec = replace(asked, model=wanted, variant=chosen)
             view = client.endpoints.deploy(
-                name, endpoint, resources=resources, where=where, time_limit_s=limit_s
+                name, spec, resources=resources, where=where, time_limit_s=limit_s
             )
         say(f"{view.id} {view.name} is {view.state}; waiting until it answers")
         view = _wait(client, view, wait)

@@ -101,6 +101,10 @@ def plan_events(plan: Plan) -> tuple[Payload, ...]:
     placements, then replicas that leave, new numbers of them and successors: these may take units out
     of lines that the placements were taken from.
     """
+    return (*_endings(plan), *_beginnings(plan))
+
+
+def _endings(plan: Plan) -> list[Payload]:
     events: list[Payload] = [
         NodeJudged(node=item.node, verdict=item.verdict, reason=item.reason)
         for item in plan.judgements
@@ -134,7 +138,11 @@ def plan_events(plan: Plan) -> tuple[Payload, ...]:
         )
         for item in plan.requeues
     )
-    events.extend(
+    return events
+
+
+def _beginnings(plan: Plan) -> list[Payload]:
+    events: list[Payload] = [
         PreemptionDecided(
             workload=item.workload,
             unit=item.unit,
@@ -143,7 +151,7 @@ def plan_events(plan: Plan) -> tuple[Payload, ...]:
             until_ns=item.until_ns,
         )
         for item in plan.preemptions
-    )
+    ]
     events.extend(
         AttemptStopDecided(attempt=item.attempt, cause=item.cause, grace_s=item.grace_s)
         for item in plan.stops
@@ -172,7 +180,7 @@ def plan_events(plan: Plan) -> tuple[Payload, ...]:
         SuccessionDecided(attempt=item.attempt, ends_at_ns=item.ends_at_ns, reason=item.reason)
         for item in plan.successions
     )
-    return tuple(events)
+    return events
 
 
 def checked_nodes(state: State, reactions: Iterable[Reaction]) -> Iterator[NodeId]:

@@ -107,7 +107,10 @@ def session_variables() -> str:
 
 
 def listen(host: str) -> socket.socket:
-    """Return a listener on a free port of a host, or of all addresses where the name is not ours."""
+    """Return a listener on a free port of a host, or of all addresses where the name is not ours.
+
+    Raises `OSError` when neither has one.
+    """
     for wanted in (host, "0.0.0.0"):  # noqa: S104 - a node of a cluster that knows it by another name
         with contextlib.suppress(OSError):
             return socket.create_server((wanted, 0), backlog=64)

@@ -10,6 +10,7 @@ from moulin.domain.errors import EngineRefused, EngineUnavailable
 from moulin.domain.ids import NodeId
 from moulin.domain.observation import TaskPhase
 from moulin.domain.workload import Resources, TaskTemplate
+from moulin.engines.slurm.evidence import RECORD_S
 from moulin.engines.task.spool import step_files
 from tests.conformance.engine_bench import (
     ENDED,
@@ -118,6 +119,9 @@ def test_a_controller_that_is_down_makes_tasks_unreachable_and_ends_none(bench, 
             bench.engine.start(late)
     finally:
         slurm_cluster.start_controller()
+        slurm_cluster.wait_for(
+            lambda: "unknown" not in " ".join(slurm_cluster.states()), "nodes are not known again"
+        )
     go.touch()
     assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 0
     assert bench.runs(step.step) == 1
@@ -141,6 +145,11 @@ def test_a_node_that_slurm_calls_down_is_evidence(bench, slurm_cluster):
     slurm_cluster.kill_node("node-3")
     slurm_cluster.run("scontrol", "update", "NodeName=node-3", "State=DOWN", "Reason=power off")
     try:
+        # Its slurmd is dead, the task is not: a second one would run beside it.
+        wait_for(bench, step.step, TaskPhase.UNREACHABLE)
+        time.sleep(RECORD_S + 1)
+        assert phase(bench, step.step) is TaskPhase.UNREACHABLE
+        slurm_cluster.power_off("node-3")
         seen = wait_for(bench, step.step, *ENDED)
         assert (seen.phase, "NODE_FAIL" in seen.evidence) == (TaskPhase.GONE, True)
         wait_until(lambda: not capacity(bench)["node-3"].is_reachable, bench.pause)

@@ -34,8 +34,10 @@ _SHOWN_BYTES_MAX: Final = 300
 class Attempt:
     """One attempt; times ending in `_s` are monotonic.
 
-    `own_job` is the number of a job of its own, empty until that is known or in an array. `open` are the steps whose end is not on record, `seen` what
-    was last handed out of them. `missing` counts the readings in a row that did not list its job.
+    `own_job` is the number of a job of its own, empty until that is known or in an array. `open` are
+    the steps whose end is not on record, `seen` what was last handed out of them. `missing` counts the
+    readings in a row that did not list its job. `signs` has when the shim of a step last wrote, by the
+    file system's clock, and since when that has been known.
     """
 
     id: AttemptId
@@ -58,6 +60,7 @@ class Attempt:
     signature: tuple[object, ...] = ()
     open: set[StepId] = field(default_factory=set)
     seen: dict[StepId, tuple[TaskPhase, str]] = field(default_factory=dict)
+    signs: dict[StepId, tuple[int, float]] = field(default_factory=dict)
 
     @property
     def claim(self) -> Claim:
@@ -68,6 +71,11 @@ class Attempt:
     def job(self) -> str:
         """What Slurm calls its job (`12`, or `12_3` of an array), empty until that is known."""
         return self.own_job or (self.array.key(self.index) if self.array is not None else "")
+
+    @property
+    def job_name(self) -> str:
+        """What its job, or the array it is in, was called when it was submitted."""
+        return self.array.name if self.array is not None else self.id
 
     def path(self, name: str) -> str:
         """Return where one of the attempt's own files is."""

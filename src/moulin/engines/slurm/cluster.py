@@ -78,6 +78,13 @@ class Cluster:
         """Say whether this pool submitted the job."""
         return job.comment.startswith(self.own_comment)
 
+    def is_of(self, job: SlurmJob, name: str) -> bool:
+        """Say whether it is the job that was submitted under a name.
+
+        A controller that lost its newest jobs in a crash gives their numbers to others.
+        """
+        return job.name == name or job.comment == f"{self.own_comment}{name}"
+
     def submit(self, job: JobRequest) -> int:
         """Submit a job and return its number.
 

@@ -8,7 +8,7 @@ makes steps unreachable, never gone. It touches no job but those it submitted. D
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from moulin.domain.errors import (
@@ -321,10 +321,19 @@ class SlurmEngine:
             write_once(files.started, fence)
             return False
         if write_once(attempt.path("owner"), STOPPED) or attempt.is_fenced():
-            if attempt.job:
-                self._unwanted.add(attempt.job)
+            self._unwanted |= self._numbers([attempt])
             return False
         return True
+
+    def _numbers(self, attempts: Iterable[Attempt]) -> set[str]:
+        """Return what Slurm calls the jobs of attempts, without numbers that others have now."""
+        jobs = self._cluster.jobs().value
+        found = set()
+        for attempt in attempts:
+            job = jobs.get(attempt.job) if jobs is not None else None
+            if attempt.job and (job is None or self._cluster.is_of(job, attempt.job_name)):
+                found.add(attempt.job)
+        return found
 
     def _tend(self) -> None:
         """Do what stops left for later: tell jobs again, and cancel those that did not end."""
@@ -335,7 +344,7 @@ class SlurmEngine:
         late = [each for each in self._stopping.values() if now_s >= each.cancel_s]
         for attempt in late:
             attempt.cancel_s = now_s + RETRY_S
-        unwanted = sorted({*self._unwanted, *(each.job for each in late if each.job)})
+        unwanted = sorted(self._unwanted | self._numbers(late))
         with contextlib.suppress(EngineError):
             if unwanted:
                 self._cluster.cancel(unwanted)
@@ -353,7 +362,7 @@ class SlurmEngine:
         for attempt in due:
             attempt.rung_s = now_s
         if due:
-            self._cluster.ring(sorted(each.job for each in due if each.job), is_gang=is_gang)
+            self._cluster.ring(sorted(self._numbers(due)), is_gang=is_gang)
         for attempt in due:
             attempt.ring_is_due = False
 

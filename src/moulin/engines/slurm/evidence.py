@@ -1,8 +1,10 @@
 """Concludes what became of one task, from its own records first and from Slurm's words second.
 
 An end is concluded only from a record, from a job that Slurm says has ended, or from a controller
-that answers and has dropped the job. Whatever is concluded is put on record beside the task, so that
-Slurm may forget.
+that answers and has dropped the job; and never while the task's shim still writes, which it does about
+once a second: Slurm calls a task gone when its node does not answer, and a controller that crashed
+forgets its newest jobs. Whatever is concluded is put on record beside the task, so that Slurm may
+forget, and what had not begun by then never will.
 """
 
 import os
@@ -16,7 +18,7 @@ from moulin.domain.observation import Observation, TaskPhase
 from moulin.engines.slurm.attempt import Attempt
 from moulin.engines.slurm.cluster import Cluster, Jobs
 from moulin.engines.slurm.doors import Doors
-from moulin.engines.slurm.formats import LOST, PENDING, STARTING, SlurmJob
+from moulin.engines.slurm.formats import COMPLETED, LOST, PENDING, STARTING, SlurmJob
 from moulin.engines.slurm.watched import Reading
 from moulin.engines.task.handed import take_back_secrets
 from moulin.engines.task.spool import (
@@ -92,6 +94,21 @@ class Case:
             return read_address(self.files)
         return self.doors.address(self.attempt.id, self.files)
 
+    def has_begun(self) -> bool:
+        """Say whether its shim took it; if not, see to it that none ever will."""
+        if not self.started_ns():
+            write_once(self.files.started, format_record({"by": "stop", "at_ns": self.now_ns}))
+        return self.started_ns() > 0
+
+    def is_quiet(self) -> bool:
+        """Say whether its shim has written nothing for a while, by looking more than once."""
+        at_ns, now_s = last_written_ns(self.files.usage), time.monotonic()
+        known_ns, since_s = self.attempt.signs.get(self.step, (-1, now_s))
+        if at_ns != known_ns:
+            since_s = now_s
+        self.attempt.signs[self.step] = (at_ns, since_s)
+        return now_s >= since_s + RECORD_S
+
     def bury(self, phase: TaskPhase, code: int, words: str, ended_ns: int = 0) -> Observation:
         """Put on record how it ended, when it could not say so itself."""
         cpu_ns, memory_bytes_max = read_usage(self.files)
@@ -113,7 +130,7 @@ class Case:
     def started_ns(self) -> int:
         """Return when the shim took it, 0 before."""
         started = read_record(self.files.started) or {}
-        return int(started.get("at_ns", "0"))
+        return int(started.get("at_ns", "0")) if started.get("by") == "shim" else 0
 
     def _bare(self, phase: TaskPhase, words: str) -> Observation:
         return Observation(step=self.step, phase=phase, at_ns=self.now_ns, evidence=words)
@@ -140,7 +157,7 @@ class Evidence:
             failure = jobs.failure
             return case.unreachable(failure.message if failure else "Slurm was not asked yet")
         job = jobs.value.get(attempt.job)
-        if job is None:
+        if job is None or not self._cluster.is_of(job, attempt.job_name):
             return self._missing(case, jobs)
         attempt.missing = 0
         if job.has_ended and job.state in LOST:
@@ -167,6 +184,8 @@ class Evidence:
             return case.unreachable(words)
         if recalled is None:
             words = f"Slurm has no job {attempt.job} any more, and it left no record"
+            if case.has_begun() and not case.is_quiet():
+                return case.unreachable(f"Slurm has no job {attempt.job}, but its task lives")
             return case.bury(TaskPhase.GONE, 0, words)
         if not recalled.has_ended:
             return case.unreachable(f"accounting has job {attempt.job} as {recalled.state}")
@@ -208,14 +227,15 @@ def _ended(case: Case, job: SlurmJob) -> Observation:
         return case.bury(TaskPhase.GONE, 0, words, end.ended_at_ns)
     now_s, attempt = time.monotonic(), case.attempt
     attempt.unrecorded_s = attempt.unrecorded_s or now_s
-    if now_s < attempt.unrecorded_s + RECORD_S:
+    if not case.is_quiet() or now_s < attempt.unrecorded_s + RECORD_S:
         return case.unreachable(f"Slurm job {job.key} has ended; its record is awaited")
     words = f"Slurm job {job.key}: {job.state}"
     if job.reason:
         words += f" ({job.reason})"
-    has_begun = case.started_ns() > 0
+    has_begun = case.has_begun()
     if not has_begun and attempt.last_words():
         words += f"; {attempt.last_words()}"
-    is_gone = job.state in LOST or not has_begun
     code = 128 + job.signal if job.signal else job.exit_code
+    # A job that Slurm ended by itself has no status of its own: 0 is then no success.
+    is_gone = job.state in LOST or not has_begun or (code == 0 and job.state != COMPLETED)
     return case.bury(TaskPhase.GONE if is_gone else TaskPhase.EXITED, code, words, job.ended_at_ns)

@@ -2,12 +2,14 @@
 
     python3 -c THIS '{"size_bytes": 16777216, "time_limit_s": 60}'
 
-with the variables of any gang (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT). It needs nothing but Python;
+with the variables of any gang (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT). It needs nothing but Python 3.8;
 where every node has PyTorch with NCCL and a device, links and sum go through NCCL, on the first device
 of each node. Each rank prints one line of JSON with what it saw of the link from its left neighbour:
 bytes a second, the time of a round trip, and what is wrong. It judges nothing, and ends with 0 whenever
 it could say something. Sums are of whole numbers, so that a wrong one is wrong.
 """
+
+from __future__ import annotations
 
 import array
 import contextlib
@@ -20,8 +22,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Callable, Iterator, Mapping, Sequence  # noqa: UP035 - Python 3.8 on nodes
 
 ROUND_TRIPS = 20
 PIECE_BYTES = 1 << 18
@@ -32,7 +33,6 @@ LINE_BYTES_MAX = 1 << 20
 GATHER_SHARE = 0.5
 LINK_SHARE = 0.2
 _LENGTH = struct.Struct("!Q")
-Sum = Callable[[int], "array.array[int]"]
 
 
 class Gang:
@@ -68,7 +68,8 @@ def check(environment: Mapping[str, str], size_bytes: int, time_limit_s: float) 
         try:
             gather(gang, door.getsockname()[1], has_nccl=can_nccl())
         except OSError as cause:
-            return said | {"left": 0, "problem": f"rank 0 cannot be reached: {cause}"}
+            said.update(left=0, problem=f"rank 0 cannot be reached: {cause}")
+            return said
         said["absent"] = sorted(set(range(gang.size)) - set(gang.here))
         if len(gang.here) < 2:
             return said
@@ -76,10 +77,10 @@ def check(environment: Mapping[str, str], size_bytes: int, time_limit_s: float) 
         said["left"] = left
         try:
             before, after = connect(gang, door, stack)
-            said |= link(gang, before, after, size_bytes)
-            said |= around(gang, before, after, size_bytes)
+            said.update(link(gang, before, after, size_bytes))
+            said.update(around(gang, before, after, size_bytes))
             if gang.has_nccl:
-                said |= nccl(gang, size_bytes)
+                said.update(nccl(gang, size_bytes))
         except (OSError, ValueError) as cause:
             said["problem"] = f"the link from rank {left} or to rank {right} broke: {cause}"
     return said
@@ -226,14 +227,14 @@ def around(
     return {"ring_bytes_per_s": int(moved / took_s)}
 
 
-def _pattern(rank: int, words: int) -> "array.array[int]":
+def _pattern(rank: int, words: int) -> array.array[int]:
     block = [(rank + 1) * (2654435761 * (place + 1) % (1 << 40)) for place in range(PATTERN_WORDS)]
     return array.array("q", block) * words
 
 
-def _sum_of(ranks: Sequence[int], words: int) -> "array.array[int]":
-    patterns = [_pattern(rank, 1) for rank in ranks]
-    return array.array("q", [sum(column) for column in zip(*patterns, strict=True)]) * words
+def _sum_of(ranks: Sequence[int], words: int) -> array.array[int]:
+    columns = zip(*[_pattern(rank, 1) for rank in ranks])  # noqa: B905 - `strict` is not in Python 3.8
+    return array.array("q", [sum(column) for column in columns]) * words
 
 
 # -- NCCL -----------------------------------------------------------------------------------------

@@ -3,13 +3,15 @@
     python -I -S -E look.py FOLDER STEP_DIRECTORY PID
 
 runs beside a task for as long as process PID lives and keeps one file `FOLDER/NODE/STEP` that says
-what it last read. Like the shim it is a bare file that imports nothing of Moulin. It decides nothing
-about what a reading means, and ends nothing.
+what it last read. Like the shim it is a bare file that imports nothing of Moulin, and runs on Python 3.8.
+It decides nothing about what a reading means, and ends nothing.
 
 NVML is asked through its C interface (nvml.h, 12). XIDs are told once, as events, so they are counted
 here from the start. A device that was there and does not answer is said to be lost; what cannot be
 read is left out, never said to be well.
 """
+
+from __future__ import annotations
 
 import ctypes
 import json
@@ -19,8 +21,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Dict, Mapping  # noqa: UP035 - Python 3.8 on nodes
 
 LIBRARY = "libnvidia-ml.so.1"
 EDAC = "/sys/devices/system/edac/mc"
@@ -38,7 +39,7 @@ VOLATILE = 0
 # Of the reasons for lower clocks: heat as hardware and software see it, and the brake line.
 HEAT = 0x40 | 0x20
 BRAKE = 0x80
-Reading = dict[str, Any]
+Reading = Dict[str, Any]  # noqa: UP006
 
 
 class Told(ctypes.Structure):
@@ -164,10 +165,13 @@ class Nvml:
 
     def links_down(self, uuid: str, handle: Any) -> int:
         """Return how many links are down that were up once; -1 where there are none to ask for."""
-        state, states = ctypes.c_uint(), list[bool]()
-        for link in range(LINKS_MAX):
-            if self.nvml.nvmlDeviceGetNvLinkState(handle, link, ctypes.byref(state)) == 0:
-                states.append(bool(state.value))
+        state = ctypes.c_uint()
+        ask = self.nvml.nvmlDeviceGetNvLinkState
+        states = [
+            bool(state.value)
+            for link in range(LINKS_MAX)
+            if ask(handle, link, ctypes.byref(state)) == 0
+        ]
         if not states:
             return -1
         self.links_up[uuid] = max(self.links_up.get(uuid, 0), sum(states))

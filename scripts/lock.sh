@@ -14,7 +14,7 @@ compile --group tools --extra demo -c requirements/dev.txt -o requirements/demo.
 compile -c requirements/dev.txt -o requirements/base.txt
 
 # Runtimes, and the clients a benchmark drives, have environments of their own.
-for wanted in src/moulin/runtimes/locks/*.in src/moulin/engines/ray/ray.in requirements/clients.in; do
+for wanted in src/moulin/runtimes/locks/*.in src/moulin/engines/ray/ray.in requirements/clients.in requirements/waldur.in; do
     overrides="${wanted%.in}.overrides" # then it is for one Python and platform only
     if [ -f "$overrides" ]; then how=(--override "$overrides"); else how=(--universal); fi
     .venv/bin/uv pip compile --quiet "${how[@]}" --python-version 3.11 --generate-hashes \

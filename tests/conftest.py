@@ -14,6 +14,7 @@ from tests.ray_cluster import ray_cluster  # noqa: F401 - the same
 from tests.slurm_accounting import accounted_cluster  # noqa: F401 - the same
 from tests.slurm_cluster import slurm_cluster  # noqa: F401 - the same
 from tests.ssh_server import ssh_server  # noqa: F401 - the same
+from tests.waldur_agent import waldur_agent  # noqa: F401 - the same
 
 HERE = Path(__file__).parent
 PURE_FOLDERS = (HERE / "unit", HERE / "property")

@@ -1,0 +1,1 @@
+"""Lets Waldur sell what a Moulin has: orders become projects, members get keys, receipts are the usage."""

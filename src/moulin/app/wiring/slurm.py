@@ -19,6 +19,7 @@ from moulin.domain.section import check_country, check_name, nearest
 from moulin.domain.units import parse_duration_s
 from moulin.engines.slurm.accounts import changes, read_tree, run, wanted_accounts
 from moulin.engines.slurm.commands import Commands
+from moulin.engines.slurm.driver import Driver
 from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.formats import read_jobs
 from moulin.engines.slurm.importing import (
@@ -27,6 +28,7 @@ from moulin.engines.slurm.importing import (
     read_cluster_nodes,
     read_cluster_partitions,
 )
+from moulin.engines.slurm.rest import Rest
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import LocalTransport, SshTransport, Transport
 from moulin.ports.registrations import Registrations
@@ -46,9 +48,11 @@ SLURM_SETTINGS: Final = (
     ),
     *("python", "poll_ms", "images", "accelerator_class", "idle_power", "peak_power"),
     *("replica_time_limit", "control_url", "control_ca", "read_nodes", "mirror", "mirror_root"),
+    *("rest", "rest_user", "rest_token"),
 )
+_REST: Final = re.compile(r"https?://[^/\s]+|unix:/\S+")
 _CONTROL_URL: Final = re.compile(r"https?://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?/?")
-SLURM_PLACE: Final = ("ssh", "conf", "partition")
+SLURM_PLACE: Final = ("ssh", "conf", "rest", "partition")
 
 
 def slurm_engine(
@@ -89,9 +93,7 @@ def slurm_engine(
         reads_nodes=yes_or_no(pool, "read_nodes", default=True),
         is_mirrored=is_mirrored(pool),
     )
-    return SlurmEngine(
-        settings, Commands(_slurm_transport(words)), clock=clock, registrations=registrations
-    )
+    return SlurmEngine(settings, _driver(pool, words), clock=clock, registrations=registrations)
 
 
 def is_mirrored(pool: Pool) -> bool:
@@ -191,6 +193,23 @@ def import_slurm(
         read_jobs(jobs) if jobs else (),
         naming,
     )
+
+
+def _driver(pool: Pool, words: Mapping[str, str]) -> Driver:
+    """Return the way to Slurm that a pool names: slurmrestd, or Slurm's commands."""
+    if not words["rest"]:
+        return Commands(_slurm_transport(words))
+    if _REST.fullmatch(words["rest"]) is None:
+        raise InvalidSpec(
+            f"connect pool {pool.name!r}: rest {words['rest']!r} is no address of a slurmrestd",
+            hint="write http://HOST:PORT, https://HOST:PORT or unix:/PATH",
+        )
+    if pool.mode is not PoolMode.DELEGATED or words["ssh"]:
+        raise InvalidSpec(
+            f"connect pool {pool.name!r}: slurmrestd is told of no nodes by name",
+            hint="write `mode: delegated` and leave `ssh` out, or leave `rest` out",
+        )
+    return Rest(words["rest"], user=words["rest_user"], token_file=words["rest_token"])
 
 
 def _said(transport: Transport | None, command: Sequence[str], file: Path | None) -> bytes:

@@ -229,6 +229,9 @@ def _json_node(body: Mapping[str, Any]) -> SlurmNode:
         memory_bytes=number(fields["memory"]) * MIB,
         accelerators=accelerators,
         accelerator_type=kind,
+        used_cpus=number(body.get("alloc_cpus")),
+        used_memory_bytes=number(body.get("alloc_memory")) * MIB,
+        used_accelerators=gres_count(str(body.get("gres_used") or ""))[0],
         partitions=tuple(partitions.split(",") if isinstance(partitions, str) else partitions),
     )
 
@@ -239,6 +242,7 @@ def _json_partition(body: Mapping[str, Any]) -> SlurmPartition:
     state = body.get("state") or (body.get("partition") or {}).get("state") or "UP"
     return SlurmPartition(
         name=str(body.get("name", "")),
+        is_default="default" in [str(flag).lower() for flag in body.get("flags") or ()],
         is_up="UP" in state,
         nodes=listed,
         node_count=len(expand_hosts(listed)),
@@ -255,5 +259,5 @@ def _json_time_s(body: Mapping[str, Any]) -> int:
         if isinstance(value, str):
             return parse_slurm_time_s(value)
         if value is not None:
-            return number(value) * 60
+            return max(0, number(value)) * 60
     return 0

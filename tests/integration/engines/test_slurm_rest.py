@@ -1,0 +1,152 @@
+"""The Slurm engine through a real slurmrestd: the same behaviour, by another way."""
+
+from dataclasses import replace
+
+import pytest
+
+from moulin.app.clock import SystemClock
+from moulin.app.wiring.slurm import slurm_engine
+from moulin.domain.errors import EngineRefused, EngineUnavailable, InvalidSpec
+from moulin.domain.factory import Pool, PoolMode
+from moulin.domain.observation import Claim, TaskPhase
+from moulin.domain.workload import Resources, TaskTemplate
+from moulin.engines.slurm.engine import SlurmEngine
+from moulin.engines.slurm.rest import Rest
+from moulin.engines.slurm.settings import SlurmSettings
+from tests.conformance.engine_bench import (
+    EffectsInFiles,
+    RealClock,
+    make_step,
+    phase,
+    wait_for,
+    wait_until,
+)
+from tests.integration.engines.test_slurm_arrays import all_ended, counted, elements
+
+pytestmark = pytest.mark.slurm
+
+
+class RestBench(EffectsInFiles):
+    """The engine over slurmrestd; nothing else of Slurm is called."""
+
+    def __init__(self, directory, cluster, **more):
+        super().__init__(directory)
+        self.cluster = cluster
+        self.more = more
+        self.renew()
+
+    def renew(self):
+        self.driver = Rest(self.cluster.url, user="root", token_file=str(self.cluster.token_file))
+        settings = SlurmSettings(
+            directory=self.directory,
+            machine_class="here",
+            accelerator_class="H100",
+            is_delegated=True,
+            prefix="p-",
+            poll_s=0.2,
+            **self.more,
+        )
+        self.engine = SlurmEngine(settings, self.driver, clock=RealClock())
+        self.places = tuple(node.node for node in self.engine.capacity())
+
+    def pause(self):
+        return None
+
+    def close(self):
+        for step in self.engine.steps():
+            self.engine.stop(step, 0)
+        wait_until(lambda: not self.engine.steps())
+
+
+@pytest.fixture
+def bench(tmp_path, rest_cluster):
+    made = RestBench(tmp_path, rest_cluster)
+    yield made
+    made.close()
+
+
+def test_places_are_read_and_a_task_with_devices_runs_once(bench):
+    first = bench.engine.capacity()[0]
+    assert (len(bench.places), first.cpu_milli, first.accelerators) == (2, 8000, 4)
+    step = make_step("a", counted(bench.directory, "exit 7"), nodes=bench.places[:1])
+    step = replace(step, resources=Resources(accelerators=1, accelerator_class="H100"))
+    claim = bench.engine.start(step)
+    assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 7
+    bench.renew()
+    assert bench.engine.start(step) == claim
+    assert bench.runs(step.step) == 1
+
+
+def test_elements_are_one_submission_and_one_is_stopped_alone(bench):
+    words = 'trap "exit 9" TERM; sleep 1000 & wait'
+    task = counted(bench.directory, words)
+    steps = [
+        replace(each, resources=Resources(cpu_milli=8000, memory_bytes=64 << 20))
+        for each in elements(3, task, nodes=bench.places)
+    ]
+    assert all(isinstance(said, Claim) for said in bench.engine.start_many(steps))
+    arrays = {job.array for job in bench.driver.jobs() if job.comment.startswith("moulin:")}
+    assert len(arrays - {0}) == 1
+    wait_for(bench, steps[0].step, TaskPhase.RUNNING)
+    wait_for(bench, steps[1].step, TaskPhase.RUNNING)
+    bench.engine.stop(steps[2].step, 5)  # it waits for a node
+    wait_for(bench, steps[2].step, TaskPhase.ABSENT)
+    bench.engine.stop(steps[0].step, 10)
+    assert wait_for(bench, steps[0].step, TaskPhase.EXITED).exit_code == 9
+    assert phase(bench, steps[1].step) is TaskPhase.RUNNING
+    bench.engine.stop(steps[1].step, 10)
+    all_ended(bench, steps[:2], TaskPhase.EXITED)
+    assert [bench.runs(each.step) for each in steps] == [1, 1, 0]
+
+
+def test_a_gang_has_its_ranks(bench):
+    task = TaskTemplate(command=("sh", "-c", 'echo "$RANK of $WORLD_SIZE"; exit $RANK'))
+    steps = [make_step("g", task, rank=rank, nodes=bench.places) for rank in range(2)]
+    for step in steps:
+        bench.engine.start(step)
+    ends = all_ended(bench, steps, TaskPhase.EXITED)
+    assert [end.exit_code for end in ends] == [0, 1]
+    assert bench.engine.logs(steps[1].step, 0, 100).data == b"1 of 2\n"
+
+
+def test_a_submission_whose_number_was_lost_is_found(bench):
+    step = make_step("a", counted(bench.directory, "sleep 1"), nodes=bench.places[:1])
+    bench.engine.start(step)
+    (bench.directory / "spool" / step.attempt / "job").unlink()
+    bench.renew()
+    bench.engine.start(step)
+    assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 0
+    assert bench.runs(step.step) == 1
+
+
+def test_what_slurm_never_takes_is_refused_in_its_words(tmp_path, rest_cluster):
+    bench = RestBench(tmp_path, rest_cluster, constraint="no-such-feature")
+    step = make_step("a", counted(tmp_path), nodes=bench.places[:1])
+    with pytest.raises(EngineRefused, match="Invalid feature specification"):
+        bench.engine.start(step)
+
+
+def test_a_token_that_is_not_known_is_no_refusal(tmp_path, rest_cluster):
+    token = tmp_path / "token"
+    token.write_text("SLURM_JWT=no.such.token\n")
+    driver = Rest(rest_cluster.url, user="root", token_file=str(token))
+    with pytest.raises(EngineUnavailable):
+        driver.jobs()
+
+
+def test_nobody_there_is_unavailable(tmp_path):
+    for url in ("http://127.0.0.1:1", f"unix:{tmp_path}/nothing"):
+        driver = Rest(url, user="", token_file="")
+        with pytest.raises(EngineUnavailable, match="gave no answer"):
+            driver.nodes()
+
+
+def test_a_pool_that_places_itself_is_refused(tmp_path):
+    settings = {"rest": "http://127.0.0.1:1"}
+    pool = Pool(name="p", zone="z", engine="slurm", machine_class="m", settings=settings)
+    with pytest.raises(InvalidSpec, match="no nodes by name"):
+        slurm_engine(tmp_path, SystemClock(), pool)
+    delegated = replace(pool, mode=PoolMode.DELEGATED)
+    assert isinstance(slurm_engine(tmp_path, SystemClock(), delegated), SlurmEngine)
+    with pytest.raises(InvalidSpec, match="no address"):
+        slurm_engine(tmp_path, SystemClock(), replace(delegated, settings={"rest": "ftp:x"}))

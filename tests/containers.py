@@ -47,7 +47,8 @@ class Containers:
     @cached_property
     def environment(self) -> dict[str, str]:
         """The variables of the engine."""
-        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+        others = f":{os.environ['PATH']}" if self.is_podman else ""
+        path = f"{self.folder / 'bin'}{others}"
         storage = str(self.folder / "storage.conf")
         return {"PATH": path, "HOME": str(self.folder), "CONTAINERS_STORAGE_CONF": storage}
 
@@ -107,6 +108,11 @@ def apptainer(tmp_path_factory: pytest.TempPathFactory) -> Containers:
     """Give Apptainer with a directory as its image."""
     folder = tmp_path_factory.mktemp("apptainer")
     _make_root(folder / "rootfs")
+    (folder / "bin").mkdir()
+    alone = folder / "bin" / "apptainer"  # where both tools are, an engine prefers the other
+    found = shutil.which("apptainer")
+    alone.write_text(f'#!/bin/sh\nPATH="{os.environ["PATH"]}" exec {found} "$@"\n')
+    alone.chmod(0o755)
     return Containers(folder, str(folder / "rootfs"), is_podman=False)
 
 
@@ -114,6 +120,8 @@ def _make_root(root: Path) -> None:
     for name in ("bin", "proc", "sys", "dev", "etc", "tmp", "root"):
         (root / name).mkdir(parents=True)
     (root / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc" / "group").write_text("root:x:0:\n")
+    (root / "var" / "tmp").mkdir(parents=True)
     (root / "etc" / "made-here").write_text("only in the image\n")
     shutil.copy(shutil.which("busybox") or "", root / "bin" / "busybox")
     for name in APPLETS:

@@ -61,6 +61,7 @@ def examine(settings: Settings, *, is_offline: bool = False) -> Iterator[Check]:
     yield from _ports(settings)
     yield from _outside(settings)
     yield _limits()
+    yield _containers()
     yield _accelerators()
     yield _clock()
     yield _slurm(is_offline=is_offline)
@@ -149,6 +150,23 @@ def _limits() -> Check:
         hint=""
         if is_kernel
         else "start with `systemd-run --user --scope -p Delegate=yes moulin up`",
+    )
+
+
+def _containers() -> Check:
+    """Say what jobs with an `image` would run in here; Slurm's and Kubernetes' nodes have their own."""
+    from moulin.app.wiring.local import container_tools
+
+    found, missing = container_tools()
+    if found:
+        return Check(name="containers", state=State.OK, message=f"images run in {found[0]}")
+    lacks = f"Podman is here, without {' and '.join(missing)}" if missing else "no container tool"
+    wanted = " ".join(missing) or "podman crun catatonit"
+    return Check(
+        name="containers",
+        state=State.WARN,
+        message=f"{lacks}; jobs with an `image` are refused on this machine",
+        hint=f"apt-get install {wanted}, or install Apptainer, if you need them",
     )
 
 

@@ -32,6 +32,24 @@ def test_each_check_has_a_state_and_trouble_has_a_hint(tmp_path):
         assert check.hint or check.state is State.OK
 
 
+@pytest.mark.parametrize(
+    ("programs", "state", "word"),
+    [
+        ((), State.WARN, "no container tool"),
+        (("podman", "crun"), State.WARN, "Podman is here, without catatonit"),
+        (("podman", "crun", "catatonit"), State.OK, "images run in Podman (/"),
+        (("apptainer",), State.OK, "images run in Apptainer (/"),
+    ],
+)
+def test_the_container_tool_is_named(programs, state, word, tmp_path, monkeypatch):
+    for name in programs:
+        (tmp_path / name).touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = checks(data=str(tmp_path), control_port=0, gateway_port=0)["containers"]
+    assert (found.state, word in found.message) == (state, True)
+    assert bool(found.hint) is (state is State.WARN)
+
+
 def test_a_disk_that_is_not_ours():
     assert checks(data="/proc/none")["disk"].state is not State.OK
 

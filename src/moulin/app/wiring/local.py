@@ -1,5 +1,6 @@
 """Fills in the engine of this machine, and what is asked of it without a control plane."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.local.engine import LocalEngine
 from moulin.engines.local.launch import is_login_possible
 from moulin.engines.local.nodes import divide_machine
+from moulin.engines.task.containers import find_tools, missing_beside_podman
 from moulin.ports.engine import Engine, ListsSteps
 from moulin.sources.machine import read_machine
 from moulin.sources.wellbeing import MachineHealth
@@ -69,6 +71,13 @@ def stop_everything_local(data_dir: Path) -> int:
     for step in running:
         engine.stop(step, STOP_GRACE_S)
     return len(running)
+
+
+def container_tools() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what runs images here, the preferred tool first, and what Podman still lacks."""
+    path = os.environ.get("PATH", os.defpath)
+    found = tuple(tool.title for tool in find_tools(path))
+    return found, missing_beside_podman(path)
 
 
 def memory_limit_method() -> str:

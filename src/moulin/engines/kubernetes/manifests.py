@@ -216,7 +216,7 @@ def _pod_spec(pool: KubernetesPool, step: StartStep, rank: int, secret: str) -> 
         "containers": [
             {
                 "name": "task",
-                "image": step.task.image or pool.image,
+                "image": (step.task.image or pool.image).removeprefix("docker://"),
                 "command": list(_command(step)),
                 "envFrom": [{"secretRef": {"name": secret}}],
                 "resources": _resources(pool, step),

@@ -36,7 +36,7 @@ def test_each_check_has_a_state_and_trouble_has_a_hint(tmp_path):
     ("programs", "state", "word"),
     [
         ((), State.WARN, "no container tool"),
-        (("podman", "crun"), State.WARN, "Podman is here, without catatonit"),
+        (("podman",), State.WARN, "Podman is here, without crun"),
         (("podman", "crun", "catatonit"), State.OK, "images run in Podman (/"),
         (("apptainer",), State.OK, "images run in Apptainer (/"),
     ],

@@ -19,7 +19,9 @@ from moulin.domain.control import (
 )
 from moulin.domain.events import Event
 from moulin.domain.factory import Site
+from moulin.domain.objects import StoredPage
 from moulin.domain.observation import LogChunk
+from moulin.domain.secrets import SecretInfo, SecretPage
 from moulin.domain.views import WorkloadView
 from moulin.domain.workload import EndpointSpec, TaskTemplate, WorkloadKind, WorkloadSpec
 from moulin.sdk import AsyncMoulin, Credentials, Moulin
@@ -42,6 +44,10 @@ def plain(moulin: Moulin) -> None:
     assert_type(moulin.models.list(), ModelPage)
     assert_type(moulin.models.fetch("m"), Iterator[FetchStatus])
     assert_type(moulin.keys.create(KeyWanted(name="k")), KeyIssued)
+    assert_type(moulin.secrets.set("T", "value"), SecretInfo)
+    assert_type(moulin.secrets.list(), SecretPage)
+    assert_type(moulin.bundles.sync("folder"), str)
+    assert_type(moulin.bundles.list(), StoredPage)
     assert_type(moulin.factory.apply("f", [Site(name="s", country="FR")]), Applied)
     assert_type(moulin.receipts.page(), ReceiptPage)
     assert_type(moulin.receipts.file("rcp_1"), bytes)
@@ -57,6 +63,8 @@ async def asynchronous(moulin: AsyncMoulin) -> None:
     assert_type(await moulin.status(), FactoryStatus)
     assert_type(await moulin.workloads.submit(SPEC), WorkloadView)
     assert_type(await moulin.workloads.wait("job_1"), WorkloadView)
+    assert_type(await moulin.secrets.set("T", "value"), SecretInfo)
+    assert_type(await moulin.bundles.sync("folder"), str)
     assert_type(moulin.workloads.every(), AsyncIterator[WorkloadView])
     assert_type(moulin.workloads.follow("job_1"), AsyncIterator[bytes])
     assert_type(await moulin.models.list(), ModelPage)

@@ -143,5 +143,5 @@ def _refused(plane: Plane, step: StepId, error: MoulinError) -> Observation:
         phase=TaskPhase.EXITED,
         at_ns=now_ns,
         ended_at_ns=now_ns,
-        evidence=f"not started: {error.message}",
+        evidence=f"not started: {error.message}{f' ({error.hint})' if error.hint else ''}",
     )

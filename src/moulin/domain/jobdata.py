@@ -58,7 +58,16 @@ def read_copies(top: Section, key: str) -> dict[str, str]:
 
 
 def check_copies(top: Section, task: TaskTemplate, array: JobArray | None) -> None:
-    """Raise `InvalidSpec` for keys in the clear, and for outputs that would replace one another."""
+    """Raise `InvalidSpec` for keys in the clear, and for outputs that nobody could save.
+
+    These are such as would replace one another, and those of a program in an image.
+    """
+    if task.outputs and task.image:
+        top.refuse(
+            "outputs",
+            "those of a program in an image are not saved",
+            "have the program write them where they belong, or leave `image` out",
+        )
     open_keys = [name for name in KEYS_OF_STORES if name in task.env]
     if open_keys and (task.inputs or task.outputs):
         top.refuse(

@@ -8,6 +8,7 @@ ciphertext was copied to; rotating the master key makes older copies of key file
 Decision 0041.
 """
 
+import contextlib
 import hmac
 import json
 import os
@@ -97,19 +98,21 @@ class Vault:
     def rotate(self) -> int:
         """Wrap every key with a new master key, destroy the former one, and return how many there are.
 
-        A crash half-way leaves both master keys, and the next start goes on.
+        What stops half-way leaves both master keys, and the next start or rotation goes on. Raises
+        `DiskFull` and `LocalError`.
         """
         with self._lock:
-            self._masters = [AESGCM.generate_key(KEY_BITS), *self._masters]
-            self._write_masters(self._masters)
+            masters = [AESGCM.generate_key(KEY_BITS), *self._masters]
+            self._write_masters(masters)
+            self._masters = masters
             return self._rewrap()
 
     def _rewrap(self) -> int:
         ids = self.ids()
         for name in ids:
             self._write_key(name, self._wrapped(name, self._key(name)))
+        self._write_masters(self._masters[:1])
         self._masters = self._masters[:1]
-        self._write_masters(self._masters)
         return len(ids)
 
     def _wrapped(self, name: str, key: bytes) -> bytes:
@@ -189,7 +192,8 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(folder)
         os.close(folder)
     except OSError as cause:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         error = DiskFull if cause.errno == 28 else LocalError
         raise error(f"keep a key in {path}: {cause.strerror}", hint="make room there") from cause
 

@@ -85,6 +85,12 @@ def test_keys_in_the_clear_are_refused_where_they_would_be_used():
     assert "moulin secrets set AWS_SECRET_ACCESS_KEY" in caught.value.hint
 
 
+def test_outputs_of_a_program_in_an_image_are_refused():
+    with pytest.raises(InvalidSpec, match="in an image"):
+        task(image="alpine", outputs={"x": "/share/x"})
+    assert task(image="alpine", inputs={"x": "/share/x"}).inputs
+
+
 def test_elements_of_an_array_may_not_replace_one_anothers_outputs():
     with pytest.raises(InvalidSpec, match="every element"):
         task(array="0-3", outputs={"x": "/share/x"})

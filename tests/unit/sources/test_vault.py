@@ -119,6 +119,26 @@ def test_a_rotation_that_was_cut_short_is_ended_at_the_next_start(tmp_path):
     assert (tmp_path / "secrets.key").read_text().splitlines() == [form, new]
 
 
+def test_a_rotation_that_the_disk_stops_loses_nothing(tmp_path):
+    held = vault(tmp_path)
+    sealed = held.seal(blank(), VALUE)
+    (tmp_path / ".secrets.key").mkdir()  # where the new master key would be written first
+    with pytest.raises(LocalError):
+        held.rotate()
+    (tmp_path / ".secrets.key").rmdir()
+    later = held.seal(blank(SECOND, "OTHER"), VALUE)
+    again = vault(tmp_path)
+    assert again.open(sealed) == again.open(later) == VALUE
+    (tmp_path / "secrets" / f".{FIRST}.key").mkdir()
+    with pytest.raises(LocalError):
+        held.rotate()  # the master keys are both on the disk by now, and one key is not wrapped
+    (tmp_path / "secrets" / f".{FIRST}.key").rmdir()
+    assert held.rotate() == 2
+    again = vault(tmp_path)
+    assert again.open(sealed) == again.open(later) == VALUE
+    assert len((tmp_path / "secrets.key").read_text().splitlines()) == 2
+
+
 def test_a_lost_or_open_master_key_is_told_and_never_replaced(tmp_path):
     vault(tmp_path).seal(blank(), VALUE)
     master = tmp_path / "secrets.key"

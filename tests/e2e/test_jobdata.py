@@ -133,6 +133,24 @@ def found(folder: Path, word: str) -> list[str]:
     return search.places
 
 
+def test_files_are_copied_in_and_out_as_a_job_file_says(mill):
+    (mill.folder / "grain").mkdir()
+    (mill.folder / "grain" / "rye").write_text("rye\n")
+    file = mill.folder / "travail.yaml"
+    file.write_text(
+        f"nom: mouture\nentrées: {{grain: {mill.folder}/grain}}\n"
+        f"sorties: {{farine: 'file://{mill.folder}/out/{{id}}'}}\n"
+        "ressources: {processeurs: 0.2, mémoire: 300MB}\ndurée_max: 1m\n"
+        "commande: cat grain/* > farine\n"
+    )
+    done = mill.moulin("run", "--follow", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "moulin: input grain: 1 file(s), 4 bytes" in done.stdout
+    assert "moulin: output farine: 1 file(s), 4 bytes" in done.stdout
+    job = mill.json("show", "mouture")["id"]
+    assert (mill.folder / "out" / job).read_text() == "rye\n"
+
+
 def test_an_empty_secret_is_refused(mill):
     done = mill.moulin("secrets", "set", "empty", "--json", text="\n")
     assert done.returncode == 1

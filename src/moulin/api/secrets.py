@@ -69,7 +69,7 @@ async def set_secret(
     try:
         return respond(await state.bridge.ask(command, SecretInfo))
     except (NotFound, QuotaExceeded):
-        # Any other error leaves open whether it was recorded; a key of nothing goes at a restart.
+        # Any other error leaves open whether it was recorded; a key of nothing does no harm.
         await in_thread(services.vault.shred, (secret.id,))
         raise
 

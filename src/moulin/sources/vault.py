@@ -86,10 +86,6 @@ class Vault:
             except OSError as cause:
                 raise LocalError(f"destroy {path}: {cause.strerror}") from cause
 
-    def keep_only(self, ids: Collection[str]) -> None:
-        """Destroy every key but these; only while nobody seals."""
-        self.shred(set(self.ids()) - set(ids))
-
     def ids(self) -> tuple[str, ...]:
         """Return the secrets that have a key, by id."""
         names = (path.name.removesuffix(SUFFIX) for path in self._folder.glob(f"*{SUFFIX}"))

@@ -82,15 +82,6 @@ def test_a_destroyed_key_makes_every_copy_noise(tmp_path):
     assert held.ids() == ()
 
 
-def test_keys_that_belong_to_nothing_go(tmp_path):
-    held = vault(tmp_path)
-    kept, gone = held.seal(blank(), VALUE), held.seal(blank(SECOND), VALUE)
-    held.keep_only([FIRST])
-    assert held.open(kept) == VALUE
-    with pytest.raises(NotFound):
-        held.open(gone)
-
-
 def test_a_rotation_keeps_secrets_and_makes_old_copies_of_keys_useless(tmp_path):
     held = vault(tmp_path)
     sealed = held.seal(blank(), VALUE)

@@ -104,7 +104,7 @@ def open_factory(settings: FactorySettings) -> Factory:
         inbox,
     )
     registrations.heed(lambda attempt: is_live(plane.books.schedule, attempt))
-    _catch_up(plane, vault)
+    _catch_up(plane)
     desk = BatchDesk(
         shelf=lambda: plane.books.objects,
         files=folder,
@@ -136,9 +136,8 @@ def open_factory(settings: FactorySettings) -> Factory:
     return Factory(plane=plane, services=services, store=store, desk=desk)
 
 
-def _catch_up(plane: Plane, vault: Vault) -> None:
-    """Do again what a former process may not have done after its last commit."""
-    vault.keep_only({each.id for each in plane.books.sealed.by_name.values()})
+def _catch_up(plane: Plane) -> None:
+    """Tell again what a former process may not have told after its last commit."""
     tell_again(plane)
     tell_ends_again(plane)
 

@@ -6,9 +6,11 @@ What the figures mean for the nodes is decided in the scheduler.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from moulin.domain.ids import NodeId
+
+_WORDS_MAX: Final = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,10 @@ def read_results(
             continue
         absent = each.get("absent", ()) if rank == 0 else ()
         links.extend(_absent(nodes[0], nodes[other]) for other in absent)
-        if "left" in each and each["left"] != rank:
+        if each.get("right", rank) != rank:
+            links.append(_broken(nodes[rank], nodes[each["right"]], each))
+        is_known = "bytes_per_s" in each or "problem" in each
+        if is_known and each.get("left", rank) != rank:
             links.append(_measured(nodes[each["left"]], nodes[rank], each))
     transports = sorted({str(each["transport"]) for each in said if each is not None})
     return ",".join(transports), tuple(links)
@@ -65,13 +70,18 @@ def _absent(first: NodeId, other: NodeId) -> LinkMeasured:
     return LinkMeasured(sender=other, receiver=first, problem="it did not come to the check")
 
 
+def _broken(sender: NodeId, receiver: NodeId, said: Mapping[str, Any]) -> LinkMeasured:
+    problem = str(said.get("right_problem", "it broke"))[:_WORDS_MAX]
+    return LinkMeasured(sender=sender, receiver=receiver, problem=problem)
+
+
 def _measured(sender: NodeId, receiver: NodeId, said: Mapping[str, Any]) -> LinkMeasured:
     return LinkMeasured(
         sender=sender,
         receiver=receiver,
         bytes_per_s=said.get("bytes_per_s", -1),
         round_trip_ns=said.get("round_trip_ns", -1),
-        problem=str(said.get("problem", ""))[:300],
+        problem=str(said.get("problem", ""))[:_WORDS_MAX],
     )
 
 
@@ -89,7 +99,7 @@ def _read(line: bytes, count: int) -> Mapping[str, Any] | None:
 
 def _is_sound(said: Mapping[str, Any], count: int) -> bool:
     """Say whether figures are figures: the line comes from a program on somebody's node."""
-    ranks = [said.get("left", 0), *said.get("absent", ())]
+    ranks = [said.get("left", 0), said.get("right", 0), *said.get("absent", ())]
     figures = [said.get(name, 0) for name in ("bytes_per_s", "round_trip_ns")]
     return all(type(each) is int and 0 <= each < count for each in ranks) and all(
         type(each) is int and 0 <= each < 1 << 62 for each in figures

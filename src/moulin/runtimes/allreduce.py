@@ -59,9 +59,23 @@ class Gang:
         return self.here[place - 1], self.here[(place + 1) % len(self.here)]
 
 
-def check(environment: Mapping[str, str], size_bytes: int, time_limit_s: float) -> dict[str, Any]:
-    """Return what this rank has to say."""
+def check(
+    environment: Mapping[str, str], size_bytes: int, time_limit_s: float
+) -> Iterator[dict[str, Any]]:
+    """Yield what this rank has to say, once more where devices could be measured too."""
     gang = Gang(environment, time_limit_s)
+    said = by_sockets(gang, size_bytes)
+    yield said
+    if gang.has_nccl and "problem" not in said:
+        try:
+            said.update(nccl(gang, size_bytes))
+        except (OSError, RuntimeError) as cause:  # what NCCL lacks here says nothing about a node
+            said["transport"] = f"sockets; NCCL failed: {cause}"[:200]
+        yield said
+
+
+def by_sockets(gang: Gang, size_bytes: int) -> dict[str, Any]:
+    """Return what this rank saw of its link from the left, by plain connections."""
     said: dict[str, Any] = {"moulin_check": 1, "rank": gang.rank, "transport": "sockets"}
     with contextlib.ExitStack() as stack:
         door = stack.enter_context(socket.create_server(("", 0), backlog=64))
@@ -73,16 +87,13 @@ def check(environment: Mapping[str, str], size_bytes: int, time_limit_s: float) 
         said["absent"] = sorted(set(range(gang.size)) - set(gang.here))
         if len(gang.here) < 2:
             return said
-        left, right = gang.neighbours()
-        said["left"] = left
-        try:
-            before, after = connect(gang, door, stack)
-            said.update(link(gang, before, after, size_bytes))
-            said.update(around(gang, before, after, size_bytes))
-            if gang.has_nccl:
-                said.update(nccl(gang, size_bytes))
-        except (OSError, ValueError) as cause:
-            said["problem"] = f"the link from rank {left} or to rank {right} broke: {cause}"
+        said["left"] = gang.neighbours()[0]
+        before, after = connect(gang, door, stack, said)
+        said.update(link(gang, before, after, size_bytes))
+        is_whole = not {"problem", "right_problem"} & set(said)
+        if is_whole and before is not None and after is not None:
+            with contextlib.suppress(OSError, ValueError):  # who left the ring has said why
+                said.update(around(gang, before, after, size_bytes))
     return said
 
 
@@ -133,22 +144,35 @@ def _host(gang: Gang, port: int, *, has_nccl: bool) -> None:
 
 
 def connect(
-    gang: Gang, door: socket.socket, stack: contextlib.ExitStack
-) -> tuple[socket.socket, socket.socket]:
-    """Return the connections from the left and to the right."""
+    gang: Gang, door: socket.socket, stack: contextlib.ExitStack, said: dict[str, Any]
+) -> tuple[socket.socket | None, socket.socket | None]:
+    """Return the connections from the left and to the right; what is missing is a problem of its link."""
     left, right = gang.neighbours()
-    after = stack.enter_context(_reach(gang.addresses[right], gang.left_s(GATHER_SHARE + 0.1)))
-    after.sendall(_LENGTH.pack(gang.rank))
+    before = after = None
+    try:
+        after = stack.enter_context(_reach(gang.addresses[right], gang.left_s(GATHER_SHARE + 0.1)))
+        after.settimeout(gang.left_s())
+        after.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        after.sendall(_LENGTH.pack(gang.rank))
+    except OSError as cause:
+        said.update(right=right, right_problem=f"rank {right} cannot be reached: {cause}")
+    try:
+        before = stack.enter_context(_answer(gang, door, left))
+        before.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except (OSError, ValueError) as cause:
+        said["problem"] = f"rank {left} did not connect: {cause}"
+    return before, after
+
+
+def _answer(gang: Gang, door: socket.socket, left: int) -> socket.socket:
     while True:
         door.settimeout(gang.left_s(GATHER_SHARE + 0.1))
-        before = stack.enter_context(door.accept()[0])
-        before.settimeout(gang.left_s())
-        if _LENGTH.unpack(_exactly(before, _LENGTH.size))[0] == left:
-            break
-    for each in (before, after):
-        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        each.settimeout(gang.left_s())
-    return before, after
+        came = door.accept()[0]
+        came.settimeout(gang.left_s())
+        with contextlib.suppress(ValueError):
+            if _LENGTH.unpack(_exactly(came, _LENGTH.size))[0] == left:
+                return came
+        came.close()
 
 
 def _reach(address: tuple[str, int], wait_s: float) -> socket.socket:
@@ -166,23 +190,51 @@ def _reach(address: tuple[str, int], wait_s: float) -> socket.socket:
 
 
 def link(
-    gang: Gang, before: socket.socket, after: socket.socket, size_bytes: int
+    gang: Gang, before: socket.socket | None, after: socket.socket | None, size_bytes: int
 ) -> dict[str, Any]:
     """Measure the link from the left while the one to the right is measured there.
 
-    Raises `ValueError` when it is too slow to be measured, `OSError` when it breaks.
+    A link that breaks does not end the other: a neighbour would take that for a fault of this node.
     """
-    echo = threading.Thread(target=_echo, args=(before,), daemon=True)
-    echo.start()
+    said: dict[str, Any] = {}
+    left, right = gang.neighbours()
+    helpers = []
+    if before is not None:
+        helpers.append(_begin(_echo, before))
+    if after is not None:
+        try:
+            said["round_trip_ns"] = _round_trip_ns(after)
+        except (OSError, ValueError) as cause:
+            said.update(right=right, right_problem=f"the link to rank {right} broke: {cause}")
+        helpers.append(_begin(_send, after, size_bytes))
+    if before is not None:
+        helpers[0].join(gang.left_s())
+        try:
+            said["bytes_per_s"] = _received_per_s(gang, before, size_bytes)
+        except (OSError, ValueError) as cause:
+            said["problem"] = f"the link from rank {left} broke: {cause}"
+    for helper in helpers:
+        helper.join(gang.left_s())
+    return said
+
+
+def _begin(what: Callable[..., None], *words: Any) -> threading.Thread:
+    helper = threading.Thread(target=what, args=words, daemon=True)
+    helper.start()
+    return helper
+
+
+def _round_trip_ns(after: socket.socket) -> int:
     trips = []
     for _ in range(ROUND_TRIPS):
         began_ns = time.perf_counter_ns()
         after.sendall(b"?")
         _exactly(after, 1)
         trips.append(time.perf_counter_ns() - began_ns)
-    echo.join(gang.left_s())
-    sender = threading.Thread(target=_send, args=(after, size_bytes), daemon=True)
-    sender.start()
+    return sorted(trips)[len(trips) // 2]
+
+
+def _received_per_s(gang: Gang, before: socket.socket, size_bytes: int) -> int:
     until_s = time.monotonic() + LINK_SHARE * gang.time_limit_s
     got, first_s = 0, 0.0
     while got < size_bytes:
@@ -190,12 +242,7 @@ def link(
         first_s = first_s or time.monotonic()
         if time.monotonic() > until_s:
             raise ValueError(f"only {got} bytes came in {LINK_SHARE * gang.time_limit_s:.0f} s")
-    took_s = max(time.monotonic() - first_s, 1e-6)
-    sender.join(gang.left_s())
-    return {
-        "bytes_per_s": int(size_bytes / took_s),
-        "round_trip_ns": sorted(trips)[len(trips) // 2],
-    }
+    return int(size_bytes / max(time.monotonic() - first_s, 1e-6))
 
 
 def around(
@@ -209,8 +256,7 @@ def around(
     for step in range(2 * (count - 1)):
         out, into = (place - step) % count, (place - step - 1) % count
         sent = chunks[out].tobytes()
-        sender = threading.Thread(target=_send_all, args=(after, sent), daemon=True)
-        sender.start()
+        sender = _begin(_send_all, after, sent)
         came = array.array("q")
         came.frombytes(_exactly(before, len(sent)))
         sender.join(gang.left_s())
@@ -352,8 +398,9 @@ def _line(peer: socket.socket) -> bytes:
 def main() -> int:
     """Check, and say what was seen in one line."""
     wanted = json.loads(sys.argv[1])
-    said = check(os.environ, wanted["size_bytes"], wanted["time_limit_s"])
-    sys.stdout.write(json.dumps(said) + "\n")
+    for said in check(os.environ, wanted["size_bytes"], wanted["time_limit_s"]):
+        sys.stdout.write(json.dumps(said) + "\n")
+        sys.stdout.flush()
     return 0
 
 

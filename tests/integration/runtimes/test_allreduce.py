@@ -21,18 +21,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run(ranks, size: int, *, name: str = "a", port: int = 0) -> list[bytes]:
+def run(ranks, size: int, *, port: int = 0, programs: dict[int, str] | None = None) -> list[bytes]:
     """Run some ranks of a gang of `size`; return what each printed, nothing for those left out."""
     port = port or free_port()
     processes = {
         rank: subprocess.Popen(
-            [sys.executable, "-I", "-c", PROGRAM, WANTED],
+            [sys.executable, "-I", "-c", (programs or {}).get(rank, PROGRAM), WANTED],
             env={
                 "RANK": str(rank),
                 "WORLD_SIZE": str(size),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
-                "MOULIN_ATTEMPT_ID": name,
+                "MOULIN_ATTEMPT_ID": "a",
             },
             stdout=subprocess.PIPE,
         )
@@ -83,6 +83,14 @@ def test_without_rank_0_everybody_says_so():
     _, links = read_results(nodes(3), run((1, 2), 3))
     assert [(each.sender, each.receiver) for each in links] == [("n0", "n1"), ("n0", "n2")]
     assert all("cannot be reached" in each.problem for each in links)
+
+
+def test_who_dies_meanwhile_is_blamed_by_both_neighbours():
+    dying = PROGRAM.replace("said.update(link(", "os._exit(0); said.update(link(")
+    assert dying != PROGRAM
+    _, links = read_results(nodes(3), run(range(3), 3, programs={2: dying}))
+    bad = {(each.sender, each.receiver) for each in links if each.problem}
+    assert bad == {("n2", "n0"), ("n1", "n2")}
 
 
 def test_strangers_do_not_take_part():

@@ -35,7 +35,7 @@ def test_links_are_from_the_left_in_rank_order():
     lines = [
         b"a warning\n" + line(0, left=2, bytes_per_s=5, round_trip_ns=7, absent=[1]) + b"\nbye",
         b"",
-        line(2, left=0, problem="x" * 1000, transport="nccl"),
+        line(2, left=0, problem="x" * 1000, transport="nccl", right=1, right_problem="it hung up"),
     ]
     transport, links = read_results(NODES, lines)
     assert transport == "nccl,sockets"
@@ -44,6 +44,7 @@ def test_links_are_from_the_left_in_rank_order():
             sender=NodeId("b"), receiver=NodeId("a"), problem="it did not come to the check"
         ),
         LinkMeasured(sender=NodeId("c"), receiver=NodeId("a"), bytes_per_s=5, round_trip_ns=7),
+        LinkMeasured(sender=NodeId("c"), receiver=NodeId("b"), problem="it hung up"),
         LinkMeasured(sender=NodeId("a"), receiver=NodeId("c"), problem="x" * 300),
     )
 
@@ -62,6 +63,9 @@ def test_links_are_from_the_left_in_rank_order():
         line(0, absent=[7]),
         line(0),
         line(0, left=0),
+        line(0, left=1),
+        line(0, right=0, right_problem="x"),
+        line(0, right=5, right_problem="x"),
         b'{"moulin_check": 2, "left": 1}',
         b"\xff\xfe{",
     ],

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
@@ -57,24 +57,34 @@ MessageTimeout=3
 TCPTimeout=2
 InactiveLimit=0
 SchedulerParameters=batch_sched_delay=0
-{nodes}
-PartitionName=batch Nodes=node-[0-{last}] Default=YES MaxTime=1-00:00:00 State=UP
+{more}
+PartitionName=batch Nodes=ALL Default=YES MaxTime=1-00:00:00 State=UP
 """
 NODE: Final = (
-    "NodeName=node-{index} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port}"
+    "NodeName={name} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port}"
     " CPUs={cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1"
-    " RealMemory={memory_mb}"
+    " RealMemory={memory_mb} {node_words}"
 )
 
 
 class OwnSlurm:
-    """One controller and its nodes; `conf` is what Slurm's commands need to find it."""
+    """One controller and its nodes; `environment` is what Slurm's commands need to find it."""
 
     def __init__(
-        self, folder: Path, *, nodes: int, cpus: int, memory_mb: int, timeout_s: int
+        self,
+        folder: Path,
+        *,
+        nodes: int,
+        cpus: int,
+        memory_mb: int,
+        timeout_s: int,
+        prefix: str = "node-",
+        node_words: str = "",
+        more: Sequence[str] = (),
     ) -> None:
         """Write what Slurm needs; a node that says nothing for `timeout_s` is given up.
 
+        `node_words` are further words of each node, `more` further lines of the configuration.
         Raises `LocalError` when one of Slurm's programs is not installed.
         """
         missing = missing_programs()
@@ -84,28 +94,27 @@ class OwnSlurm:
                 hint="apt-get install slurm-wlm munge, as root, or use `make demo-slurm`",
             )
         self.folder = folder
-        self.names = tuple(f"node-{index}" for index in range(nodes))
+        self.names = tuple(f"{prefix}{index}" for index in range(nodes))
         self.conf = folder / "slurm.conf"
+        self.environment = {"SLURM_CONF": str(self.conf)}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         (folder / "state").mkdir(parents=True)
         folder.chmod(0o755)  # munged refuses a socket where others cannot reach it
-        ports = _free_ports(nodes + 1)
+        *ports, controller_port = free_ports(nodes + 1)
+        sizes = {"cpus": cpus, "memory_mb": memory_mb, "node_words": node_words}
         lines = (
-            NODE.format(index=index, port=ports[index], cpus=cpus, memory_mb=memory_mb)
-            for index in range(nodes)
+            NODE.format(name=name, port=port, **sizes).rstrip()
+            for name, port in zip(self.names, ports, strict=True)
         )
-        self.conf.write_text(
-            CONFIGURATION.format(
-                host=socket.gethostname().partition(".")[0],
-                user=getpass.getuser(),
-                folder=folder,
-                controller_port=ports[-1],
-                timeout_s=timeout_s,
-                last=nodes - 1,
-                nodes="\n".join(lines),
-            ),
-            encoding="utf-8",
+        text = CONFIGURATION.format(
+            host=socket.gethostname().partition(".")[0],
+            user=getpass.getuser(),
+            folder=folder,
+            controller_port=controller_port,
+            timeout_s=timeout_s,
+            more="\n".join((*lines, *more)),
         )
+        self.conf.write_text(text, encoding="utf-8")
         key = folder / "munge.key"
         key.touch(0o600)
         key.write_bytes(os.urandom(128))
@@ -114,53 +123,69 @@ class OwnSlurm:
     def start(self) -> None:
         """Start every daemon and wait until every node is idle.
 
-        Raises `DeadlineExceeded` with the last words of what did not start.
+        Raises `DeadlineExceeded` with the controller's last words.
         """
-        files = {
+        self._start_munge()
+        self.start_controller()
+        for name in self.names:
+            self.start_node(name)
+        self.wait_for(lambda: self.states() == {"idle"}, "its nodes are not idle")
+
+    def _start_munge(self) -> None:
+        names = {
             "socket": "munge.socket",
             "key-file": "munge.key",
             "pid-file": "munged.pid",
             "log-file": "munged.log",
             "seed-file": "munged.seed",
         }
-        options = [f"--{option}={self.folder / name}" for option, name in files.items()]
-        self._spawn("munged", "--foreground", "--force", "--num-threads=2", *options)
-        self._wait((self.folder / "munge.socket").exists, "munged.log", "munged does not listen")
+        files = [f"--{option}={self.folder / name}" for option, name in names.items()]
+        self._spawn("munged", "--foreground", "--force", "--num-threads=2", *files)
+        self.wait_for((self.folder / "munge.socket").exists, "munged does not listen")
+
+    def start_controller(self) -> None:
+        """Start slurmctld, which goes on from what it saved. Raises `DeadlineExceeded`."""
         self._spawn("slurmctld", "-D")
-        self._wait(lambda: "UP" in self.run("scontrol", "ping"), "slurmctld.log", "no answer")
-        for name in self.names:
-            self._spawn("slurmd", "-D", "-N", name, label=name)
-        self._wait(
-            lambda: set(self.run("sinfo", "-h", "-N", "-o", "%T").split()) == {"idle"},
-            "slurmctld.log",
-            "its nodes are not idle",
-        )
+        self.wait_for(lambda: "UP" in self.run("scontrol", "ping"), "slurmctld does not answer")
+
+    def start_node(self, name: str) -> None:
+        """Start the slurmd of one node."""
+        self._spawn("slurmd", "-D", "-N", name, label=name)
+
+    def kill_node(self, name: str) -> None:
+        """End the slurmd of one node without a word; its steps' processes live on."""
+        self._end(name, signal.SIGKILL)
 
     def power_off(self, name: str) -> None:
-        """End a node's slurmd and whatever it ever started, as a cut of its power does."""
-        self._end(name, signal.SIGKILL)
-        while found := self._of_node(name):
-            for pid in found:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.02)
+        """End the slurmd of one node and all that it ever started, as a cut of its power does."""
+        self.kill_node(name)
+        end_at_once(lambda: self.processes(name))
+
+    def processes(self, name: str) -> list[int]:
+        """Return what lives of a node's steps: by the log of its slurmd, or by what tasks are told."""
+        log = str(self.folder / f"slurmd.{name}.log")
+        variables = {"SLURMD_NODENAME": name, **self.environment}
+        marks = {f"{key}={value}".encode() for key, value in variables.items()}
+        return [pid for pid in living_pids() if _is_of_node(pid, log, marks)]
 
     def stop(self) -> None:
-        """Cancel what is left, then end the daemons."""
+        """Cancel what is left, then end the daemons by their process ids."""
         if "slurmctld" in self._processes:
             with suppress(subprocess.SubprocessError, DeadlineExceeded):
                 self.run("scancel", "--quiet", f"--user={getpass.getuser()}")
-                self._wait(
-                    lambda: not self.run("squeue", "-h"), "slurmctld.log", "jobs stay", STOP_S
-                )
+                self.wait_for(lambda: not self.run("squeue", "-h"), "jobs do not end", STOP_S)
         for label in (*self.names, "slurmctld", "munged"):
             self._end(label, signal.SIGTERM)
+
+    def states(self) -> set[str]:
+        """Return the states of all nodes, as sinfo calls them."""
+        return set(self.run("sinfo", "-h", "-N", "-o", "%T").split())
 
     def run(self, *command: str) -> str:
         """Return what one of Slurm's commands prints, nothing when it fails."""
         done = subprocess.run(
             command,
-            env=self._environment(),
+            env={"PATH": PATH, **self.environment},
             capture_output=True,
             text=True,
             check=False,
@@ -168,32 +193,28 @@ class OwnSlurm:
         )
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    def _environment(self) -> dict[str, str]:
-        return {"PATH": PATH, "SLURM_CONF": str(self.conf)}
+    def wait_for(self, is_true: Callable[[], bool], words: str, wait_s: float = START_S) -> None:
+        """Wait for what must come; raises `DeadlineExceeded` with the controller's last words."""
+        deadline_s = time.monotonic() + wait_s
+        while not is_true():
+            if time.monotonic() > deadline_s:
+                log = self.folder / "slurmctld.log"
+                said = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+                raise DeadlineExceeded(f"wait for a Slurm here: {words}; {said}")
+            time.sleep(0.1)
 
     def _spawn(self, program: str, *arguments: str, label: str = "") -> None:
         found = shutil.which(program, path=PATH) or program
         with (self.folder / f"{label or program}.out").open("ab") as out:
             self._processes[label or program] = subprocess.Popen(
                 [found, *arguments],
-                env=self._environment(),
+                env={"PATH": PATH, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 cwd=self.folder,
                 start_new_session=True,
             )
-
-    def _wait(
-        self, is_true: Callable[[], bool], log: str, words: str, wait_s: float = START_S
-    ) -> None:
-        deadline_s = time.monotonic() + wait_s
-        while not is_true():
-            if time.monotonic() > deadline_s:
-                path = self.folder / log
-                said = path.read_text(errors="replace")[-500:] if path.exists() else ""
-                raise DeadlineExceeded(f"start a Slurm here: {words}; {said}")
-            time.sleep(0.1)
 
     def _end(self, label: str, number: int) -> None:
         process = self._processes.pop(label, None)
@@ -206,33 +227,53 @@ class OwnSlurm:
             process.kill()
             process.wait(timeout=STOP_S)
 
-    def _of_node(self, name: str) -> list[int]:
-        """Return the living processes that a node's slurmd started: by its log or their variables."""
-        log = str(self.folder / f"slurmd.{name}.log")
-        marks = {f"SLURMD_NODENAME={name}".encode(), f"SLURM_CONF={self.conf}".encode()}
-        found = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            with suppress(OSError):
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-                words = set((entry / "environ").read_bytes().split(b"\0"))
-                is_its = marks <= words or any(
-                    str(each.readlink()) == log for each in (entry / "fd").iterdir()
-                )
-                if is_its and state not in ("Z", "X"):
-                    found.append(int(entry.name))
-        return found
-
 
 def missing_programs() -> Sequence[str]:
     """Return Slurm's programs that are not installed here."""
     return [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
 
 
-def _free_ports(count: int) -> list[int]:
+def end_at_once(find: Callable[[], Sequence[int]]) -> None:
+    """End processes so that none sees another's end; `find` is asked again for what came since."""
+    frozen: set[int] = set()
+    while new := set(find()) - frozen:
+        _send(new, signal.SIGSTOP)
+        frozen |= new
+    while found := find():
+        _send(found, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def living_pids() -> list[int]:
+    """Return the processes of this machine that have not ended."""
+    found = []
+    for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+        with suppress(OSError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state not in ("Z", "X"):
+                found.append(pid)
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Return different free ports of this machine."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def _send(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _is_of_node(pid: int, log: str, marks: set[bytes]) -> bool:
+    with suppress(OSError):
+        if any(str(entry.readlink()) == log for entry in Path(f"/proc/{pid}/fd").iterdir()):
+            return True
+    with suppress(OSError):
+        return marks <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    return False

@@ -3,12 +3,13 @@
 import argparse
 import http.client
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from benchmarks import slurm_rollover
-from benchmarks._moulin import wait_for
+from benchmarks._moulin import moulin_command, wait_for
 from benchmarks._serving import Served, stream
 from moulin.domain.reasons import sentence
 from moulin.domain.workload import Scaling
@@ -71,6 +72,10 @@ def check_door(step: Path) -> None:
 def check_registration(served: Served, step: Path) -> None:
     """It said so to the control plane, which says when another will follow."""
     assert wait_for(lambda: "has the registration" in (step / "log").read_text(), WAIT_S)
+    command = moulin_command("replicas", "--data", str(served.running.data), "--json")
+    said = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    [held] = json.loads(said)["items"]
+    assert held["address"] == (step / "ready").read_text().strip()
     said = [sentence(reason) for reason in served.client.workloads.why(served.endpoint).reasons]
     assert any("may run for" in words and "successor" in words for words in said)
 

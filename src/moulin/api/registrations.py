@@ -5,20 +5,31 @@ What they say is kept in memory for half a minute; nothing of it goes through th
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
+from moulin.api.access import Allow
 from moulin.api.describe import described
 from moulin.api.exchange import read_value, respond
 from moulin.api.state import state_of
 from moulin.domain.ids import AttemptId
-from moulin.domain.registration import Registration, RegistrationWanted
+from moulin.domain.principal import Principal
+from moulin.domain.registration import Registration, RegistrationPage, RegistrationWanted
+from moulin.identity import Action
 from moulin.identity.keys import unauthenticated
 from moulin.identity.registrations import may_register
 
 router = APIRouter(tags=["replicas"])
 AttemptPath = Annotated[str, Path(max_length=200)]
+Operator = Annotated[Principal, Depends(Allow(Action.REPLICA_READ))]
 _SCHEME = "bearer "
+
+
+@router.get("/registrations", **described(RegistrationPage))
+async def list_registrations(request: Request, principal: Operator) -> Response:
+    """Return the replicas that registered: where each answers, and until when that is believed."""
+    found = state_of(request).services.registrations.every()
+    return respond(RegistrationPage(items=tuple(found)))
 
 
 @router.put("/registrations/{attempt}", **described(Registration, body=RegistrationWanted))

@@ -72,12 +72,12 @@ class ObjectUpload(Protocol):
         """Add bytes. Raises `DiskFull` and `StoreUnavailable`."""
         ...
 
-    def close(self) -> str:
-        """Put them in place, durable, and return their SHA-256 in hexadecimal."""
     def sha256(self) -> str:
         """Return the SHA-256 of what came so far, in hexadecimal."""
         ...
 
+    def close(self) -> str:
+        """Put them in place, durable, and return their SHA-256 in hexadecimal."""
         ...
 
     def drop(self) -> None:
@@ -129,6 +129,10 @@ class RegistrationDesk(Protocol):
 
         Raises `Conflict` for an attempt that has ended, `InvalidRequest` for no address.
         """
+        ...
+
+    def every(self) -> Sequence[Registration]:
+        """Return the last word of every replica that may still run, by its name."""
         ...
 
     def let_go(self, attempt: AttemptId) -> None:

@@ -66,6 +66,11 @@ class RegistrationBook:
                 expires_at_ns=self._clock.now_ns(),
             )
 
+    def every(self) -> tuple[Registration, ...]:
+        """Return the last word of every replica that may still run, by its name."""
+        held = list(self._held.values())
+        return tuple(sorted((each for each in held if self._is_live(each.attempt)), key=_name))
+
     def of(self, attempt: AttemptId) -> Registration | None:
         """Return the last word of a replica, run out or not."""
         return self._held.get(attempt)
@@ -82,6 +87,10 @@ class RegistrationBook:
         for attempt, held in list(self._held.items()):
             if held.expires_at_ns + KEPT_NS < now_ns and not self._is_live(attempt):
                 self._held.pop(attempt, None)
+
+
+def _name(registration: Registration) -> str:
+    return registration.attempt
 
 
 def _knows_none(_attempt: AttemptId) -> bool:

@@ -28,6 +28,7 @@ from moulin.cli import (
     models,
     nodes,
     operate,
+    replicas,
     runtimes,
     scale,
     secrets,
@@ -70,7 +71,7 @@ def trust(
         os.environ[CA_VARIABLE] = str(ca)
 
 
-for part in (demo, local, operate, join, submit, work, batch, serve, scale, accounts):
+for part in (demo, local, operate, join, submit, work, batch, serve, scale, replicas, accounts):
     app.add_typer(part.app)
 app.add_typer(models.app, name="models")
 app.add_typer(nodes.app, name="nodes")

@@ -36,6 +36,13 @@ class Registration:
     heartbeat_s: int = HEARTBEAT_S
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrationPage:
+    """The registrations of replicas that may still run."""
+
+    items: tuple[Registration, ...]
+
+
 def is_door(address: str) -> bool:
     """Say whether a text is an address that a gateway can connect to.
 

@@ -32,6 +32,7 @@ class Action(StrEnum):
     USAGE_READ = "usage.read"
     NODE_READ = "node.read"
     NODE_JUDGE = "node.judge"
+    REPLICA_READ = "replica.read"
     INTERVAL_READ = "interval.read"
     MODEL_READ = "model.read"
     MODEL_FETCH = "model.fetch"

@@ -47,6 +47,7 @@ from moulin.domain.factory import DeclaredObject, kind_of
 from moulin.domain.objects import BatchJob, BatchPage, BatchWanted, StoredObject, StoredPage
 from moulin.domain.observation import LogChunk
 from moulin.domain.outlook import ModelFit, PriceExplained
+from moulin.domain.registration import RegistrationPage
 from moulin.domain.secrets import MasterRotated, SecretInfo, SecretPage, SecretWanted
 from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.views import NodeView, ReceiptView, WorkloadView
@@ -184,6 +185,11 @@ def apply(managed_by: str, objects: Sequence[DeclaredObject], *, is_dry_run: boo
 def nodes() -> Call[NodePage]:
     """Ask for the nodes."""
     return _get("/nodes", NodePage)
+
+
+def registrations() -> Call[RegistrationPage]:
+    """Ask for the replicas that registered."""
+    return _get("/registrations", RegistrationPage)
 
 
 def judge_node(node: str, doing: str, words: str) -> Call[NodeView]:

@@ -43,6 +43,7 @@ from moulin.domain.events import Event
 from moulin.domain.factory import DeclaredObject
 from moulin.domain.observation import LogChunk
 from moulin.domain.outlook import ModelFit, PriceExplained
+from moulin.domain.registration import RegistrationPage
 from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.views import NodeView, ReceiptView, WorkloadView
 from moulin.domain.workload import (
@@ -518,6 +519,10 @@ class Factory(_Resource):
     async def nodes(self) -> NodePage:
         """Return the nodes with what is held on them."""
         return await self._client.send(requests.nodes())
+
+    async def registrations(self) -> RegistrationPage:
+        """Return the replicas that registered, and until when each is believed."""
+        return await self._client.send(requests.registrations())
 
     async def quarantine(self, node: str, words: str = "") -> NodeView:
         """Place nothing more on a node until it is released; `words` say why."""

@@ -94,6 +94,7 @@ MATRIX: Final = {
     ("GET", "/keys/{key}"): Row(ADMINS, owned=True),
     ("PATCH", "/keys/{key}"): Row(ADMINS, owned=True, body={}),
     ("POST", "/keys/{key}/rotate"): Row(ADMINS, owned=True, body={}),
+    ("GET", "/registrations"): Row(OPERATOR),
     ("GET", "/projects/{project}/allowances"): Row(VIEWERS, owned=True),
     ("GET", "/projects/{project}/webhook"): Row(ADMINS, owned=True),
     ("GET", "/receipts"): Row(VIEWERS),
@@ -123,17 +124,17 @@ MATRIX: Final = {
     ("GET", "/batches/{batch}"): Row(KEEPERS, owned=True),
     ("POST", "/batches/{batch}/cancel"): Row(KEEPERS, owned=True),
     ("DELETE", "/batches/{batch}"): Row(KEEPERS, owned=True),
-    ("GET", "/projects/{project}/secrets"): Row(HOLDERS, owned=True),
-    ("PUT", "/projects/{project}/secrets/{name}"): Row(HOLDERS, owned=True, body={"value": "x"}),
-    ("DELETE", "/projects/{project}/secrets/{name}"): Row(HOLDERS, owned=True),
-    ("POST", "/secrets/rotate"): Row(OPERATOR),
-    ("POST", "/gateway/sync"): Row(GATEWAY, body=SYNC),
     ("GET", "/projects/{project}/bundles"): Row(VIEWERS, owned=True),
     ("GET", "/projects/{project}/bundles/{digest}"): Row(VIEWERS, owned=True),
     ("PUT", "/projects/{project}/bundles/{digest}"): Row(
         MEMBERS, owned=True, form={"file": ("bundle", CONTENT)}
     ),
     ("DELETE", "/projects/{project}/bundles/{digest}"): Row(MEMBERS, owned=True),
+    ("GET", "/projects/{project}/secrets"): Row(HOLDERS, owned=True),
+    ("PUT", "/projects/{project}/secrets/{name}"): Row(HOLDERS, owned=True, body={"value": "x"}),
+    ("DELETE", "/projects/{project}/secrets/{name}"): Row(HOLDERS, owned=True),
+    ("POST", "/secrets/rotate"): Row(OPERATOR),
+    ("POST", "/gateway/sync"): Row(GATEWAY, body=SYNC),
 }
 # Routes whose lists can be asked for a project by name.
 FILTERED: Final = ("/workloads", "/leases", "/receipts", "/usage", "/spend", "/events")

@@ -8,7 +8,7 @@ import pytest
 from moulin.app.registrations import RegistrationBook
 from moulin.domain.ids import AttemptId
 from moulin.domain.principal import Role
-from moulin.domain.registration import TTL_S, Registration
+from moulin.domain.registration import TTL_S, Registration, RegistrationPage
 from moulin.domain.wire import decode
 from moulin.identity.registrations import registration_key
 from tests.integration.api.world import PEPPER
@@ -42,6 +42,16 @@ def test_a_replica_is_believed_for_half_a_minute_each_time(world):
     gone = book(world).of(LIVE)
     assert gone is not None
     assert gone.expires_at_ns <= time.time_ns()
+
+
+def test_an_operator_sees_them_and_no_key(world):
+    key = registration_key(PEPPER, LIVE)
+    say(world, LIVE, key)
+    with world.client(Role.OPERATOR) as client:
+        answer = client.get("/api/v1/registrations")
+    page = decode(RegistrationPage, answer.json())
+    assert [(each.attempt, each.model) for each in page.items] == [(LIVE, "tiny")]
+    assert key not in answer.text
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])

@@ -34,8 +34,10 @@ _KEY_TYPES: Final = (
     "sk-ssh-ed25519@openssh.com",
     "sk-ecdsa-sha2-nistp256@openssh.com",
 )
+# They become words of an ssh: none may look like an option.
 _LOGIN: Final = re.compile(
-    r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5}) ([A-Za-z0-9_.-]+) (ssh-ed25519 [A-Za-z0-9+/=]+)"
+    r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9][A-Za-z0-9_.-]*):([0-9]{1,5})"
+    r" ([A-Za-z_][A-Za-z0-9_.-]*) (ssh-ed25519 [A-Za-z0-9+/=]+)"
 )
 _NS_PER_S: Final = 10**9
 

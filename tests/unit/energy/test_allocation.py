@@ -34,7 +34,7 @@ def read(cpu_ns, *, start_ns=0, end_ns=10 * S, cpu_milli=4000, power=POWER):
     )
 
 
-def task(name, cpu_ns, *, start_ns=0, end_ns=10 * S, cpu_milli=1000):
+def task(name, cpu_ns, *, start_ns=0, end_ns=10 * S, cpu_milli=1000, is_whole_node=False):
     return TaskReading(
         step=StepId(name),
         attempt=AttemptId(f"{name}.a"),
@@ -46,6 +46,7 @@ def task(name, cpu_ns, *, start_ns=0, end_ns=10 * S, cpu_milli=1000):
         cpu_ns=cpu_ns,
         cpu_milli=cpu_milli,
         memory_bytes=0,
+        is_whole_node=is_whole_node,
     )
 
 
@@ -159,3 +160,16 @@ def test_carbon_by_both_factors(energy_mj, expected):
         carbon_market_ng_per_kwh=24_000_000_000,
     )
     assert carbon(energy_mj, site) == expected
+
+
+@pytest.mark.parametrize(
+    ("start_s", "share_mj", "unattributed_mj"),
+    [(0, 300_000, 0), (5, 50_000 + 50_000 + 75_000, 75_000)],
+    ids=["all of the time", "half of it"],
+)
+def test_who_has_the_whole_node_carries_what_no_task_explains(start_s, share_mj, unattributed_mj):
+    lease = task("l", 5 * S, start_ns=start_s * S, cpu_milli=4000, is_whole_node=True)
+    found = allocate(read(20 * S), [lease], 1_000_000)
+    assert found.task_mj == {StepId("l"): share_mj}
+    assert found.unattributed_mj == unattributed_mj
+    assert sum(found.task_mj.values()) + found.idle_mj + found.unattributed_mj == 300_000

@@ -1,9 +1,13 @@
 """Ten thousand tasks are watched in a question or two: a scripted Slurm counts what it is asked."""
 
+import os
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from moulin.domain.ids import StepId
 from moulin.domain.observation import Claim, TaskPhase
 from moulin.domain.workload import TaskTemplate
 from moulin.engines.slurm import watched
@@ -28,12 +32,12 @@ class ScriptedSlurm:
         self.calls.append("jobs")
         if self.state == "PENDING":
             return tuple(
-                SlurmJob(id=n, name="", state="PENDING", array=n, waiting=f"0-{size - 1}")
-                for n, size in self.arrays
+                SlurmJob(id=n, name=name, state="PENDING", array=n, waiting=f"0-{size - 1}")
+                for n, size, name in self.arrays
             )
         return tuple(
-            SlurmJob(id=n + k, name="", state=self.state, array=n, element=k, nodes="n1")
-            for n, size in self.arrays
+            SlurmJob(id=n + k, name=name, state=self.state, array=n, element=k, nodes="n1")
+            for n, size, name in self.arrays
             for k in range(size)
             if self.state != "DROPPED"
         )
@@ -50,7 +54,7 @@ class ScriptedSlurm:
 
     def submit(self, job):
         self.calls.append("submit")
-        self.arrays.append((100_000 * (len(self.arrays) + 1), job.array_size))
+        self.arrays.append((100_000 * (len(self.arrays) + 1), job.array_size, job.name))
         return self.arrays[-1][0]
 
     def find(self, name):
@@ -73,13 +77,24 @@ def slurm():
     return ScriptedSlurm()
 
 
+@pytest.fixture
+def quick(tmp_path):
+    """Return a directory in memory where there is one: these are tens of thousands of files."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
 def engine_over(slurm, directory, poll_s):
     return SlurmEngine(SlurmSettings(directory=directory, poll_s=poll_s), slurm, clock=RealClock())
 
 
-def test_ten_thousand_tasks_take_two_questions_a_cycle(tmp_path, slurm, monkeypatch):
+def test_ten_thousand_tasks_take_two_questions_a_cycle(quick, slurm, monkeypatch):
     monkeypatch.setattr(watched, "HURRY_S", 0.0)
-    engine = engine_over(slurm, tmp_path, 60.0)  # no cycle here is slower than what is believed
+    engine = engine_over(slurm, quick, 60.0)  # no cycle here is slower than what is believed
     engine.capacity()
     engine.changes()
     steps = elements(TASKS, TaskTemplate(command=("true",)), nodes=("n1",))
@@ -89,7 +104,7 @@ def test_ten_thousand_tasks_take_two_questions_a_cycle(tmp_path, slurm, monkeypa
         left = [s for s, said in zip(left, answers, strict=True) if not isinstance(said, Claim)]
     assert slurm.calls.count("submit") == TASKS // 1000
     slurm.state = "RUNNING"
-    renewed = engine_over(slurm, tmp_path, 60.0)  # a control plane that takes over knows nothing
+    renewed = engine_over(slurm, quick, 60.0)  # a control plane that takes over knows nothing
     renewed.capacity()
     for _ in range(2):
         slurm.calls.clear()
@@ -111,7 +126,7 @@ def test_jobs_that_slurm_dropped_are_asked_after_at_once(tmp_path, slurm):
     wait_until(lambda: {each.phase for each in engine.observe(names)} == {TaskPhase.STARTING})
     slurm.calls.clear()
     slurm.state = "DROPPED"
-    gone = set()
+    gone: set[StepId] = set()
 
     def all_told():
         gone.update(each.step for each in engine.changes() if each.phase is TaskPhase.GONE)
@@ -127,4 +142,4 @@ def test_replicas_and_single_jobs_are_never_joined(tmp_path, slurm):
     first = make_step("a", TaskTemplate(command=("true",)), nodes=("n1",))
     others = [replace(make_step(n, first.task, nodes=("n1",)), env={}) for n in ("b", "c")]
     assert all(isinstance(said, Claim) for said in engine.start_many([first, *others]))
-    assert [size for _, size in slurm.arrays] == [0, 0, 0]
+    assert [size for _, size, _ in slurm.arrays] == [0, 0, 0]

@@ -19,6 +19,8 @@ _TRANSIENT: Final = (
     *("configuration source", "connection reset", "in standby", "try again", "i/o error"),
     *("read-only file system", "no space left", "socket"),
 )
+# As in AssocGrpSubmitJobsLimit or QOSMaxSubmitJobPerUserLimit.
+_TOO_MANY: Final = "submitjob"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +109,14 @@ class Driver(Protocol):
         ...
 
 
+class Crowded(EngineUnavailable):
+    """Slurm has not taken a job, because its account or user has as many as it may; later it does."""
+
+
 def complaint(what: str, said: str) -> EngineRefused | EngineUnavailable:
     """Return the error for a submission that Slurm did not take, from its own words."""
+    if _TOO_MANY in said.lower():
+        return Crowded(f"{what}: Slurm says: {said}", hint="it is tried again")
     if not said or any(word in said.lower() for word in _TRANSIENT):
         return unavailable(what, said)
     return EngineRefused(f"Slurm refuses the job: {said}", hint="ask for what the cluster has")

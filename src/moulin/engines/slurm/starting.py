@@ -22,7 +22,7 @@ from moulin.engines.slurm.arrays import ArrayJob
 from moulin.engines.slurm.attempt import REFUSED, Attempt, Attempts
 from moulin.engines.slurm.cluster import Cluster
 from moulin.engines.slurm.doors import Doors
-from moulin.engines.slurm.driver import JobRequest
+from moulin.engines.slurm.driver import Crowded, JobRequest
 from moulin.engines.slurm.images import Images
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.submission import (
@@ -128,16 +128,22 @@ class Starter:
 
         What takes too long is left to the next call, as are those whose last try is too young.
         """
+        now_s = time.monotonic()
+        young = [attempt for _, attempt in waiting if now_s < attempt.retry_s]
+        failures: dict[AttemptId, EngineError] = {
+            attempt.id: EngineUnavailable("Slurm did not take it a moment ago") for attempt in young
+        }
+        waiting = [each for each in waiting if each[1].id not in failures]
         if not waiting:
-            return {}
+            return failures
         try:
             self._cluster.require()
             self._book.make_names_durable()
         except EngineError as failure:
-            return {attempt.id: failure for _, attempt in waiting}
+            return {**failures, **{attempt.id: failure for _, attempt in waiting}}
         except OSError as cause:
             failed = EngineUnavailable(f"submit: the spool failed with {cause!r}")
-            return {attempt.id: failed for _, attempt in waiting}
+            return {**failures, **{attempt.id: failed for _, attempt in waiting}}
         calls = [partial(self._try, *call) for call in self._calls(waiting)]
         deadline_s = time.monotonic() + SUBMITTING_S
         if len(calls) == 1:
@@ -146,7 +152,9 @@ class Starter:
             with ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="sbatch") as pool:
                 done = list(pool.map(lambda call: call(deadline_s), calls))
         self._cluster.hurry()
-        return {name: failure for failures in done for name, failure in failures.items()}
+        for failed_here in done:
+            failures.update(failed_here)
+        return failures
 
     def _calls(self, waiting: Sequence[Waiting]) -> list[tuple[ArrayJob | None, list[Waiting]]]:
         """Divide attempts into submissions: of an array that there is, of a new one, or alone."""
@@ -180,10 +188,9 @@ class Starter:
 
     def _try(self, array: ArrayJob | None, some: Sequence[Waiting], deadline_s: float) -> Failures:
         """Submit one job or array and return why not, for each attempt it was for."""
-        now_s, first = time.monotonic(), some[0][1]
-        retry_s = array.retry_s if array is not None else first.retry_s
+        now_s = time.monotonic()
         try:
-            if now_s < retry_s:
+            if array is not None and now_s < array.retry_s:
                 raise EngineUnavailable("Slurm did not take it a moment ago")
             if now_s > deadline_s:
                 raise EngineUnavailable("Slurm is told of more in a moment")
@@ -248,7 +255,7 @@ class Starter:
                         array_size=len(array.members),
                     )
                 )
-            except EngineRefused:
+            except (EngineRefused, Crowded):
                 return self._submit_instead(array, some)
         array.number(number)
         now_s = time.monotonic()
@@ -259,14 +266,18 @@ class Starter:
     def _submit_instead(self, array: ArrayJob, some: Sequence[Waiting]) -> Failures:
         """Find out by one attempt whether Slurm refuses each of them, or only so many at once."""
         self._book.arrays.dissolve(array)
+        retry_s = time.monotonic() + RETRY_S
         for _, attempt in some:
             attempt.leave()
+            attempt.retry_s = retry_s
         try:
             self._submit_one(*some[0])
         except EngineRefused:
             for _, attempt in some[1:]:
                 write_once(attempt.path("owner"), REFUSED)
             raise
+        for _, attempt in some:
+            attempt.retry_s = 0.0
         self._alone_until_s = time.monotonic() + ALONE_S
         later = EngineUnavailable("Slurm takes them one by one, but not as an array")
         return {attempt.id: later for _, attempt in some[1:]}

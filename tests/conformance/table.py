@@ -36,9 +36,10 @@ ORDER = (
 ABOUT = """\
 # Conformance
 
-Every engine keeps the same promises to the control plane; one suite, `{suite}`, asks all of them, and
-`make conformance` writes this table. A cell is tests passed of tests run; a dash is what an engine
-cannot be asked, because nothing really runs there. Written on {day}, with {versions}.
+Every engine keeps the same promises to the control plane; one suite,
+`{suite}`, asks all of them, and `make conformance` writes this table.
+A cell is tests passed of tests run; a dash is what an engine cannot be asked: nothing really runs there.
+Written on {day} with {versions}.
 
 {table}
 **Slurm** is one slurmctld with four slurmd and **Ray** two nodes, all on one machine. The column of

@@ -6,7 +6,6 @@ seconds, so a killed one forgets the newest, gives their numbers to others and d
 then meets both ("Duplicate jobid"); those are put back to work, as an administrator does.
 """
 
-import contextlib
 import random
 import shutil
 import threading
@@ -30,7 +29,7 @@ POOLS: Final = """\
     settings: {{partition: batch, conf: {conf}, poll_ms: 500}}
 """
 # Slurm gives up a node after 10 s (`SlurmdTimeout` of the tests' cluster).
-SOON_S: Final = (0.2, 6.0)
+SOON_S: Final = (0.2, 4.0)
 LATE_S: Final = (12.0, 18.0)
 LATE_SHARE: Final = 0.25
 RESUME_PERIOD_S: Final = 3.0
@@ -138,12 +137,27 @@ class SlurmPlant(LocalPlant):
     def _under_way(self, node: str) -> Iterator[str]:
         """Yield the steps without an end whose attempt has a task on a node, or any."""
         for directory in step_directories(self._spool):
-            hosts = directory.parent / "hosts"
             if (directory / "exit").exists() and shim_of(directory) is None:
                 continue
-            with contextlib.suppress(OSError):
-                if not node or node in hosts.read_text().split():
-                    yield f"{directory.parent.name}.t{directory.name}"
+            if not node or _is_there(directory, node):
+                yield f"{directory.parent.name}.t{directory.name}"
+
+
+def _is_there(directory: Path, node: str) -> bool:
+    """Say whether a step's gang has, or a single task could have, a task on a node."""
+    try:
+        return node in (directory.parent / "hosts").read_text().split()
+    except OSError:
+        shim = shim_of(directory)
+        mark = f"SLURMD_NODENAME={node}".encode()
+        return shim is None or mark in _environment(shim.pid)
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 class Outages(threading.Thread):

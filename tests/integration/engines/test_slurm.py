@@ -11,6 +11,7 @@ from moulin.domain.ids import NodeId
 from moulin.domain.observation import TaskPhase
 from moulin.domain.workload import Resources, TaskTemplate
 from moulin.engines.slurm.evidence import RECORD_S
+from moulin.engines.task.shim import BEGUN_BEFORE
 from moulin.engines.task.spool import step_files
 from tests.conformance.engine_bench import (
     ENDED,
@@ -99,6 +100,25 @@ def test_of_two_jobs_for_one_attempt_one_runs_it(bench, slurm_cluster):
     assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 0
     slurm_cluster.wait_for(
         lambda: "COMPLETED" in slurm_cluster.run("scontrol", "show", "job", second), "no end"
+    )
+    assert bench.runs(step.step) == 1
+
+
+def test_a_job_that_slurm_runs_once_more_runs_nothing_and_is_no_success(bench, slurm_cluster):
+    step = make_step("a", bench.program(seconds=0.2))
+    bench.engine.start(step)
+    assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 0
+    job = jobs_named(slurm_cluster, step.attempt)[0]
+    script = slurm_cluster.run("scontrol", "write", "batch_script", job, "-")
+    again = bench.directory / "again.sh"
+    # With its former number, as from a controller that crashed and remembers an earlier time.
+    again.write_text(f"{script}\n".replace("#!/bin/sh\n", f"#!/bin/sh\nSLURM_JOB_ID={job}\n", 1))
+    second = slurm_cluster.run("sbatch", "--parsable", "--output=/dev/null", str(again))
+    slurm_cluster.wait_for(
+        lambda: (
+            f"ExitCode={BEGUN_BEFORE}:0" in slurm_cluster.run("scontrol", "show", "job", second)
+        ),
+        "no end",
     )
     assert bench.runs(step.step) == 1
 

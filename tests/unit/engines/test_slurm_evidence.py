@@ -15,6 +15,7 @@ from moulin.engines.slurm.evidence import Case, Evidence
 from moulin.engines.slurm.formats import JobBook, SlurmJob
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.watched import Reading
+from moulin.engines.task.shim import BEGUN_BEFORE
 from moulin.engines.task.spool import read_record, step_files
 
 ATTEMPT = AttemptId("job_1.u0.g1")
@@ -84,6 +85,7 @@ def ended(state: str, **more: int) -> SlurmJob:
         (ended("CANCELLED"), TaskPhase.GONE, None),
         (ended("FAILED"), TaskPhase.GONE, None),
         (ended("NODE_FAIL"), TaskPhase.GONE, None),
+        (ended("FAILED", exit_code=BEGUN_BEFORE), TaskPhase.GONE, None),
     ],
 )
 def test_no_record_is_no_success_unless_slurm_says_so(bench, job, phase, code):

@@ -21,6 +21,7 @@ from moulin.engines.slurm.doors import Doors
 from moulin.engines.slurm.formats import COMPLETED, LOST, PENDING, STARTING, SlurmJob
 from moulin.engines.slurm.watched import Reading
 from moulin.engines.task.handed import take_back_secrets
+from moulin.engines.task.shim import BEGUN_BEFORE
 from moulin.engines.task.spool import (
     StepFiles,
     format_record,
@@ -216,11 +217,12 @@ def _ended(case: Case, job: SlurmJob) -> Observation:
     """Return how a task of an ended job ended: by its own record, or by Slurm's word for the job.
 
     A task that somebody else than Moulin asked to end is gone through no fault of its own where
-    Slurm says that its node was lost or its job preempted.
+    Slurm says that its node was lost or its job preempted, or ran the job once more.
     """
+    is_lost = job.state in LOST or job.exit_code == BEGUN_BEFORE
     end = case.recorded()
     if end is not None:
-        if end.evidence != ASKED_TO_END or job.state not in LOST:
+        if end.evidence != ASKED_TO_END or not is_lost:
             return end
         os.unlink(case.files.exit)
         words = f"Slurm job {job.key}: {job.state}"
@@ -237,5 +239,5 @@ def _ended(case: Case, job: SlurmJob) -> Observation:
         words += f"; {attempt.last_words()}"
     code = 128 + job.signal if job.signal else job.exit_code
     # A job that Slurm ended by itself has no status of its own: 0 is then no success.
-    is_gone = job.state in LOST or not has_begun or (code == 0 and job.state != COMPLETED)
+    is_gone = is_lost or not has_begun or (code == 0 and job.state != COMPLETED)
     return case.bury(TaskPhase.GONE if is_gone else TaskPhase.EXITED, code, words, job.ended_at_ns)

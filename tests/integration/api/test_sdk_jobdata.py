@@ -1,6 +1,7 @@
 """Bundles and secrets through both clients, against a running API."""
 
 import asyncio
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def bundles(moulin: Moulin) -> list[str]:
 def test_a_folder_is_sent_once(world: World, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "a.py").write_text("print(1)")
+    # More than any other body may have.
+    (tmp_path / "code" / "weights").write_bytes(os.urandom(3_000_000))
     monkeypatch.chdir(tmp_path)
     spec = job_spec(task=TaskTemplate(command=("true",), workdir="code"))
     with connect(world) as moulin:

@@ -223,7 +223,7 @@ def _outcome(
         return Outcome(WorkloadState.FAILED, reason_of_end(attempt))
     is_delivered_lease = row.submission.spec.lease is not None and attempt.started_at_ns > 0
     if is_delivered_lease:  # what its tenant had there is gone: other nodes would be another lease
-        return Outcome(WorkloadState.FAILED, reason_of_end(attempt))
+        return Outcome(WorkloadState.FAILED, _requeue_reason(state, unit, attempt))
     if attempt.state is AttemptState.LOST and unit.losses > policy.losses_max:
         return Outcome(WorkloadState.FAILED, reason_of_end(attempt))
     return None

@@ -155,7 +155,7 @@ def start_step(state: State, attempt: AttemptId, rank: int) -> StartStep:
         time_limit_s=time_limit_s(state, row, found),
         stop_grace_s=spec.stop_grace_s,
         stop_signal=spec.stop_signal,
-        lease=spec.lease,
+        lease=spec.lease if not found.is_check else None,
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from moulin.domain.factory import Zone, ZoneState
 from moulin.domain.ids import OrganisationId, ProjectId, WorkloadId
 from moulin.domain.lease_events import LeaseExtended
 from moulin.domain.plan import StopCause
@@ -88,6 +89,16 @@ def test_a_lease_is_delivered_once(running):
         assert state_of(here) == ("failed", ["TaskLost"])
     else:
         assert here.state.workloads[LEASE].units[0].generation == 2
+
+
+def test_a_lease_in_a_zone_that_closes_says_so():
+    here = leased()
+    here.run("x.u0.g1.t0", started_at_ns=here.now_ns)
+    here.declare(Zone(name="a", site="lyon", state=ZoneState.CLOSED))
+    assert [stop.cause for stop in here.cycle().stops] == [StopCause.ZONE_CLOSED]
+    here.exit("x.u0.g1.t0", 143)
+    here.cycle()
+    assert state_of(here) == ("failed", ["ZoneNotOpen"])
 
 
 @pytest.mark.parametrize("is_running", [True, False])

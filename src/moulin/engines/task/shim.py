@@ -1,9 +1,8 @@
 """Own one task: start it at most once, keep its process tree together, record how it ended.
 
-Run by path, `python -I -S -E shim.py STEP_DIRECTORY LOCK_FD`, as a bare file that imports nothing
-of Moulin: one of these lives beside every task, so it must stay small (about 9 MB resident, of
-which 3 MB are its own). It never retries and never talks to a network; of its environment it reads
-only the names that the specification passes on.
+Run by path, `python -I -S -E shim.py STEP_DIRECTORY LOCK_FD`, as a bare file that imports nothing of
+Moulin: one lives beside every task, so it must stay small (about 9 MB resident, 3 MB its own). It never
+retries, never talks to a network, and reads of its environment only what the specification passes on.
 
 Without LOCK_FD it stays where it was started, under another system's launcher (a Slurm job): it
 holds no record lock, which shared file systems may not have, writes the task's log itself, and

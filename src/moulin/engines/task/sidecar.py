@@ -38,9 +38,14 @@ import threading
 import time
 from urllib.parse import urlsplit
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 EVERY_HOST = "0.0.0.0"  # noqa: S104 - only who shows the key gets through, wherever from
 HEAD_BYTES_MAX = 65536
 HEAD_S = 20.0
+BACKLOG = 512
 LOOK_S = 0.05
 ANSWER_S = 5.0
 FIRST_RETRY_S = 1.0
@@ -114,7 +119,7 @@ class Caller(Side):
         self.server = server
         self.head = b""
         self.timer: asyncio.TimerHandle | None = None
-        self.reaching: asyncio.Task[None] | None = None
+        self.reaching: asyncio.Task[tuple[asyncio.Transport, Side]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the head of a request, not for long."""
@@ -135,16 +140,16 @@ class Caller(Side):
             self.refuse(UNKNOWN)
             return
         self.transport.pause_reading()
-        self.reaching = asyncio.get_running_loop().create_task(self.reach())
-
-    async def reach(self) -> None:
-        """Connect to the server and send it what was held back."""
         loop = asyncio.get_running_loop()
-        try:
-            _, server = await loop.create_connection(Side, *self.server)
-        except OSError:
+        self.reaching = loop.create_task(loop.create_connection(Side, *self.server))
+        self.reaching.add_done_callback(self.reached)
+
+    def reached(self, reaching: asyncio.Task[tuple[asyncio.Transport, Side]]) -> None:
+        """Send the server what was held back, now that there is a connection to it."""
+        if reaching.cancelled() or reaching.exception() is not None:
             self.refuse(AWAY)
             return
+        _, server = reaching.result()
         server.other = self
         if self.transport.is_closing():
             server.transport.close()
@@ -171,31 +176,34 @@ def open_door(facts: dict[str, str], inner: str) -> str:
     host = facts["host"] or own_host(facts["url"])
     inner_host, _, inner_port = inner.rpartition(":")
     server = (inner_host.strip("[]"), int(inner_port))
-    is_open: list[int] = []
-    said = threading.Event()
+    try:
+        listener = listening(bound_host(host))
+    except OSError:  # others reach this machine by an address that it does not know of
+        listener = listening(EVERY_HOST)
+    caller = functools.partial(Caller, facts["replica_key"], server)
+    threading.Thread(target=serve, args=(listener, caller), daemon=True).start()
+    port = listener.getsockname()[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    async def serve() -> None:
-        loop = asyncio.get_running_loop()
-        caller = functools.partial(Caller, facts["replica_key"], server)
-        try:
-            door = await loop.create_server(caller, bound_host(host), 0)
-        except OSError:  # others reach this machine by an address that it does not know of
-            door = await loop.create_server(caller, EVERY_HOST, 0)
-        is_open.append(int(door.sockets[0].getsockname()[1]))
-        said.set()
-        await door.serve_forever()
 
-    def run() -> None:
-        try:
-            asyncio.run(serve())
-        finally:
-            said.set()
+def listening(address: str) -> socket.socket:
+    """Return a socket that listens on a free port; raises `OSError`."""
+    opened = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    try:
+        opened.bind((address, 0))
+        opened.listen(BACKLOG)
+    except OSError:
+        opened.close()
+        raise
+    return opened
 
-    threading.Thread(target=run, daemon=True).start()
-    said.wait()
-    if not is_open:
-        raise OSError(f"no door can be opened on {host}")
-    return f"[{host}]:{is_open[0]}" if ":" in host else f"{host}:{is_open[0]}"
+
+def serve(listener: socket.socket, caller: Callable[[], Caller]) -> None:
+    """Let callers in for as long as this process lives."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.run_until_complete(loop.create_server(caller, sock=listener))
+    loop.run_forever()
 
 
 def bound_host(host: str) -> str:

@@ -118,6 +118,7 @@ class Handler(BaseHTTPRequestHandler):
     """The paths that the engine uses."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the word that its head arrived
     standin: Standin
 
     def do_GET(self) -> None:
@@ -187,7 +188,7 @@ def standin() -> Iterator[Standin]:
     handler = type("Bound", (Handler,), {"standin": made})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     made.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield made

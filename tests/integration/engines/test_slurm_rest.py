@@ -144,7 +144,7 @@ def test_nobody_there_is_unavailable(tmp_path):
 def test_a_pool_that_places_itself_is_refused(tmp_path):
     settings = {"rest": "http://127.0.0.1:1"}
     pool = Pool(name="p", zone="z", engine="slurm", machine_class="m", settings=settings)
-    with pytest.raises(InvalidSpec, match="no nodes by name"):
+    with pytest.raises(InvalidSpec, match="for delegated pools"):
         slurm_engine(tmp_path, SystemClock(), pool)
     delegated = replace(pool, mode=PoolMode.DELEGATED)
     assert isinstance(slurm_engine(tmp_path, SystemClock(), delegated), SlurmEngine)

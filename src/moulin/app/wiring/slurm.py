@@ -16,11 +16,12 @@ from moulin.domain.errors import (
 from moulin.domain.factory import Organisation, Pool, PoolMode, Project
 from moulin.domain.factoryfile import parse_milliwatts
 from moulin.domain.section import check_country, check_name, nearest
-from moulin.domain.units import parse_duration_s
+from moulin.domain.units import parse_bytes, parse_duration_s
 from moulin.engines.slurm.accounts import changes, read_tree, run, wanted_accounts
 from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.driver import Driver
 from moulin.engines.slurm.engine import SlurmEngine
+from moulin.engines.slurm.firecrest import Firecrest, Stated
 from moulin.engines.slurm.formats import read_jobs
 from moulin.engines.slurm.importing import (
     Naming,
@@ -49,10 +50,11 @@ SLURM_SETTINGS: Final = (
     *("python", "poll_ms", "images", "accelerator_class", "idle_power", "peak_power"),
     *("replica_time_limit", "control_url", "control_ca", "read_nodes", "mirror", "mirror_root"),
     *("rest", "rest_user", "rest_token"),
+    *("firecrest", "firecrest_system", "node_memory", "node_accelerators"),
 )
-_REST: Final = re.compile(r"https?://[^/\s]+|unix:/\S+")
+_REST: Final = re.compile(r"https?://[^/\s]+(/\S*)?|unix:/\S+")
 _CONTROL_URL: Final = re.compile(r"https?://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?/?")
-SLURM_PLACE: Final = ("ssh", "conf", "rest", "partition")
+SLURM_PLACE: Final = ("ssh", "conf", "rest", "firecrest", "firecrest_system", "partition")
 
 
 def slurm_engine(
@@ -93,7 +95,9 @@ def slurm_engine(
         reads_nodes=yes_or_no(pool, "read_nodes", default=True),
         is_mirrored=is_mirrored(pool),
     )
-    return SlurmEngine(settings, _driver(pool, words), clock=clock, registrations=registrations)
+    return SlurmEngine(
+        settings, _driver(pool, words, place), clock=clock, registrations=registrations
+    )
 
 
 def is_mirrored(pool: Pool) -> bool:
@@ -195,21 +199,44 @@ def import_slurm(
     )
 
 
-def _driver(pool: Pool, words: Mapping[str, str]) -> Driver:
-    """Return the way to Slurm that a pool names: slurmrestd, or Slurm's commands."""
-    if not words["rest"]:
+def _driver(pool: Pool, words: Mapping[str, str], directory: Path) -> Driver:
+    """Return the way to Slurm that a pool names: slurmrestd, FirecREST, or Slurm's commands."""
+    url = words["rest"] or words["firecrest"]
+    if not url:
         return Commands(_slurm_transport(words))
-    if _REST.fullmatch(words["rest"]) is None:
+    if _REST.fullmatch(url) is None or (words["firecrest"] and url.startswith("unix:")):
         raise InvalidSpec(
-            f"connect pool {pool.name!r}: rest {words['rest']!r} is no address of a slurmrestd",
-            hint="write http://HOST:PORT, https://HOST:PORT or unix:/PATH",
+            f"connect pool {pool.name!r}: {url!r} is no address of a slurmrestd or a FirecREST",
+            hint="write http://HOST:PORT or https://HOST:PORT; of a slurmrestd also unix:/PATH",
         )
-    if pool.mode is not PoolMode.DELEGATED or words["ssh"]:
+    others = [name for name in ("ssh", "rest", "firecrest") if words[name]]
+    if pool.mode is not PoolMode.DELEGATED or len(others) > 1:
         raise InvalidSpec(
-            f"connect pool {pool.name!r}: slurmrestd is told of no nodes by name",
-            hint="write `mode: delegated` and leave `ssh` out, or leave `rest` out",
+            f"connect pool {pool.name!r}: `{others[-1]}` is for delegated pools, and by itself",
+            hint="write `mode: delegated`, and only one of `ssh`, `rest` and `firecrest`",
         )
-    return Rest(words["rest"], user=words["rest_user"], token_file=words["rest_token"])
+    if words["rest"]:
+        return Rest(url, user=words["rest_user"], token_file=words["rest_token"])
+    return _firecrest(pool, words, directory)
+
+
+def _firecrest(pool: Pool, words: Mapping[str, str], directory: Path) -> Firecrest:
+    needed = ("firecrest_system", "rest_token", "partition", "node_memory")
+    missing = [name for name in needed if not words[name]]
+    if missing:
+        raise InvalidSpec(
+            f"connect pool {pool.name!r}: FirecREST does not tell {', '.join(missing)}",
+            hint="write them under the pool's settings",
+        )
+    stated = Stated(
+        memory_bytes=parse_bytes(words["node_memory"]),
+        accelerators=whole_number(pool, "node_accelerators", 0),
+        directory=directory.resolve(),
+        partition=words["partition"],
+    )
+    token = words["rest_token"]
+    system = words["firecrest_system"]
+    return Firecrest(words["firecrest"], system=system, token_file=token, stated=stated)
 
 
 def _said(transport: Transport | None, command: Sequence[str], file: Path | None) -> bytes:

@@ -301,7 +301,7 @@ def _job(body: Mapping[str, Any]) -> SlurmJob:
         name: next((body[key] for key in keys if key in body), "")
         for name, keys in _JOB_FIELDS.items()
     }
-    state, is_completing = _state(body.get("job_state"))
+    state, is_completing = base_state(body.get("job_state"))
     element = body.get("array_task_id")
     exit_code, signal = _exit(body.get("exit_code"))
     nodes = max(1, number(fields["node_count"]))
@@ -336,7 +336,8 @@ def _comment(value: Any) -> str:
     return str(value.get("job", "")) if isinstance(value, Mapping) else str(value or "")
 
 
-def _state(value: Any) -> tuple[str, bool]:
+def base_state(value: Any) -> tuple[str, bool]:
+    """Return the base state in either form, and whether processes are still being ended."""
     words = [value] if isinstance(value, str) else [str(word) for word in value or ()]
     base = next((word for word in words if word in _STATES), "")
     is_completing = COMPLETING in words

@@ -168,7 +168,8 @@ class RayCluster:
             f"--{port}={free}" for port, free in zip(PORTS, free_ports(6, address), strict=True)
         ]
         environment = {
-            "PATH": f"{place}:{os.environ.get('PATH', '')}",
+            # Programs that a test puts there are found on the nodes.
+            "PATH": f"{self.folder / 'bin'}:{place}:{os.environ.get('PATH', '')}",
             "HOME": str(self.folder),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),

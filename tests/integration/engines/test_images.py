@@ -1,6 +1,7 @@
 """Tasks in real containers keep the contract of tasks without: what reaches them and what they leave."""
 
 import os
+import shlex
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from moulin.engines.local.engine import LocalEngine
 from tests.conformance.engine_bench import (
     ENDED,
     ImageBench,
+    RayBench,
     RealClock,
     make_step,
     nodes_of_this_machine,
@@ -147,6 +149,25 @@ def test_a_directory_is_an_image_and_stays_as_it_was(podman, tmp_path):
     assert (seen.exit_code, log) == (0, "only in the image\n")
     assert sorted(path.name for path in Path(podman.directory).rglob("*")) == before
     made.close()
+
+
+@pytest.mark.ray
+def test_a_server_under_ray_runs_an_image(ray_cluster, podman, tmp_path):
+    words = " ".join(f"{name}={shlex.quote(word)}" for name, word in podman.environment.items())
+    folder = ray_cluster.folder / "bin"
+    folder.mkdir(exist_ok=True)
+    (folder / "podman").write_text(f'#!/bin/sh\n{words} exec podman "$@"\n')
+    (folder / "podman").chmod(0o755)
+    made = RayBench(tmp_path, ray_cluster)
+    task = replace(made.shell("cat /etc/made-here; exit 6"), image=podman.image)
+    step = make_step("a", task, nodes=("node-1",))
+    try:
+        made.engine.start(step)
+        assert wait_for(made, step.step, TaskPhase.EXITED).exit_code == 6
+        assert made.engine.logs(step.step, 0, 1000).data == b"only in the image\n"
+    finally:
+        (folder / "podman").unlink()
+        made.close()
 
 
 PROGRAMS = {

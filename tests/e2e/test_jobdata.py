@@ -61,6 +61,7 @@ def test_a_folder_is_sent_once_and_each_task_starts_in_a_copy(mill):
     assert first.returncode == 0, first.stdout + first.stderr
     assert first.stdout.endswith("grain\nmade\nmain.sh\nsub\n")
     assert "moulin: unpacked 4 files" in first.stdout
+    assert f"folder {code.resolve()} goes along" in first.stderr
     # Sent again from elsewhere, as a flag: the same folder, whose copy nobody has changed.
     again = mill.json("run", "--workdir", "project/code", *SMALL, "--", "sh", "main.sh")
     mill.until(lambda: mill.json("show", again["id"])["state"] == "succeeded")

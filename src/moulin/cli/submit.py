@@ -73,7 +73,10 @@ LabelFlag = Annotated[
 ]
 WorkdirFlag = Annotated[
     Path | None,
-    typer.Option("--workdir", help="Folder to run in: relative, it is sent along; absolute, it is on the nodes."),
+    typer.Option(
+        "--workdir",
+        help="Folder to run in: relative, it is sent along; absolute, it is on the nodes.",
+    ),
 ]
 RetryFlag = Annotated[
     int | None, typer.Option("--retry", help="How often to try, the first time included.")
@@ -185,6 +188,7 @@ def run(
 
 
 def _submit(client: "Moulin", spec: "WorkloadSpec", *, is_json: bool) -> None:
+    _say_what_is_sent(spec)
     view = client.workloads.submit(spec)
     answer(view, is_json=is_json, show=lambda: write(view.id))
     if not is_json:
@@ -217,6 +221,7 @@ def _show_trial(spec: "WorkloadSpec", trial: "Trial") -> None:
 
 
 def _submit_and_follow(client: "Moulin", spec: "WorkloadSpec", *, is_json: bool) -> None:
+    _say_what_is_sent(spec)
     view = client.workloads.submit(spec)
     say(f"{view.id} {view.name} is {view.state}")
     try:
@@ -234,6 +239,13 @@ def _submit_and_follow(client: "Moulin", spec: "WorkloadSpec", *, is_json: bool)
     if is_json:
         write_json(view)
     raise typer.Exit(_exit_status(view))
+
+
+def _say_what_is_sent(spec: "WorkloadSpec") -> None:
+    """Say that a folder goes along, which may take a while."""
+    workdir = spec.task.workdir if spec.task is not None else ""
+    if workdir and not Path(workdir).is_absolute():
+        say(f"folder {Path(workdir).resolve()} goes along, unless the project has the same")
 
 
 def _say_why_it_waits(client: "Moulin", id: str) -> None:

@@ -85,7 +85,7 @@ def test_a_directory_is_the_root_and_is_not_written_to():
 def test_apptainer_mounts_what_is_ours_and_no_home():
     made = APPTAINER.contain(told())
     assert made.argv == (
-        *("/usr/bin/apptainer", "--quiet", "exec", "--no-privs", "--no-home", "--no-mount=cwd"),
+        *("/usr/bin/apptainer", "--silent", "exec", "--no-privs", "--no-home", "--no-mount=cwd"),
         *("--bind=/spool/a/0:/spool/a/0", "--bind=/spool/a/shared:/spool/a/shared"),
         *("--pwd=/spool/a/shared", "docker://ghcr.io/mill/grind:2", "sh", "-c", "grind"),
     )

@@ -34,7 +34,7 @@ class Apptainer:
         prefix = "SINGULARITYENV_" if is_forerunner else "APPTAINERENV_"
         is_registrys = contents.image.form is Form.REGISTRY
         argv = (
-            *(self.program, "--quiet", "exec", "--no-privs", "--no-home", "--no-mount=cwd"),
+            *(self.program, "--silent", "exec", "--no-privs", "--no-home", "--no-mount=cwd"),
             *(("--nv",) if contents.has_devices else ()),
             *(f"--bind={path}:{path}" for path in contents.mounts),
             f"--pwd={contents.workdir}",

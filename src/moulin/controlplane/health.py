@@ -27,6 +27,9 @@ def observe_health(plane: Plane, draft: Draft, pool: str) -> None:
     with contextlib.suppress(EngineError):
         for reading in engine.health():
             _take(plane, draft, reading)
+    for reading in plane.readings:
+        _take(plane, draft, reading)
+    plane.readings.clear()
 
 
 def judge_node(plane: Plane, draft: Draft, command: JudgeNode) -> Callable[[], Answer]:
@@ -72,7 +75,10 @@ def _take(plane: Plane, draft: Draft, reading: NodeReading, by: str = "") -> Non
         symptoms = symptoms_of(row.health.reading, reading)
         draft.append(NodeHealthObserved(node=reading.node, reading=reading, symptoms=symptoms))
     is_passed = clears(row.health, reading)
-    if by or (is_passed and needs_check(row.health, draft.now_ns, plane.policy)):
+    is_due = needs_check(row.health, draft.now_ns, plane.policy)
+    if is_due and not is_passed:
+        plane.unseen.add(reading.node)
+    if by or (is_passed and is_due):
         draft.append(NodeChecked(node=reading.node, is_passed=is_passed, by=by or CONTROL_PLANE))
 
 

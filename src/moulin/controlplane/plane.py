@@ -12,6 +12,7 @@ from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.retention import Forgetting
 from moulin.domain.errors import NotFound
 from moulin.domain.factory import Pool
+from moulin.domain.health import NodeReading
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.notices import Notice
 from moulin.domain.observation import Observation
@@ -97,7 +98,8 @@ class Ports:
 
     `check_pools` raises `InvalidSpec` for pools that cannot stand beside one another; `notify` takes an
     alert to tell a webhook and returns at once; `vault` opens secrets and destroys their keys;
-    `bytes_at` says where the bytes of an object are.
+    `bytes_at` says where the bytes of an object are. `check_program` is the text of what checks nodes
+    together, `look_program` of what reads one; without the latter nobody looks.
     """
 
     store: Store
@@ -111,7 +113,16 @@ class Ports:
     notify: Callable[[Notice], None] = nobody_to_tell
     vault: OpensSecrets = field(default_factory=NoVault)
     check_program: str = ""
+    look_program: str = ""
     bytes_at: Callable[[str], str] = no_bytes
+
+
+@dataclass(slots=True)
+class Look:
+    """A look at a node that began; `step` is empty after it, until the next may begin."""
+
+    step: StepId
+    began_ns: int
 
 
 class TokenEnergy(NamedTuple):
@@ -132,7 +143,8 @@ class Plane:
     asked for them. `unstarted` are steps whose placement is
     durable and whose start is not yet on record, `unstopped` (node, grace) of those whose stop did
     not reach the engine; `reports` are observations made while acting, taken by the next cycle.
-    `unmetered` are nodes whose interval is due, `forgetting` is what engines are to forget. `journal_until_ns` is the time up to which a
+    `unseen` are nodes that are to be looked at, as nothing that is read says whether they are well,
+    `looks` those looks, `readings` what they saw. `unmetered` are nodes whose interval is due, `forgetting` is what engines are to forget. `journal_until_ns` is the time up to which a
     gateway epoch has told all it did, `heard_ns` when it last said anything. `provisional_uj` maps
     an endpoint to its last measured energy per input and output token, for headers only, `priors` a
     replica to what was estimated before. `shares` says which gateway may use which
@@ -156,6 +168,9 @@ class Plane:
     unmetered: dict[NodeId, None] = field(default_factory=dict)
     forgetting: Forgetting = field(default_factory=Forgetting)
     due_ns: dict[str, int] = field(default_factory=dict)
+    unseen: set[NodeId] = field(default_factory=set)
+    looks: dict[NodeId, Look] = field(default_factory=dict)
+    readings: list[NodeReading] = field(default_factory=list)
     journal_until_ns: dict[tuple[str, int], int] = field(default_factory=dict)
     heard_ns: dict[tuple[str, int], int] = field(default_factory=dict)
     led_since_ns: int = 0

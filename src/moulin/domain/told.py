@@ -1,15 +1,12 @@
-"""Turns what `look.py` says of a machine into readings; decides nothing about what they mean."""
+"""Turns what the reader on a node says of it into readings; decides nothing about what they mean."""
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from moulin.domain.health import DeviceReading, NodeReading
 from moulin.domain.ids import NodeId
 
-# The program as a file, to be put where nodes see it.
-LOOK: Final = str(Path(__file__).with_name("look.py"))
 _DEVICE: Final = frozenset(DeviceReading.__dataclass_fields__)
 _MACHINE: Final = ("memory_bytes", "memory_errors", "disk_free_bytes")
 # A clock is said to be wrong only by more than what a slow way here may take.

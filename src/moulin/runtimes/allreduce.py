@@ -198,30 +198,30 @@ def link(
     """
     said: dict[str, Any] = {}
     left, right = gang.neighbours()
-    helpers = []
+    threads = []
     if before is not None:
-        helpers.append(_begin(_echo, before))
+        threads.append(_begin(_echo, before))
     if after is not None:
         try:
             said["round_trip_ns"] = _round_trip_ns(after)
         except (OSError, ValueError) as cause:
             said.update(right=right, right_problem=f"the link to rank {right} broke: {cause}")
-        helpers.append(_begin(_send, after, size_bytes))
+        threads.append(_begin(_send, after, size_bytes))
     if before is not None:
-        helpers[0].join(gang.left_s())
+        threads[0].join(gang.left_s())
         try:
             said["bytes_per_s"] = _received_per_s(gang, before, size_bytes)
         except (OSError, ValueError) as cause:
             said["problem"] = f"the link from rank {left} broke: {cause}"
-    for helper in helpers:
-        helper.join(gang.left_s())
+    for thread in threads:
+        thread.join(gang.left_s())
     return said
 
 
 def _begin(what: Callable[..., None], *words: Any) -> threading.Thread:
-    helper = threading.Thread(target=what, args=words, daemon=True)
-    helper.start()
-    return helper
+    thread = threading.Thread(target=what, args=words, daemon=True)
+    thread.start()
+    return thread
 
 
 def _round_trip_ns(after: socket.socket) -> int:

@@ -11,8 +11,9 @@ import pytest
 
 from moulin.domain.health import DeviceReading
 from moulin.domain.ids import NodeId
+from moulin.domain.told import joined, read_told, reading_of, skew_ns
+from moulin.engines.slurm.wellbeing import LOOK
 from moulin.engines.task import look
-from moulin.engines.task.told import LOOK, joined, read_told, reading_of, skew_ns
 from tests import nvml
 
 WELL = """\

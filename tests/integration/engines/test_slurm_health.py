@@ -3,15 +3,19 @@
 import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from moulin.domain.health import Signal
+from moulin.domain.ids import NodeId
+from moulin.domain.told import read_told, reading_of
 from moulin.domain.workload import Resources, TaskTemplate
 from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import LocalTransport
+from moulin.engines.slurm.wellbeing import LOOK
 from moulin.scheduler.health import HealthRow, observe_health, symptoms_of
 from tests import nvml
 from tests.conformance.engine_bench import RealClock, SlurmBench, make_step, phase, wait_until
@@ -31,6 +35,7 @@ class Bench(SlurmBench):
             library.mkdir()
             nvml.build(library)
         found = {"LD_LIBRARY_PATH": str(library), nvml.SCRIPT_VARIABLE: str(self.script)}
+        self.replayed = found
         settings = SlurmSettings(directory=self.directory, machine_class="here", poll_s=0.2)
         driver = Commands(LocalTransport({**self.cluster.environment, **found}))
         self.engine = SlurmEngine(settings, driver, clock=RealClock())
@@ -106,7 +111,7 @@ def test_one_reader_on_a_node_is_enough_for_tasks_without_devices(bench):
     for step in steps:
         bench.engine.start(step)
     wait_until(lambda: bench.reading("node-3").memory_bytes > 0)
-    time.sleep(3)
+    time.sleep(1)
     folder = bench.directory / "spool" / ".health" / "node-3"
     assert len([each for each in folder.iterdir() if each.name.endswith(".t0")]) == 1
     assert bench.reading("node-3").devices is None
@@ -123,3 +128,19 @@ def test_only_what_slurm_calls_down_is_down(bench, slurm_cluster):
     assert found.words.startswith("Slurm says down: no power")
     slurm_cluster.run("scontrol", "update", "node=node-0", "state=resume")
     wait_until(lambda: not symptoms_of(None, bench.reading("node-0")))
+
+
+def test_a_look_at_a_whole_node_is_a_step_like_any_other(bench):
+    text = Path(LOOK).read_text("utf-8")
+    task = TaskTemplate(command=("python3", "-c", text, "once"), env=bench.replayed)
+    wanted = Resources(cpu_milli=1000, memory_bytes=2**28, accelerators=4)
+    step = replace(
+        make_step("look", task, nodes=("node-2",)), devices=(0, 1, 2, 3), resources=wanted
+    )
+    bench.engine.start(step)
+    wait_until(lambda: phase(bench, step.step) == "exited")
+    told = read_told(bench.engine.logs(step.step, 0, 1 << 16).data)
+    found = reading_of(NodeId("node-2"), told)
+    assert [each.uuid for each in found.devices] == ["GPU-a", "GPU-b", "GPU-c", "GPU-d"]
+    assert found.devices[3].ecc_uncorrected == 7
+    bench.engine.forget(step.step)

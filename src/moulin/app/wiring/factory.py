@@ -31,6 +31,7 @@ from moulin.controlplane.telling import tell_ends_again
 from moulin.domain.errors import (
     LocalError,
 )
+from moulin.engines.slurm.wellbeing import LOOK
 from moulin.ledger import key_name
 from moulin.ports.signer import Signer
 from moulin.ports.store import Store
@@ -97,6 +98,7 @@ def open_factory(settings: FactorySettings) -> Factory:
             notify=webhooks.offer,
             vault=vault,
             check_program=_check_program(),
+            look_program=Path(LOOK).read_text(encoding="utf-8"),
             bytes_at=lambda name: str(folder.path(name)),
         ),
         settings.plane,

@@ -17,13 +17,13 @@ from moulin.domain.health import NodeReading
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Claim, NodeCapacity
 from moulin.domain.plan import StartStep
+from moulin.domain.told import reading_of
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.local.engine import LocalEngine
 from moulin.engines.local.launch import rendezvous_port
 from moulin.engines.task.bundle_shelf import BundleShelf
 from moulin.engines.task.look import Nvml, machine
 from moulin.engines.task.spool import make_directory, step_files
-from moulin.engines.task.told import reading_of
 from moulin.ports.clock import Clock
 
 

@@ -26,13 +26,13 @@ from moulin.domain.health import NodeReading
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
+from moulin.domain.told import skew_ns
 from moulin.domain.wire import decode, encode
 from moulin.engines.ray.book import FENCED, StepBook
 from moulin.engines.ray.jobs import ENDED, Jobs, RayHttp
 from moulin.engines.ray.names import node_id
 from moulin.engines.ray.package import Package
 from moulin.engines.ray.sending import Sender
-from moulin.engines.task.told import skew_ns
 from moulin.ports.clock import Clock
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.starting import Starter
 from moulin.engines.slurm.submission import install_program, shared_data
 from moulin.engines.slurm.watched import Reading
-from moulin.engines.slurm.wellbeing import Wellbeing
+from moulin.engines.slurm.wellbeing import LOOK, Wellbeing
 from moulin.engines.task.dropped import Dropped
 from moulin.engines.task.handed import take_back_secrets
 from moulin.engines.task.specification import LOGIN
@@ -61,7 +61,6 @@ from moulin.engines.task.spool import (
     write_time_limit,
     write_whole,
 )
-from moulin.engines.task.told import LOOK
 from moulin.ports.clock import Clock
 from moulin.ports.registrations import Registrations
 
@@ -334,6 +333,13 @@ class SlurmEngine:
             if attempt.job and (job is None or self._cluster.is_of(job, attempt.job_name)):
                 found.add(attempt.job)
         return found
+
+    def _settle(self) -> None:
+        """Make what stops decided last, before anybody is told of it."""
+        try:
+            self._book.settle()
+        except OSError as cause:
+            raise self._spool_failed("sync", "the spool", cause) from cause
 
     def _tend(self) -> None:
         """Do what stops left for later: tell jobs again, and cancel those that did not end."""

@@ -15,15 +15,17 @@ from typing import Any, Final
 from moulin.domain.errors import EngineError
 from moulin.domain.health import NodeReading
 from moulin.domain.ids import NodeId
+from moulin.domain.told import joined, read_told, reading_of, skew_ns
 from moulin.engines.slurm.formats import SlurmNode
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.watched import Watched
 from moulin.engines.task.spool import make_directory, read_small
-from moulin.engines.task.told import joined, read_told, reading_of, skew_ns
 from moulin.ports.clock import Clock
 
 FOLDER: Final = ".health"  # in the spool, where no attempt's name begins with a dot
 PERIOD_S: Final = 2.0
+# The reader as a file, to be put where nodes see it.
+LOOK: Final = str(Path(__file__).parent.parent / "task" / "look.py")
 # What was written so long ago was left behind by a reader that was killed.
 OLD_S: Final = 90.0
 # For how long a network file system may show a folder as it was.

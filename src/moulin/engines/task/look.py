@@ -2,6 +2,7 @@
 
     python -I -S -E look.py FOLDER STEP_DIRECTORY PID
 
+With the one word `once` it prints a reading. Else it
 runs beside a task for as long as process PID lives and keeps one file `FOLDER/NODE/STEP` that says
 what it last read. Like the shim it is a bare file that imports nothing of Moulin, and runs on Python 3.8.
 It decides nothing about what a reading means, and ends nothing.
@@ -318,7 +319,10 @@ def watch(folder: str, step_directory: str, task: Task) -> None:
 
 
 def main() -> int:
-    """Watch until the process or a signal ends it; never stand in the way of the work."""
+    """Look once and say it; or watch until the task or a signal ends it, never in its way."""
+    if sys.argv[1:] == ["once"]:
+        json.dump(machine(os.environ.get("TMPDIR") or "/tmp", Nvml()), sys.stdout)  # noqa: S108
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.nice(19)
     try:

@@ -304,9 +304,10 @@ class Placing:
             wanted = wanted_by(option, workloads=int(self.quota.adds_workload(row)))
             if not self.quota.has_room(row, wanted):
                 continue
-            chosen = self._choose(option, zones)
+            chosen, is_apart = self._choose(option, zones)
             if not chosen.nodes:
-                lacking = lacking or (option, chosen.is_power)
+                # Nodes that are kept apart are kept for nobody, and nobody gives way on them.
+                lacking = lacking if is_apart else lacking or (option, chosen.is_power)
                 continue
             if option.shape.is_whole_node:
                 wanted = self._held_by(option, chosen.nodes, wanted.workloads)
@@ -321,16 +322,22 @@ class Placing:
             self._wait(row, unit, lacking, zones)
         return None
 
-    def _choose(self, demand: Demand, zones: tuple[str, ...]) -> Chosen:
-        """Return nodes for a gang, none of which failed a check with another of them lately."""
+    def _choose(self, demand: Demand, zones: tuple[str, ...]) -> tuple[Chosen, bool]:
+        """Return nodes for a gang, none of which failed a check with another of them lately.
+
+        The flag says that some were left out for that; others may have them.
+        """
         chosen = self.room.choose(demand, zones)
+        left_out: list[int] = []
         while len(chosen.nodes) > 1:
             node = misfit(self.state, chosen.nodes, self.now_ns)
             if node < 0:
                 break
+            left_out.append(node)
             self.room.reserved[node] = True
             chosen = self.room.choose(demand, zones)
-        return chosen
+        self.room.reserved[left_out] = False
+        return chosen, bool(left_out)
 
     def _check_s(self, row: WorkloadRow, nodes: list[int]) -> int:
         is_job = row.submission.spec.kind is WorkloadKind.JOB

@@ -158,6 +158,10 @@ def test_two_that_fail_together_wait_and_are_tried_again_later():
     assert not here.cycle().places
     assert not here.cycle().places
     assert codes(here) == ["NodesApart"]
+    # Meanwhile others may have them.
+    here.submit("small", job(priority=-1))
+    assert placed(here).workload == "small"
+    here.exit("small.u0.g1.t0")
     here.now_ns += 601 * SECOND
     assert placed(here).check_s > 0
 

@@ -23,7 +23,15 @@ from moulin.domain.ids import AttemptId, StepId, step_id
 from moulin.domain.observation import Claim, TaskPhase
 from moulin.engines.slurm.arrays import ArrayJob, Arrays
 from moulin.engines.task.dropped import Dropped
-from moulin.engines.task.spool import StepFiles, is_there, read_small, step_files, sync_directory
+from moulin.engines.task.spool import (
+    StepFiles,
+    is_there,
+    read_small,
+    step_files,
+    sync_directory,
+    sync_file_system,
+    write_once,
+)
 
 STOPPED: Final = b"stop"
 REFUSED: Final = b"refused"
@@ -152,7 +160,25 @@ class Attempts:
     def __init__(self, spool: Path, dropped: Dropped) -> None:
         self._spool = spool
         self._open: dict[AttemptId, Attempt] = {}
+        self._is_unsettled = False
         self.arrays = Arrays(spool, dropped)
+
+    def fence(self, attempt: Attempt) -> bool:
+        """See to it that no job ever runs an attempt; return False when one has it already.
+
+        It outlives this process at once, and a power cut from `settle` on: nobody is told before.
+        """
+        if attempt.is_owned():
+            return False
+        made = write_once(attempt.path("owner"), STOPPED, is_durable=False)
+        self._is_unsettled = self._is_unsettled or made
+        return made or attempt.is_fenced()
+
+    def settle(self) -> None:
+        """Make all fences last, at once: a thousand of them cost what one does."""
+        if self._is_unsettled:
+            sync_file_system(str(self._spool))
+            self._is_unsettled = False
 
     def open(self) -> tuple[Attempt, ...]:
         """Return the attempts that have a step whose end is not on record."""

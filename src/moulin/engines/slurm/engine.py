@@ -31,7 +31,7 @@ from moulin.domain.observation import (
     TaskPhase,
 )
 from moulin.domain.plan import StartStep
-from moulin.engines.slurm.attempt import STOPPED, Attempt, Attempts
+from moulin.engines.slurm.attempt import Attempt, Attempts
 from moulin.engines.slurm.cluster import Cluster, Jobs
 from moulin.engines.slurm.doors import SIDECAR, Doors
 from moulin.engines.slurm.driver import Driver
@@ -174,12 +174,14 @@ class SlurmEngine:
     def observe(self, steps: Sequence[StepId]) -> tuple[Observation, ...]:
         """Return one observation per step, in order; one question to Slurm for all of them."""
         self._tend()
+        self._settle()
         jobs = self._cluster.jobs()
         return tuple(self._observe(step, jobs) for step in steps)
 
     def changes(self) -> tuple[Observation, ...]:
         """Return each step whose phase changed since the last call; the first time, all."""
         self._tend()
+        self._settle()
         jobs = self._cluster.jobs()
         if jobs.number == self._handed_number:
             return tuple(self._just_begun(jobs))
@@ -314,15 +316,14 @@ class SlurmEngine:
 
     def _has_begun(self, attempt: Attempt, files: StepFiles) -> bool:
         """Say whether a job runs the attempt; if not, see to it that none ever will."""
-        fence = format_record({"by": "stop", "at_ns": self._clock.now_ns()})
-        if not attempt.is_submitted:
-            write_once(attempt.path("owner"), STOPPED)
-            write_once(files.started, fence)
-            return False
-        if write_once(attempt.path("owner"), STOPPED) or attempt.is_fenced():
+        if not self._book.fence(attempt):
+            return True
+        if attempt.is_submitted:
             self._unwanted |= self._numbers([attempt])
-            return False
-        return True
+        else:
+            fence = format_record({"by": "stop", "at_ns": self._clock.now_ns()})
+            write_once(files.started, fence)
+        return False
 
     def _numbers(self, attempts: Iterable[Attempt]) -> set[str]:
         """Return what Slurm calls the jobs of attempts, without numbers that others have now."""

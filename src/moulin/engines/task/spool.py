@@ -23,6 +23,7 @@ and beside the ranks `port`, the rendezvous port that all tasks of the attempt a
 """
 
 import contextlib
+import ctypes
 import os
 import re
 from collections.abc import Mapping
@@ -211,17 +212,29 @@ def write_whole(path: str, data: bytes, *, is_durable: bool) -> None:
         sync_directory(os.path.dirname(path))
 
 
-def write_once(path: str, data: bytes) -> bool:
-    """Make a file whole and durable unless it exists; return whether this call made it."""
-    temporary = _temporary(path, data, is_durable=True)
+def write_once(path: str, data: bytes, *, is_durable: bool = True) -> bool:
+    """Make a file whole, and durable, unless it exists; return whether this call made it."""
+    temporary = _temporary(path, data, is_durable=is_durable)
     try:
         os.link(temporary, path)
     except FileExistsError:
         return False
     finally:
         os.unlink(temporary)
-    sync_directory(os.path.dirname(path))
+    if is_durable:
+        sync_directory(os.path.dirname(path))
     return True
+
+
+def sync_file_system(path: str) -> None:
+    """Make all that was written to a directory's file system survive a power cut, at once."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), path)
+    finally:
+        os.close(fd)
 
 
 def last_written_ns(*paths: str) -> int:

@@ -44,6 +44,7 @@ def test_a_pool_has_the_engine_it_names(tmp_path, engine):
         (pool("p", "slurm", control_url="login1:8700"), "control_url 'login1:8700'"),
         (pool("p", "slurm", control_url="https://login1/api"), "no address of a control plane"),
         (pool("p", "slurm", replica_time_limit="long"), "long"),
+        (pool("p", "slurm", read_nodes="maybe"), "read_nodes is 'maybe'"),
         (pool("p", "kubernetes", name_space="n"), "no setting 'name_space'"),
         (pool("p", "kubernetes", PoolMode.DELEGATED), "is owned"),
     ],

@@ -33,6 +33,7 @@ from moulin.domain.factory import (
     ZoneState,
 )
 from moulin.domain.ids import NodeId, WorkloadId
+from moulin.domain.lease_events import LeaseExtended
 from moulin.domain.observation import TaskPhase
 from moulin.domain.plan import Place, Plan
 from moulin.domain.workload import (
@@ -174,6 +175,14 @@ class Factory(RuleBasedStateMachine):
             self.world.add(
                 WorkloadAdjusted(workload=workload, by="ada", is_held=is_held, priority=priority)
             )
+
+    @precondition(lambda self: self.submitted)
+    @rule(data=st.data(), limit_s=st.sampled_from([20, 60, 300]))
+    def extend(self, data, limit_s) -> None:
+        workload = WorkloadId(f"w{data.draw(st.integers(1, self.submitted)):03}")
+        self.world.add(
+            LeaseExtended(workload=workload, by="ada", time_limit_s=limit_s, added_neur=1)
+        )
 
     @rule()
     def cycle(self) -> None:

@@ -104,7 +104,7 @@ def leased_nodes(state: State, workload: WorkloadId) -> Iterator[NodeRow]:
 def _extended(state: State, payload: LeaseExtended, event: Event) -> None:
     """Let a lease and what runs of it end later; one that is being ended stays so."""
     row = unfinished(state, payload.workload, event)
-    if row is None:
+    if row is None or row.submission.spec.kind is not WorkloadKind.LEASE:
         return
     added_s = payload.time_limit_s - row.time_limit_s
     row.time_limit_s = payload.time_limit_s

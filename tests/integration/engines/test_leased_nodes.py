@@ -28,14 +28,18 @@ from tests.ssh_server import missing_programs
 def bench(request, tmp_path):
     if missing_programs() and not os.environ.get("CI"):
         pytest.skip("no SSH server can be started")
-    if request.param == "local":
-        made = LocalBench(tmp_path, find_cgroup_base())
-        made.nodes = tuple(replace(node, has_login=True) for node in made.nodes)
-        made.renew()
-    else:
+    made = local_bench(tmp_path) if request.param == "local" else None
+    if made is None:
         made = SlurmBench(tmp_path, request.getfixturevalue("slurm_cluster"))
     yield made
     made.close()
+
+
+def local_bench(folder: Path) -> LocalBench | SlurmBench:
+    made = LocalBench(folder, find_cgroup_base())
+    made.nodes = tuple(replace(node, has_login=True) for node in made.nodes)
+    made.renew()
+    return made
 
 
 @pytest.fixture

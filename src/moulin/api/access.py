@@ -7,6 +7,7 @@ gets 404, the same as one that does not exist.
 from typing import Final
 
 from fastapi import Request
+from starlette.requests import HTTPConnection
 
 from moulin.api.state import ApiState, state_of
 from moulin.domain.errors import Forbidden, NotFound
@@ -29,17 +30,23 @@ class Allow:
         Raises `Unauthenticated`, `Forbidden` for a role that lacks the action, and `NotFound`
         when the route names another project.
         """
-        principal = _identify(request, state_of(request))
-        if reach(principal.role, self.action) is Reach.NONE:
-            raise Forbidden(
-                f"{self.action}: a key of role {principal.role} may not do this",
-                hint="use a key of another role; the project's admin can issue one",
-                details={"role": principal.role.value, "action": self.action.value},
-            )
+        principal = allowed(request, self.action)
         project = request.path_params.get("project")
         if project is not None:
             require_project(principal, self.action, project)
         return principal
+
+
+def allowed(connection: HTTPConnection, action: Action) -> Principal:
+    """Return who calls; raises `Unauthenticated`, and `Forbidden` for a role that lacks the action."""
+    principal = _identify(connection, state_of(connection))
+    if reach(principal.role, action) is Reach.NONE:
+        raise Forbidden(
+            f"{action}: a key of role {principal.role} may not do this",
+            hint="use a key of another role; the project's admin can issue one",
+            details={"role": principal.role.value, "action": action.value},
+        )
+    return principal
 
 
 def require_project(principal: Principal, action: Action, project: str) -> None:
@@ -76,7 +83,7 @@ def own_project(principal: Principal, action: Action, wanted: str) -> str:
     return principal.project
 
 
-def _identify(request: Request, state: ApiState) -> Principal:
+def _identify(request: HTTPConnection, state: ApiState) -> Principal:
     shown = request.headers.get("authorization", "")
     credential = shown[len(_SCHEME) :].strip() if shown[: len(_SCHEME)].lower() == _SCHEME else ""
     services = state.services

@@ -25,6 +25,7 @@ from moulin.api import (
     receipts,
     registrations,
     secrets,
+    sessions,
     status,
     workloads,
 )
@@ -49,6 +50,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     bundles.router,
     gateway.router,
     registrations.router,
+    sessions.router,
 )
 
 

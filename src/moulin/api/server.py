@@ -25,6 +25,7 @@ CONNECTIONS_MAX: Final = 2_000
 BACKLOG: Final = 2_048
 KEEP_ALIVE_S: Final = 60
 STOP_WAIT_S: Final = 5
+MESSAGE_BYTES_MAX: Final = 1 << 20
 TICKS_PER_S: Final = 10
 
 
@@ -122,7 +123,9 @@ class ApiServer:
                 app,
                 loop="uvloop",
                 http=GuardedProtocol,
-                ws="none",
+                ws="websockets-sansio",
+                ws_max_size=MESSAGE_BYTES_MAX,
+                ws_per_message_deflate=False,
                 lifespan="off",
                 access_log=False,
                 log_config=None,

@@ -14,12 +14,14 @@ from moulin.controlplane.commands import Answer, Command
 from moulin.controlplane.sealed import SealedSecrets
 from moulin.controlplane.shelf import Shelf
 from moulin.domain.control import FetchStatus, FetchWanted, ModelInfo
+from moulin.domain.errors import EngineRefused
 from moulin.domain.ids import AttemptId
 from moulin.domain.model import Model
 from moulin.domain.objects import BatchJob
 from moulin.domain.observation import LogChunk
 from moulin.domain.registration import Registration, RegistrationWanted
 from moulin.domain.secrets import SealedSecret
+from moulin.domain.session import Entry, EntryWanted, SessionTicket
 from moulin.domain.terms import Acceptances
 from moulin.identity import Keyring
 from moulin.ports.clock import Clock, IdSource
@@ -184,7 +186,27 @@ class ApiLimits:
     heartbeat_s: float = 15.0
     news_period_s: float = 0.1
     sync_wait_s_max: int = 60
+    sessions_max: int = 100
+    project_sessions_max: int = 20
+    session_s_max: float = 12 * 3600.0
     gateways_wait_s: float = 2.0
+
+
+class Doorkeeper(Protocol):
+    """Says how to go into a running task; called from a worker thread."""
+
+    def __call__(self, ticket: SessionTicket, wanted: EntryWanted) -> Entry:
+        """Return the program to run.
+
+        Raises `EngineRefused` where the task's engine lets nobody in, `NotFound` when it does not run.
+        """
+        ...
+
+
+def nobody_enters(ticket: SessionTicket, wanted: EntryWanted) -> Entry:
+    """Raise `EngineRefused`: what stands for a doorkeeper where there is none."""
+    del wanted
+    raise EngineRefused(f"enter {ticket.step}: pool {ticket.pool} lets nobody in")
 
 
 def _unmeasured() -> Machine:
@@ -218,3 +240,4 @@ class ApiServices:
     secrets: Callable[[], SealedSecrets] = SealedSecrets
     licences: Callable[[], Acceptances] = dict
     machine: Callable[[], Machine] = _unmeasured
+    enter: Doorkeeper = nobody_enters

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import cast
 
-from fastapi import Request
+from starlette.requests import HTTPConnection
 
 from moulin.api.bridge import Bridge
+from moulin.api.doors import Doors
 from moulin.api.experience import Experience
 from moulin.api.gateways import Gateways
 from moulin.api.metrics import Metrics
@@ -25,6 +26,7 @@ class ApiState:
     sums: UsageSums
     gateways: Gateways
     experience: Experience
+    doors: Doors
 
 
 def make_state(services: ApiServices) -> ApiState:
@@ -38,9 +40,10 @@ def make_state(services: ApiServices) -> ApiState:
         sums=UsageSums(services.store, services.keyring),
         gateways=Gateways(),
         experience=Experience(services.store),
+        doors=Doors(limits.sessions_max, limits.project_sessions_max),
     )
 
 
-def state_of(request: Request) -> ApiState:
-    """Return the state of the application that serves this request."""
+def state_of(request: HTTPConnection) -> ApiState:
+    """Return the state of the application that serves this request or connection."""
     return cast("ApiState", request.app.state.moulin)

@@ -20,6 +20,7 @@ from moulin.cli import (
     bundles,
     cluster,
     demo,
+    inside,
     join,
     kept,
     keys,
@@ -71,7 +72,20 @@ def trust(
         os.environ[CA_VARIABLE] = str(ca)
 
 
-for part in (demo, local, operate, join, submit, work, batch, serve, scale, replicas, accounts):
+for part in (
+    demo,
+    local,
+    operate,
+    join,
+    submit,
+    work,
+    batch,
+    inside,
+    serve,
+    scale,
+    replicas,
+    accounts,
+):
     app.add_typer(part.app)
 app.add_typer(models.app, name="models")
 app.add_typer(nodes.app, name="nodes")

@@ -22,6 +22,7 @@ from moulin.controlplane.commands import (
     ApplyFactory,
     CancelBatch,
     CheckNode,
+    CloseSession,
     CreateKey,
     DeleteObject,
     DeleteSecret,
@@ -31,6 +32,7 @@ from moulin.controlplane.commands import (
     ExtendLease,
     JudgeNode,
     OpenBatch,
+    OpenSession,
     OrderLease,
     ReadAllowances,
     ReadElements,
@@ -69,6 +71,7 @@ from moulin.controlplane.plane import Plane
 from moulin.controlplane.rows import view_of
 from moulin.controlplane.schedule import present_policy
 from moulin.controlplane.secrets import delete_secret, set_secret
+from moulin.controlplane.sessions import close_session, open_session
 from moulin.controlplane.status import read_status
 from moulin.controlplane.submit import submit_workload, try_workload
 from moulin.controlplane.sync import sync_gateway
@@ -265,5 +268,7 @@ HANDLERS: Final[Mapping[type, Handler]] = {
     EndBatch: end_batch,
     SetSecret: set_secret,
     DeleteSecret: delete_secret,
+    OpenSession: open_session,
+    CloseSession: close_session,
     ReadStatus: _status,
 }

@@ -28,6 +28,8 @@ from moulin.domain.lease import LeaseOffers, LeaseWanted
 from moulin.domain.objects import BatchJob, StoredObject
 from moulin.domain.principal import ApiKey, Principal
 from moulin.domain.secrets import SealedSecret, SecretInfo
+from moulin.domain.session import SessionTicket
+from moulin.domain.session_events import SessionEnd, SessionPurpose
 from moulin.domain.snapshot import SyncReply, SyncRequest
 from moulin.domain.terms import LicenceAcceptance
 from moulin.domain.views import NodeView, WorkloadView
@@ -41,6 +43,7 @@ __all__ = [
     "ApplyFactory",
     "CancelBatch",
     "CheckNode",
+    "CloseSession",
     "Command",
     "CreateKey",
     "DeleteObject",
@@ -54,6 +57,7 @@ __all__ = [
     "JudgeNode",
     "ObjectDiff",
     "OpenBatch",
+    "OpenSession",
     "OrderLease",
     "ReadAllowances",
     "ReadElements",
@@ -406,6 +410,33 @@ class ReadStatus:
     """Ask for the factory at a glance. Answer: `FactoryStatus`."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenSession:
+    """Put on record that somebody goes into a running task. Answer: `SessionTicket`.
+
+    `word` is the first of a command, or a port. Raises `NotFound`, and `Conflict` when it does not run.
+    """
+
+    principal: Principal
+    session: str
+    workload: WorkloadId
+    unit: int
+    rank: int
+    purpose: SessionPurpose
+    word: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseSession:
+    """Put on record that a session is over. Answer: its `SessionTicket`, as it was given."""
+
+    principal: Principal
+    ticket: SessionTicket
+    workload: WorkloadId
+    end: SessionEnd
+    exit_code: int | None = None
+
+
 Command = (
     SubmitWorkload
     | TryWorkload
@@ -438,6 +469,8 @@ Command = (
     | EndBatch
     | SetSecret
     | DeleteSecret
+    | OpenSession
+    | CloseSession
     | ReadStatus
 )
 Answer = (
@@ -457,4 +490,5 @@ Answer = (
     | StoredObject
     | BatchJob
     | SecretInfo
+    | SessionTicket
 )

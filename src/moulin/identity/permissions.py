@@ -21,6 +21,7 @@ class Action(StrEnum):
     WORKLOAD_STOP = "workload.stop"
     WORKLOAD_SCALE = "workload.scale"
     WORKLOAD_ADJUST = "workload.adjust"
+    WORKLOAD_ENTER = "workload.enter"
     LOGS_READ = "logs.read"
     EVENTS_READ = "events.read"
     FACTORY_READ = "factory.read"
@@ -75,8 +76,10 @@ _INFERENCE: Final[Mapping[Action, Reach]] = {
     Action.OBJECT_READ: Reach.PROJECT,
     Action.OBJECT_WRITE: Reach.PROJECT,
 }
-# Whoever may run a job in a project can read its secrets in there, so he may set them as well.
+# Whoever may run a job in a project can read its secrets in there, so he may set them as well, and go
+# into what runs.
 _SECRETS: Final[Mapping[Action, Reach]] = {
+    Action.WORKLOAD_ENTER: Reach.PROJECT,
     Action.SECRET_READ: Reach.PROJECT,
     Action.SECRET_WRITE: Reach.PROJECT,
 }

@@ -12,6 +12,7 @@ from moulin.domain.health import NodeReading
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation
 from moulin.domain.plan import StartStep
+from moulin.domain.session import Entry, EntryWanted
 
 
 class Engine(Protocol):
@@ -121,5 +122,18 @@ class ReportsHealth(Protocol):
         """Return a reading of each of `nodes` (none: all) that can be read, in the order of `capacity`.
 
         Returns soon: it is called from the cycle. Raises `EngineUnavailable` when nothing can be read.
+        """
+        ...
+
+
+@runtime_checkable
+class Enters(Protocol):
+    """An engine that lets people go into a running task."""
+
+    def entry(self, step: StepId, wanted: EntryWanted) -> Entry:
+        """Return the program to run here that does what is wanted inside the task; starts nothing.
+
+        Raises `NotFound` when the step does not run, `EngineRefused` with the reason where it cannot
+        be entered, and `EngineUnavailable` when that cannot be known.
         """
         ...

@@ -64,6 +64,7 @@ from moulin.sdk._core import (
     finish,
     wait_before_repeat,
 )
+from moulin.sdk._inside_async import AsyncInside
 from moulin.sdk._jobdata import AsyncBundles, AsyncSecrets, tried
 from moulin.sdk._kept import AsyncAliases, AsyncBatches, AsyncFiles
 from moulin.sdk._leases import AsyncLeases
@@ -124,6 +125,7 @@ class AsyncMoulin:
         self.leases = AsyncLeases(self)
         self.secrets = AsyncSecrets(self)
         self.bundles = AsyncBundles(self)
+        self.inside = AsyncInside(self.credentials)
 
     async def status(self) -> FactoryStatus:
         """Return the factory at a glance."""

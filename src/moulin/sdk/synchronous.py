@@ -64,6 +64,7 @@ from moulin.sdk._core import (
     finish,
     wait_before_repeat,
 )
+from moulin.sdk._inside import Inside
 from moulin.sdk._jobdata import Bundles, Secrets, tried
 from moulin.sdk._kept import Aliases, Batches, Files
 from moulin.sdk._leases import Leases
@@ -124,6 +125,7 @@ class Moulin:
         self.leases = Leases(self)
         self.secrets = Secrets(self)
         self.bundles = Bundles(self)
+        self.inside = Inside(self.credentials)
 
     def status(self) -> FactoryStatus:
         """Return the factory at a glance."""

@@ -60,7 +60,7 @@ from moulin.identity import Keyring, digest, fold_keyring, make_key
 from moulin.ledger.allowances import Spending, view_of
 from moulin.ports.store import Batch, Checkpoint
 from moulin.store.memory import MemoryStore
-from tests.integration.api import batch_world, lease_world
+from tests.integration.api import batch_world, lease_world, sessions_world
 from tests.integration.api.models_world import Shelf
 from tests.integration.api.objects_world import Desk, Keeping, Keepsakes, keep
 from tests.integration.api.registrations_world import believing
@@ -318,6 +318,7 @@ class StandIn:
             c.StopWorkload: StandIn._stop,
             **batch_world.HANDLERS,
             **lease_world.HANDLERS,
+            **sessions_world.HANDLERS,
             c.ExplainWorkload: StandIn._explain,
             c.ApplyFactory: StandIn._apply,
             c.CreateKey: StandIn._create_key,
@@ -482,6 +483,7 @@ def running_world(
         secrets=lambda: standin.sealing.book,
         licences=lambda: standin.licences,
         logs=read_logs,
+        enter=sessions_world.let_in,
         shelf=shelf,
         evidence=Proofs(),
         clock=WallClock(),

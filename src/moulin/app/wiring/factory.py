@@ -13,6 +13,7 @@ from moulin.api.services import ApiServices
 from moulin.app.batches import BatchDesk
 from moulin.app.clock import SystemClock, SystemDice
 from moulin.app.datadir import OBJECTS, SECRET_KEYS, SECRETS_MASTER
+from moulin.app.doors import doorkeeper
 from moulin.app.evidence import StoredEvidence
 from moulin.app.lines import Lines, own_gateway
 from moulin.app.logs import log_reader
@@ -128,6 +129,7 @@ def open_factory(settings: FactorySettings) -> Factory:
         licences=lambda: plane.books.licences,
         machine=OwnMachine(),
         logs=log_reader(plane),
+        enter=doorkeeper(plane),
         shelf=library,
         evidence=_evidence(settings, store, signer),
         clock=clock,

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moulin.domain.errors import EngineRefused, EngineUnavailable, InUse, InvalidSpec
+from moulin.domain.errors import EngineRefused, EngineUnavailable, InUse, InvalidSpec, NotFound
 from moulin.domain.health import NodeReading
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
+from moulin.domain.session import Entry, EntryWanted
 from moulin.domain.words import moment
 from moulin.engines.local.cgroup import CgroupBase
 from moulin.engines.local.launch import (
@@ -31,6 +32,7 @@ from moulin.engines.local.survivors import end_survivors
 from moulin.engines.task.containers import TOOLS_OWN, contained_here
 from moulin.engines.task.data import BESIDE, MOVER, Beside, placed, refuse_bad_data
 from moulin.engines.task.dropped import Dropped
+from moulin.engines.task.entering import entering
 from moulin.engines.task.handed import hand_secrets, take_back_secrets
 from moulin.engines.task.shim import read_spec, stat_fields
 from moulin.engines.task.specification import LOGIN, specification, with_login
@@ -206,6 +208,15 @@ class LocalEngine:
         Raises `NotFound` when no such step was started here.
         """
         return read_log(step, step_files(self._spool, step), cursor, limit_bytes)
+
+    def entry(self, step: StepId, wanted: EntryWanted) -> Entry:
+        """Return the program that goes into a task of this machine; raises `NotFound` for no such."""
+        files = step_files(self._spool, step)
+        if not self._is_open(step):
+            raise NotFound(
+                f"enter {step}: it does not run here", hint="only what runs can be entered"
+            )
+        return Entry(argv=entering(files.directory, wanted), env=self._base_env)
 
     def steps(self) -> tuple[StepId, ...]:
         """Return every step that was started and whose end is not on record, in step order."""

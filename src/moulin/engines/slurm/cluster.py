@@ -8,7 +8,7 @@ from typing import Final
 from moulin.domain.errors import EngineError, EngineRefused
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import Resources
-from moulin.engines.slurm.driver import Driver, ExtendsJobs, FindsImageTool, JobRequest
+from moulin.engines.slurm.driver import Converses, Driver, ExtendsJobs, FindsImageTool, JobRequest
 from moulin.engines.slurm.formats import JobBook, SlurmJob, SlurmNode, SlurmPartition
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.watched import Reading, Watched
@@ -42,6 +42,7 @@ class Cluster:
         self._recalled: dict[str, SlurmJob | None] = {}
         self.ring = driver.ring
         self.cancel = driver.cancel
+        self.door: Converses | None = driver if isinstance(driver, Converses) else None
 
     def jobs(self) -> Reading[Jobs]:
         """Return the newest reading of all jobs."""

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from moulin.domain.session import Entry
 from moulin.engines.slurm.driver import JobRequest, complaint, unavailable
 from moulin.engines.slurm.formats import (
     SlurmJob,
@@ -28,6 +29,10 @@ class Commands:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._has_accounting: bool | None = None
+
+    def talking(self, command: Sequence[str], *, is_terminal: bool) -> Entry:
+        """Return the program that runs a command where Slurm's are, with pipes or on a terminal."""
+        return self._transport.talking(command, is_terminal=is_terminal)
 
     def jobs(self) -> tuple[SlurmJob, ...]:
         """Return all jobs, by `squeue --json`."""

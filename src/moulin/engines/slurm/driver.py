@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from moulin.domain.errors import EngineRefused, EngineUnavailable
+from moulin.domain.session import Entry
 from moulin.engines.slurm.formats import SlurmJob, SlurmNode, SlurmPartition
 
 # A complaint that holds one of these may pass; any other about a submission is Slurm's last word.
@@ -49,6 +50,15 @@ class JobRequest:
     reservation: str = ""
     constraint: str = ""
     is_exclusive: bool = False
+
+
+@runtime_checkable
+class Converses(Protocol):
+    """A way to Slurm by which a command can be talked with."""
+
+    def talking(self, command: Sequence[str], *, is_terminal: bool) -> Entry:
+        """Return the program that runs a command with this process's pipes, or on its terminal."""
+        ...
 
 
 @runtime_checkable

@@ -31,12 +31,14 @@ from moulin.domain.observation import (
     TaskPhase,
 )
 from moulin.domain.plan import StartStep
-from moulin.engines.slurm.attempt import Attempt, Attempts
+from moulin.domain.session import Entry, EntryWanted
+from moulin.engines.slurm.attempt import STOPPED, Attempt, Attempts
 from moulin.engines.slurm.cluster import Cluster, Jobs
 from moulin.engines.slurm.doors import SIDECAR, Doors
 from moulin.engines.slurm.driver import Driver
 from moulin.engines.slurm.evidence import Case, Evidence
 from moulin.engines.slurm.formats import PENDING, SlurmJob
+from moulin.engines.slurm.inside import entry_beside
 from moulin.engines.slurm.places import calmed, places
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.starting import Starter
@@ -44,6 +46,7 @@ from moulin.engines.slurm.submission import install_program, shared_data
 from moulin.engines.slurm.watched import Reading
 from moulin.engines.slurm.wellbeing import LOOK, Wellbeing
 from moulin.engines.task.dropped import Dropped
+from moulin.engines.task.entering import PROGRAM as ENTER
 from moulin.engines.task.handed import take_back_secrets
 from moulin.engines.task.specification import LOGIN
 from moulin.engines.task.spool import (
@@ -103,6 +106,7 @@ class SlurmEngine:
             program, owner = install_program(self._spool), self._read_owner()
             sidecar = install_program(self._spool, SIDECAR)
             login = install_program(self._spool, LOGIN)
+            self._enter = install_program(self._spool, ENTER)
             data = shared_data(self._spool, settings.python)
             reader = install_program(self._spool, LOOK) if settings.reads_nodes else ""
             self._wellbeing = Wellbeing(self._spool, clock, settings, reader=reader)
@@ -262,6 +266,20 @@ class SlurmEngine:
         if is_there(files.spec) and not is_there(files.log):
             return LogChunk(data=b"", next_cursor=max(0, cursor), is_end=is_there(files.exit))
         return read_log(step, files, cursor, limit_bytes)
+
+    def entry(self, step: StepId, wanted: EntryWanted) -> Entry:
+        """Return the `srun` that goes into a task beside it; raises `NotFound` when it does not run.
+
+        Raises `EngineRefused` where Slurm is reached in a way that nothing can be talked over.
+        """
+        return entry_beside(
+            step,
+            self._book.of(step),
+            wanted,
+            settings=self._settings,
+            door=self._cluster.door,
+            program=self._enter,
+        )
 
     def steps(self) -> tuple[StepId, ...]:
         """Return every step that was submitted and whose end is not on record, in step order."""

@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from moulin.domain.errors import EngineUnavailable
+from moulin.domain.session import Entry
+from moulin.engines.task.entering import on_a_terminal
 
 COMMAND_S: Final = 20.0
 WORDS_MAX: Final = 400
 # What SSH itself answers when it never reached the other side's shell.
 SSH_FAILED: Final = 255
 PERSIST_S: Final = 600
+_AGENT: Final = "SSH_AUTH_SOCK"
 # Slurm's commands name every element of an array that waits, instead of the first few.
 _ALWAYS: Final = {"SLURM_BITSTR_LEN": "0"}
 _PASSED_ON: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "SHELL")
@@ -43,6 +46,10 @@ class Transport(Protocol):
         """Return a command's answer; raises `EngineUnavailable` when it gave none."""
         ...
 
+    def talking(self, command: Sequence[str], *, is_terminal: bool) -> Entry:
+        """Return the program that runs a command with its own pipes, or on its own terminal."""
+        ...
+
 
 class LocalTransport:
     """Slurm's commands on this machine, a login node or the control plane's own."""
@@ -60,6 +67,11 @@ class LocalTransport:
     def run(self, command: Sequence[str], *, stdin: bytes = b"") -> Answer:
         """Return a command's answer; raises `EngineUnavailable` when it gave none."""
         return _answer(command, stdin, self._environment)
+
+    def talking(self, command: Sequence[str], *, is_terminal: bool) -> Entry:
+        """Return the command itself."""
+        argv = on_a_terminal(tuple(command)) if is_terminal else tuple(command)
+        return Entry(argv=argv, env=self._environment)
 
 
 class SshTransport:
@@ -96,17 +108,27 @@ class SshTransport:
 
     def run(self, command: Sequence[str], *, stdin: bytes = b"") -> Answer:
         """Return a command's answer; raises `EngineUnavailable` when it gave none."""
-        words = " ".join(
-            f'"{word}"' if word.endswith(":$PATH") else shlex.quote(word)
-            for word in (*self._before, *command)
-        )
-        answer = _answer((*self._ssh, words), stdin, None)
+        answer = _answer((*self._ssh, self._words(command)), stdin, None)
         if answer.status == SSH_FAILED:
             raise EngineUnavailable(
                 f"run {command[0]} over SSH: {answer.words or 'no connection'}",
                 hint="try the same `ssh` command by hand; it must need no password",
             )
         return answer
+
+    def talking(self, command: Sequence[str], *, is_terminal: bool) -> Entry:
+        """Return an `ssh` over the same connection, with a terminal on the other side where one is wanted."""
+        passed = {name: os.environ[name] for name in (*_PASSED_ON, _AGENT) if name in os.environ}
+        if not is_terminal:
+            return Entry(argv=(*self._ssh, self._words(command)), env=passed)
+        ssh = tuple("-tt" if word == "-T" else word for word in self._ssh)
+        return Entry(argv=on_a_terminal((*ssh, self._words(command))), env=passed)
+
+    def _words(self, command: Sequence[str]) -> str:
+        return " ".join(
+            f'"{word}"' if word.endswith(":$PATH") else shlex.quote(word)
+            for word in (*self._before, *command)
+        )
 
 
 def _hang_up(ssh: Sequence[str], sockets: str) -> None:

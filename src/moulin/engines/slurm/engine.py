@@ -32,7 +32,7 @@ from moulin.domain.observation import (
 )
 from moulin.domain.plan import StartStep
 from moulin.domain.session import Entry, EntryWanted
-from moulin.engines.slurm.attempt import STOPPED, Attempt, Attempts
+from moulin.engines.slurm.attempt import Attempt, Attempts
 from moulin.engines.slurm.cluster import Cluster, Jobs
 from moulin.engines.slurm.doors import SIDECAR, Doors
 from moulin.engines.slurm.driver import Driver

@@ -22,8 +22,10 @@ from schemathesis.specs.openapi.checks import (
 from moulin.api import status
 from moulin.api.app import ROUTERS
 from moulin.api.describe import PREFIX, document
+from moulin.domain.ids import AttemptId
 from moulin.domain.principal import Role
-from tests.integration.api.world import World, running_world
+from moulin.identity.registrations import registration_key
+from tests.integration.api.world import PEPPER, World, running_world
 
 CHECKS = [
     not_a_server_error,
@@ -41,6 +43,7 @@ def described() -> schemathesis.BaseSchema:
     return schemathesis.openapi.from_dict(document(app, "9.9"))
 
 
+REPLICA = AttemptId("end_1.u0.g2")
 OPERATIONS: dict[str, Any] = {}
 for result in described().get_all_operations():
     assert isinstance(result, Ok)
@@ -70,9 +73,13 @@ def test_every_operation_keeps_its_word(fuzzed, label, mode):
         "key": fuzzed.keys["alpha"],
         "model": "tiny",
         "node": "n0",
+        "attempt": REPLICA,
         **fuzzed.objects["alpha"],
     }
-    headers = {"authorization": f"Bearer {fuzzed.secret(role)}"}
+    secret = fuzzed.secret(role)
+    if label.endswith("{attempt}") and mode is GenerationMode.POSITIVE:
+        secret = registration_key(PEPPER, REPLICA)
+    headers = {"authorization": f"Bearer {secret}"}
 
     @settings(
         max_examples=40,

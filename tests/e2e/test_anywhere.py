@@ -1,5 +1,7 @@
 """One job file, unchanged, on three engines behind one Moulin: what it prints and leaves is the same."""
 
+import shutil
+
 import pytest
 
 from tests.e2e.conftest import Shell
@@ -40,10 +42,10 @@ prices:
 """
 
 
-@pytest.fixture
-def front(tmp_path, slurm_cluster, ray_cluster):
-    opened = Shell(tmp_path, is_inside=True)
-    factory = tmp_path / "factory.yaml"
+@pytest.fixture(scope="module")
+def front(tmp_path_factory, slurm_cluster, ray_cluster, podman):
+    opened = Shell(tmp_path_factory.mktemp("front"), is_inside=True)
+    factory = opened.folder / "factory.yaml"
     factory.write_text(
         FACTORY.format(
             conf=slurm_cluster.environment["SLURM_CONF"],
@@ -54,7 +56,10 @@ def front(tmp_path, slurm_cluster, ray_cluster):
         )
     )
     try:
-        opened.up("--factory", str(factory))
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("PATH", "CONTAINERS_STORAGE_CONF"):
+                patch.setenv(name, podman.environment[name])
+            opened.up("--factory", str(factory))
         opened.until(lambda: len(opened.json("status")["nodes"]) >= 2 + 4 + 2)
         yield opened
     finally:
@@ -78,3 +83,26 @@ def test_one_file_gives_the_same_on_every_engine(front):
     parts = [int(part) for part in left["here"].values()]
     assert sum(parts) == sum(n * n for n in range(1_000_000))
     front.until(lambda: len({item["workload"] for item in front.json("usage")["items"]}) >= 3)
+
+
+def test_a_job_in_an_image_is_followed_and_charged(front, podman):
+    job = front.folder / "job.yaml"
+    job.write_text(
+        f"name: boxed\nimage: {podman.image}\nenvs: {{WORD: grist}}\ntime_limit: 5m\n"
+        "resources: {cpus: 1, memory: 100MB}\nrun: cat /etc/made-here; echo $WORD; exit 5\n"
+    )
+    done = front.moulin("run", str(job), "--follow", "--zone", "here")
+    assert done.returncode == 5, done.stderr
+    assert done.stdout == "only in the image\ngrist\n"
+    [view] = [job for job in front.json("jobs")["items"] if job["name"] == "boxed"]
+    front.until(lambda: view["id"] in {item["workload"] for item in front.json("usage")["items"]})
+
+
+@pytest.mark.skipif(shutil.which("apptainer") is not None, reason="Apptainer is here")
+def test_an_image_that_a_cluster_cannot_run_is_refused_with_what_to_install(front):
+    job = front.folder / "job.yaml"
+    job.write_text("name: unboxed\nimage: ubuntu:24.04\ntime_limit: 5m\nrun: echo never\n")
+    done = front.moulin("run", str(job), "--follow", "--zone", "hpc")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "needs pyxis or Apptainer on the nodes" in done.stderr
+    assert "install Apptainer on every node" in done.stderr

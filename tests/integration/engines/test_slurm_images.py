@@ -5,6 +5,7 @@ the program without any image. Neither tool itself is tried here.
 """
 
 import os
+import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,7 @@ def in_image(script, **fields) -> TaskTemplate:
     return TaskTemplate(command=("sh", "-c", script), image=image, **fields)
 
 
+@pytest.mark.skipif(shutil.which("apptainer") is not None, reason="Apptainer is here")
 def test_where_neither_tool_is_found_it_is_refused_with_what_to_install(bench):
     step = make_step("a", in_image("true"))
     with pytest.raises(EngineRefused, match="needs pyxis or Apptainer") as refused:

@@ -52,7 +52,6 @@ def strike(
         with moulin(folder, pools, len(cluster.names), environment) as front:
             return _strike(folder, front, cluster, line, [*wanted] * rounds)
     finally:
-        cluster.set_timeout(TIMEOUT_S)
         if line is not None:
             line.close()
 
@@ -84,7 +83,7 @@ def _strike(
                 partial(cluster.thaw, frozen),
                 seconds_max=AWAY_S,
             )
-            cluster.set_timeout(TIMEOUT_S)
+            cluster.set_timeout(cluster.timeout_s)
         elif kind == "controller_silent":
             gang.is_silent(
                 kind,

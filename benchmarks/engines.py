@@ -215,8 +215,11 @@ def array_of(
                 time_limit_s=600,
             )
         )
-        if not wait_for(lambda: listed(cluster) >= elements, 10 * RAN_S_MAX):
-            raise RuntimeError(f"Slurm lists {listed(cluster)} of {elements} elements")
+        until_s = begin_s + 10 * RAN_S_MAX
+        while (count := listed(cluster)) < elements:
+            if time.monotonic() > until_s:
+                raise RuntimeError(f"Slurm lists {count} of {elements} elements")
+            time.sleep(0.05)
         ours_s = time.monotonic() - begin_s
         front.client.workloads.stop(view.id)
         wait_for(lambda: front.is_over(view.id), RAN_S_MAX)

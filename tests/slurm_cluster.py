@@ -63,6 +63,7 @@ class SlurmCluster(OwnSlurm):
                 f"PartitionName=short Nodes={prefix}[0-1] MaxTime=30 State=UP",
             ),
         )
+        self.timeout_s = timeout_s
         devices = folder / "dev"
         devices.mkdir()
         for index in range(GPUS):
@@ -81,7 +82,7 @@ class SlurmCluster(OwnSlurm):
         self._end("slurmctld", signal.SIGKILL)
 
     def set_timeout(self, seconds: int) -> None:
-        """Give a node up only after it said nothing for so long."""
+        """Give a node up only after it said nothing for so long, from now on."""
         lines = [
             f"SlurmdTimeout={seconds}" if line.startswith("SlurmdTimeout=") else line
             for line in self.conf.read_text().splitlines()

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from benchmarks import _node_failure_local, _node_failure_ray, _node_failure_slurm, engines
+from benchmarks import _node_failure_local, _node_failure_slurm, engines
 from benchmarks.node_failure import summary
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -14,13 +14,7 @@ FIGURES = ("submit_to_running_p50_s", "submit_to_running_p99_s", "overhead_over_
 
 
 def options(**more: int) -> argparse.Namespace:
-    return argparse.Namespace(samples=2, elements=12, **more)
-
-
-def test_a_start_here_is_measured_beside_a_fork(tmp_path):
-    found = engines.on_local(tmp_path, options(), random.Random(1))["local"]
-    assert all(found[name] > 0 for name in FIGURES)
-    assert found["samples"] == 2
+    return argparse.Namespace(samples=1, elements=12, **more)
 
 
 @pytest.mark.slurm
@@ -33,8 +27,8 @@ def test_a_start_on_slurm_is_measured_beside_sbatch(tmp_path, slurm_cluster):
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_what_holds_a_broken_device_runs_on_the_spare(tmp_path):
-    told = summary(_node_failure_local.cases(tmp_path, 1, ("xid", "device_missing")))
-    assert (told["failures"], told["wrongly_restarted"]) == (2, 0), told["cases"]
+    told = summary(_node_failure_local.cases(tmp_path, 1, ("xid",)))
+    assert (told["failures"], told["wrongly_restarted"]) == (1, 0), told["cases"]
     assert told["noticed_s_max"] is not None
     assert told["restarted_s_max"] is not None
 
@@ -47,10 +41,3 @@ def test_a_node_without_power_is_replaced_and_a_silent_one_is_not(tmp_path, slur
     assert told["silences_noticed"] == 1
     assert told["wrongly_restarted"] == 0, told["cases"]
     assert told["restarted_s_max"] is not None, told["cases"]
-
-
-@pytest.mark.ray
-def test_tasks_outlive_the_ray_of_their_server(tmp_path, ray_cluster):
-    told = summary(_node_failure_ray.strike(tmp_path, ray_cluster, 1, ("node_leaves",)))
-    assert told["silences_noticed"] == 1
-    assert told["wrongly_restarted"] == 0, told["cases"]

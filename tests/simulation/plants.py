@@ -219,9 +219,9 @@ def journal_counted_again() -> Any:
 def gang_started_in_part() -> Any:
     """Only the first task of a gang is started."""
 
-    def start(plane: Any, step: Any) -> None:
+    def start(plane: Any, step: Any, gathered: Any) -> None:
         if step.endswith(".t0"):
-            original(plane, step)
+            original(plane, step, gathered)
         else:
             plane.unstarted.discard(step)
 

@@ -119,7 +119,7 @@ def gives_way(plan: Plan) -> tuple[AttemptId, ...]:
     heads,
     st.sampled_from(["web", "lab"]),
 )
-@settings(max_examples=250)
+@settings(max_examples=120)
 def test_who_gives_way_is_enough_no_more_than_needed_and_the_least_where_none_is_a_gang(
     nodes, works, head, project
 ):
@@ -151,7 +151,7 @@ def test_who_gives_way_is_enough_no_more_than_needed_and_the_least_where_none_is
 
 
 @given(st.lists(machines, min_size=1, max_size=3), st.lists(works, min_size=3, max_size=8), heads)
-@settings(max_examples=80)
+@settings(max_examples=40)
 def test_whoever_made_others_give_way_gets_their_place_and_nobody_has_to_twice(nodes, works, head):
     """No ping-pong: one preemption, one start, and what gave way never takes the place back."""
     here = loaded(nodes, works)

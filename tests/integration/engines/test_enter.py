@@ -15,11 +15,20 @@ from moulin.domain.errors import NotFound
 from moulin.domain.observation import TaskPhase
 from moulin.domain.session import FRAME_HEAD, EntryWanted, FrameKind
 from moulin.domain.workload import TaskTemplate
+from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.task.enter import DATA, END, HEAD, OPEN
-from tests.conformance.engine_bench import make_step, wait_for, wait_until
+from tests.conformance.engine_bench import LocalBench, make_step, wait_for, wait_until
 
 OPENED: list[subprocess.Popen[bytes]] = []
 WAITING = "while :; do sleep 0.05; done"
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """This machine's engine, with its control groups if it has them."""
+    made = LocalBench(tmp_path, find_cgroup_base())
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -71,23 +71,27 @@ def test_a_gang_starts_after_a_check_of_its_nodes(divided):
 
 def test_work_leaves_a_device_that_fails_and_what_runs_beside_it_stays(divided):
     words = ("run", "--accelerators", "1", "--", "sh", "-c", "sleep 1000")
-    jobs = [divided.json(*words)["id"] for _ in range(1)]
-    divided.until(lambda: state(divided, jobs[0]) == "running")
-    [task] = divided.json("show", jobs[0])["units"][0]["tasks"]
+    job = divided.json(*words)["id"]
+    divided.until(lambda: state(divided, job) == "running")
+    [task] = divided.json("show", job)["units"][0]["tasks"]
     index = int(task["node"][-1])
     began_s = time.monotonic()
     say(divided, f"{WELL}xid {index} 79\n")
     divided.until(
         lambda: (
-            divided.json("show", jobs[0])["units"][0]["generation"] == 2
-            and state(divided, jobs[0]) == "running"
+            divided.json("show", job)["units"][0]["generation"] == 2
+            and state(divided, job) == "running"
         )
     )
     assert time.monotonic() - began_s < ELSEWHERE_S
-    [after] = divided.json("show", jobs[0])["units"][0]["tasks"]
+    [after] = divided.json("show", job)["units"][0]["tasks"]
     assert after["node"] != task["node"]
     health = {node["node"]: node for node in divided.json("nodes")["items"]}
     assert health[task["node"]]["health"] == "quarantined"
     assert [each["signal"] for each in health[task["node"]]["evidence"]] == [Signal.XID]
     assert "xid (79)" in divided.moulin("nodes").stdout
-    divided.moulin("stop", jobs[0])
+    divided.moulin("stop", job)
+    divided.until(lambda: state(divided, job) == "cancelled")
+    say(divided, WELL)
+    divided.until(lambda: not any(each["symptoms"] for each in divided.json("nodes")["items"]))
+    assert divided.json("nodes", "release", task["node"])["health"] == "healthy"

@@ -142,7 +142,7 @@ def test_apptainer_is_told_what_is_ours_and_no_value_of_a_variable(bench):
 
 def test_a_pool_may_say_what_its_nodes_have(bench):
     settings = replace(bench.engine._settings, images="apptainer")
-    bench.engine = SlurmEngine(settings, bench.engine._cluster._driver, clock=RealClock())
+    bench.engine = SlurmEngine(settings, bench.engine._cluster._client, clock=RealClock())
     step = make_step("a", in_image("echo not reached"))
     bench.engine.start(step)
     assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 127

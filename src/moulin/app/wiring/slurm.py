@@ -18,8 +18,8 @@ from moulin.domain.factoryfile import parse_milliwatts
 from moulin.domain.section import check_country, check_name, nearest
 from moulin.domain.units import parse_bytes, parse_duration_s
 from moulin.engines.slurm.accounts import changes, read_tree, run, wanted_accounts
+from moulin.engines.slurm.client import SlurmClient
 from moulin.engines.slurm.commands import Commands
-from moulin.engines.slurm.driver import Driver
 from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.firecrest import Firecrest, Stated
 from moulin.engines.slurm.formats import read_jobs
@@ -96,7 +96,7 @@ def slurm_engine(
         is_mirrored=is_mirrored(pool),
     )
     return SlurmEngine(
-        settings, _driver(pool, words, place), clock=clock, registrations=registrations
+        settings, _client(pool, words, place), clock=clock, registrations=registrations
     )
 
 
@@ -199,7 +199,7 @@ def import_slurm(
     )
 
 
-def _driver(pool: Pool, words: Mapping[str, str], directory: Path) -> Driver:
+def _client(pool: Pool, words: Mapping[str, str], directory: Path) -> SlurmClient:
     """Return the way to Slurm that a pool names: slurmrestd, FirecREST, or Slurm's commands."""
     url = words["rest"] or words["firecrest"]
     if not url:

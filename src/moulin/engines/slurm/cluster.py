@@ -8,7 +8,13 @@ from typing import Final
 from moulin.domain.errors import EngineError, EngineRefused
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import Resources
-from moulin.engines.slurm.driver import Converses, Driver, ExtendsJobs, FindsImageTool, JobRequest
+from moulin.engines.slurm.client import (
+    Converses,
+    ExtendsJobs,
+    FindsImageTool,
+    JobRequest,
+    SlurmClient,
+)
 from moulin.engines.slurm.formats import JobBook, SlurmJob, SlurmNode, SlurmPartition
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.watched import Reading, Watched
@@ -28,21 +34,21 @@ RECALLED_MAX: Final = 20_000
 class Cluster:
     """One cluster, its newest readings, and the pool's own jobs."""
 
-    def __init__(self, driver: Driver, settings: SlurmSettings, *, own_comment: str) -> None:
+    def __init__(self, client: SlurmClient, settings: SlurmSettings, *, own_comment: str) -> None:
         """`own_comment` is how the comments of this pool's own jobs begin."""
-        self._driver = driver
+        self._client = client
         self._settings = settings
         self.own_comment = own_comment
         self._jobs: Watched[Jobs] = Watched(self._ask_jobs, settings.poll_s)
         nodes_period_s = min(NODES_PERIOD_S, 4 * settings.poll_s)
         self._nodes: Watched[tuple[SlurmNode, ...]] = Watched(self._ask_nodes, nodes_period_s)
         self._partition: Watched[SlurmPartition] = Watched(self._ask_partition, PARTITIONS_PERIOD_S)
-        self._array_max: Watched[int] = Watched(driver.array_size_max, ARRAYS_PERIOD_S)
+        self._array_max: Watched[int] = Watched(client.array_size_max, ARRAYS_PERIOD_S)
         self._missed: set[str] = set()
         self._recalled: dict[str, SlurmJob | None] = {}
-        self.ring = driver.ring
-        self.cancel = driver.cancel
-        self.door: Converses | None = driver if isinstance(driver, Converses) else None
+        self.ring = client.ring
+        self.cancel = client.cancel
+        self.door: Converses | None = client if isinstance(client, Converses) else None
 
     def jobs(self) -> Reading[Jobs]:
         """Return the newest reading of all jobs."""
@@ -92,14 +98,14 @@ class Cluster:
         Raises `EngineRefused` when Slurm will never take it, `EngineUnavailable` when it is not known
         whether it did.
         """
-        return self._driver.submit(job)
+        return self._client.submit(job)
 
     def find(self, name: str) -> int:
         """Return the number of this pool's job of that name, 0 when Slurm knows none.
 
         Raises `EngineUnavailable` when it cannot be asked.
         """
-        found = self._driver.find(name)
+        found = self._client.find(name)
         own = [number for number, comment in found if comment.startswith(self.own_comment)]
         return min(own, default=0)
 
@@ -111,7 +117,7 @@ class Cluster:
         """Return what accounting says of a job that the controller has dropped; None without any."""
         if job not in self._recalled:
             wanted = sorted({*self._missed, job})
-            found = self._driver.recall(wanted) or {}
+            found = self._client.recall(wanted) or {}
             if len(self._recalled) > RECALLED_MAX:
                 self._recalled.clear()
             self._recalled.update((each, found.get(each)) for each in wanted)
@@ -165,26 +171,26 @@ class Cluster:
         longest_s = self.partition().time_limit_s
         if longest_s and time_limit_s > longest_s:
             raise EngineRefused(f"partition {self.partition().name} ends jobs after {longest_s} s")
-        if not isinstance(self._driver, ExtendsJobs):
+        if not isinstance(self._client, ExtendsJobs):
             raise EngineRefused("this way to Slurm cannot change a job's time limit")
         wanted_s = time_limit_s + TIME_MARGIN_S
         wanted_s = min(wanted_s, longest_s) if longest_s else wanted_s
-        self._driver.extend(job, -(-wanted_s // 60))
+        self._client.extend(job, -(-wanted_s // 60))
 
     def image_tool(self) -> str:
         """Return what the nodes run images with, empty when nothing was found."""
-        return self._driver.image_tool() if isinstance(self._driver, FindsImageTool) else ""
+        return self._client.image_tool() if isinstance(self._client, FindsImageTool) else ""
 
     def _ask_jobs(self) -> Jobs:
-        return JobBook(self._driver.jobs())
+        return JobBook(self._client.jobs())
 
     def _ask_nodes(self) -> tuple[SlurmNode, ...]:
         name = self.partition().name
-        return tuple(node for node in self._driver.nodes() if name in node.partitions)
+        return tuple(node for node in self._client.nodes() if name in node.partitions)
 
     def _ask_partition(self) -> SlurmPartition:
         wanted = self._settings.partition
-        found = self._driver.partitions()
+        found = self._client.partitions()
         for partition in found:
             if partition.name == wanted or (not wanted and partition.is_default):
                 return partition

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from moulin.domain.session import Entry
-from moulin.engines.slurm.driver import JobRequest, complaint, unavailable
+from moulin.engines.slurm.client import JobRequest, complaint, unavailable
 from moulin.engines.slurm.formats import (
     SlurmJob,
     SlurmNode,
@@ -24,7 +24,7 @@ _ARRAY_MAX: Final = re.compile(r"^MaxArraySize\s*=\s*([0-9]+)", re.MULTILINE)
 
 
 class Commands:
-    """A `Driver` by `sbatch`, `squeue`, `scontrol`, `scancel` and, where there is one, `sacct`."""
+    """A `SlurmClient` by `sbatch`, `squeue`, `scontrol`, `scancel` and, where there is one, `sacct`."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

@@ -33,9 +33,9 @@ from moulin.domain.observation import (
 from moulin.domain.plan import StartStep
 from moulin.domain.session import Entry, EntryWanted
 from moulin.engines.slurm.attempt import Attempt, Attempts
+from moulin.engines.slurm.client import SlurmClient
 from moulin.engines.slurm.cluster import Cluster, Jobs
 from moulin.engines.slurm.doors import SIDECAR, Doors
-from moulin.engines.slurm.driver import Driver
 from moulin.engines.slurm.evidence import Case, Evidence
 from moulin.engines.slurm.formats import PENDING, SlurmJob
 from moulin.engines.slurm.inside import entry_beside
@@ -87,7 +87,7 @@ class SlurmEngine:
     def __init__(
         self,
         settings: SlurmSettings,
-        driver: Driver,
+        client: SlurmClient,
         *,
         clock: Clock,
         registrations: Registrations | None = None,
@@ -117,7 +117,7 @@ class SlurmEngine:
                 f"open {self._spool}: {cause.strerror}",
                 hint="the pool's `directory` must be writable here and on every node",
             ) from cause
-        self._cluster = Cluster(driver, settings, own_comment=f"moulin:{owner}:")
+        self._cluster = Cluster(client, settings, own_comment=f"moulin:{owner}:")
         self._evidence = Evidence(self._cluster)
         self._doors: Doors | None = None
         if registrations is not None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import httpx
 
 from moulin.domain.errors import EngineUnavailable
-from moulin.engines.slurm.driver import JobRequest, complaint, unavailable
+from moulin.engines.slurm.client import JobRequest, complaint, unavailable
 from moulin.engines.slurm.formats import (
     NS_PER_S,
     SlurmJob,
@@ -49,7 +49,7 @@ class Stated:
 
 
 class Firecrest:
-    """A `Driver` by FirecREST; one connection is kept open."""
+    """A `SlurmClient` by FirecREST; one connection is kept open."""
 
     def __init__(self, url: str, *, system: str, token_file: str, stated: Stated) -> None:
         """`url` ends where `/compute` and `/status` begin; the token is read for every call."""

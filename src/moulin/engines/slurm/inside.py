@@ -11,7 +11,7 @@ from moulin.domain.errors import EngineRefused, NotFound
 from moulin.domain.ids import StepId
 from moulin.domain.session import Entry, EntryWanted
 from moulin.engines.slurm.attempt import Attempt
-from moulin.engines.slurm.driver import Converses
+from moulin.engines.slurm.client import Converses
 from moulin.engines.slurm.settings import ANY_PYTHON, SlurmSettings
 from moulin.engines.task.entering import entering
 from moulin.engines.task.spool import is_there, look_again, read_exact

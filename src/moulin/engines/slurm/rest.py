@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from moulin.domain.errors import EngineRefused, EngineUnavailable, InvalidSpec
-from moulin.engines.slurm.driver import JobRequest, complaint, unavailable
+from moulin.engines.slurm.client import JobRequest, complaint, unavailable
 from moulin.engines.slurm.formats import SlurmJob, SlurmNode, SlurmPartition, read_jobs
 from moulin.engines.slurm.importing import read_cluster_nodes, read_cluster_partitions
 from moulin.engines.task.task_env import clean_environment
@@ -32,7 +32,7 @@ _NOT_FOUND: Final = 404
 
 
 class Rest:
-    """A `Driver` by slurmrestd; one connection is kept open."""
+    """A `SlurmClient` by slurmrestd; one connection is kept open."""
 
     def __init__(self, url: str, *, user: str, token_file: str) -> None:
         """`url` is `http://HOST:PORT` or `unix:/PATH`; without a file no token is sent."""
@@ -93,7 +93,7 @@ class Rest:
             self._signal(job, "CONT")
 
     def recall(self, jobs: Sequence[str]) -> Mapping[str, SlurmJob] | None:
-        """Return None: accounting is another plugin, which this driver does not ask."""
+        """Return None: accounting is another plugin, which this client does not ask."""
         return None
 
     def _signal(self, job: str, signal: str) -> None:

@@ -20,9 +20,9 @@ from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
 from moulin.engines.slurm.arrays import ArrayJob
 from moulin.engines.slurm.attempt import REFUSED, Attempt, Attempts
+from moulin.engines.slurm.client import Crowded, JobRequest
 from moulin.engines.slurm.cluster import Cluster
 from moulin.engines.slurm.doors import Doors
-from moulin.engines.slurm.driver import Crowded, JobRequest
 from moulin.engines.slurm.images import Images
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.submission import (

@@ -11,7 +11,7 @@ from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
 from moulin.engines.slurm.accounts import project_account
 from moulin.engines.slurm.arrays import ArrayJob
-from moulin.engines.slurm.driver import JobRequest
+from moulin.engines.slurm.client import JobRequest
 from moulin.engines.slurm.settings import ANY_PYTHON, SlurmSettings
 from moulin.engines.task.bundle_shelf import SharedData
 from moulin.engines.task.containers import contain, contents

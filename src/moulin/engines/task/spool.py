@@ -227,7 +227,10 @@ def write_once(path: str, data: bytes, *, is_durable: bool = True) -> bool:
 
 
 def sync_file_system(path: str) -> None:
-    """Make all that was written to a directory's file system survive a power cut, at once."""
+    """Make all that was written to a directory's file system survive a power cut, at once.
+
+    Raises `OSError` when it could not be.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:

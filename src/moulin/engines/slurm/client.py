@@ -1,6 +1,6 @@
 """The boundary to one Slurm: what it is asked and told, whichever way it is reached.
 
-Drivers translate and draw no conclusion. Complaints are of two kinds: Slurm will never take it
+Clients translate and draw no conclusion. Complaints are of two kinds: Slurm will never take it
 (`EngineRefused`), or nobody knows and it may be tried again (`EngineUnavailable`).
 """
 
@@ -79,7 +79,7 @@ class FindsImageTool(Protocol):
         ...
 
 
-class Driver(Protocol):
+class SlurmClient(Protocol):
     """A way to one Slurm. Every call raises `EngineUnavailable` when it gave no answer."""
 
     def jobs(self) -> tuple[SlurmJob, ...]:

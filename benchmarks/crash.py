@@ -175,7 +175,7 @@ def judge(told: Evidence) -> Findings:
     wait_for(lambda: _are_final(told.views(), jobs), END_S_MAX)
     ran = {name for name, lives in told.lives().items() if lives}
     say("everything ended; waiting for receipts")
-    wait_for(lambda: not list(_unsettled(told, ran)), SETTLED_S_MAX)
+    unsettled = _last_unsettled(told, ran)
     told.census.stop()
     told.watch.stop()
     views, lives = told.views(), told.lives()
@@ -188,7 +188,7 @@ def judge(told: Evidence) -> Findings:
     findings["orphaned"] += unowned(*told.plant.spools()).values()
     findings["orphaned"] += _not_ours(told, views)
     findings["unbalanced"] += sorted(set(told.watch.found))
-    findings["unbalanced"] += _unsettled(told, ran)
+    findings["unbalanced"] += unsettled
     return findings
 
 
@@ -226,6 +226,14 @@ def summary(told: Evidence, findings: Findings) -> dict[str, Any]:
 def _are_final(views: dict[str, list[WorkloadView]], jobs: Sequence[Job]) -> bool:
     states = {view.id: view.state for found in views.values() for view in found}
     return all(states.get(job.id) in FINAL_WORKLOAD_STATES for job in jobs if job.id)
+
+
+def _last_unsettled(told: Evidence, ran: set[str]) -> list[str]:
+    """Return what is still wrong with money when nothing is any more, or when the time is over."""
+    until_s = time.monotonic() + SETTLED_S_MAX
+    while (found := list(_unsettled(told, ran))) and time.monotonic() < until_s:
+        time.sleep(0.2)
+    return found
 
 
 def _unsettled(told: Evidence, ran: set[str]) -> Iterator[str]:

@@ -26,6 +26,7 @@ from moulin.domain.factory import (
     DeclaredObject,
     Organisation,
     Pool,
+    PreemptionScope,
     Project,
     Quota,
     Site,
@@ -70,7 +71,10 @@ FACTORY: tuple[DeclaredObject, ...] = (
     Site(name="lulea", country="SE"),
     Site(name="rumour", country="FR", country_basis=CountryBasis.GUESSED),
     *(Zone(name=zone, site=SITES[zone]) for zone in ZONES),
-    *(Pool(name=f"p{zone}", zone=zone, engine="sim", machine_class="m") for zone in ZONES),
+    *(
+        Pool(name=f"p{zone}", zone=zone, engine="sim", machine_class="m", preemption=scope)
+        for zone, scope in zip(ZONES, reversed(PreemptionScope), strict=True)
+    ),
     Project(name="web", organisation="acme"),
     Project(
         name="small",

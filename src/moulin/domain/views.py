@@ -71,7 +71,8 @@ class UnitView:
     `replica` is waiting, starting, ready, draining or stopped; empty for a unit that serves nobody.
     `revision` says which of its endpoint's specs a replica serves. `restarts` are the attempts before
     this one, `is_check` says that it only checks the nodes before the unit starts, `choice` which of its alternatives it was given. Of an array, `index` is this element's
-    and `reason` why it ended. `attempts` are the last few of them, this one included, oldest first.
+    and `reason` why it ended. `attempts` are the last few of them, this one included, oldest first; an
+    array's row has them of elements that were tried again, as `tasks` say all of the others.
     """
 
     unit: int

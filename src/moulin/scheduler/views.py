@@ -11,7 +11,7 @@ from moulin.domain.errors import NotFound
 from moulin.domain.health import Verdict
 from moulin.domain.ids import AttemptId, WorkloadId
 from moulin.domain.plan import StartStep
-from moulin.domain.views import NodeView, TaskView, UnitView, WorkloadView
+from moulin.domain.views import AttemptView, NodeView, TaskView, UnitView, WorkloadView
 from moulin.domain.workload import AttemptState, Resources, TaskTemplate, WorkloadSpec
 from moulin.scheduler.nodes import Column
 from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow, WorkloadRow
@@ -49,7 +49,9 @@ def workload_view(
         started_at_ns=row.started_at_ns,
         ended_at_ns=row.ended_at_ns,
         reasons=row.reasons,
-        units=tuple(_unit_view(state, row, unit) for unit in _shown(state, row)),
+        units=tuple(
+            _unit_view(state, row, unit, is_brief=row.is_array) for unit in _shown(state, row)
+        ),
         reserved_neur=row.reserved_neur if reserved_neur is None else reserved_neur,
         spent_neur=row.spent_neur,
         sequence=row.sequence,
@@ -196,7 +198,9 @@ def _rendezvous(state: State, attempt: AttemptRow) -> dict[str, str]:
     return {"MASTER_ADDR": master.capacity.address, "MASTER_PORT": str(attempt.port)}
 
 
-def _unit_view(state: State, row: WorkloadRow, unit: UnitRow) -> UnitView:
+def _unit_view(
+    state: State, row: WorkloadRow, unit: UnitRow, *, is_brief: bool = False
+) -> UnitView:
     attempt = state.latest_attempt(unit)
     array = row.submission.spec.array
     return UnitView(
@@ -212,8 +216,14 @@ def _unit_view(state: State, row: WorkloadRow, unit: UnitRow) -> UnitView:
         choice=attempt.choice if attempt is not None else 0,
         index=array.index_of(unit.unit) if array is not None else None,
         reason=unit.reason,
-        attempts=(*unit.past, attempt_view(row, attempt)) if attempt is not None else (),
+        attempts=() if is_brief and not unit.past else _attempts(row, unit, attempt),
     )
+
+
+def _attempts(
+    row: WorkloadRow, unit: UnitRow, attempt: AttemptRow | None
+) -> tuple[AttemptView, ...]:
+    return (*unit.past, attempt_view(row, attempt)) if attempt is not None else ()
 
 
 def replica_state(state: State, row: WorkloadRow, unit: UnitRow) -> str:

@@ -10,7 +10,7 @@ from moulin.domain.ids import NodeId, WorkloadId
 from moulin.domain.observation import TaskPhase
 from moulin.domain.plan import StopCause
 from moulin.domain.workload import IdleStop, JobArray, Retry, WorkloadState
-from moulin.scheduler import explain, workload_view
+from moulin.scheduler import explain, unit_views, workload_view
 from tests.unit.scheduler.world import GB, SECOND, World, job, node, world
 
 MINUTE = 60 * SECOND
@@ -195,3 +195,14 @@ def test_earlier_attempts_are_kept_the_last_few_of_them():
     assert unit.restarts == 12
     assert [attempt.generation for attempt in unit.attempts] == list(range(4, 14))
     assert [attempt.state for attempt in unit.attempts] == ["failed"] * 9 + ["placed"]
+
+
+def test_the_row_of_an_array_has_the_attempts_of_those_that_were_tried_again():
+    here = running(1, array=JobArray(size=2), retry=Retry(attempts_max=3, backoff_s=0))
+    here.exit("w.u1.g1.t0", 1)
+    here.cycle()
+    here.cycle()
+    shown = workload_view(here.state, WorkloadId("w")).units
+    assert [len(unit.attempts) for unit in shown] == [0, 2]
+    asked = unit_views(here.state, WorkloadId("w"))
+    assert [len(unit.attempts) for unit in asked] == [1, 2]

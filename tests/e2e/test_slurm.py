@@ -75,6 +75,17 @@ def test_a_gang_is_one_job(front, slurm_cluster):
     assert len(slurm_cluster.run("squeue", "-h", "--states=all", "-o", "%i").split()) == before + 1
 
 
+def test_an_array_is_few_submissions(front, slurm_cluster):
+    view = front.json("run", "--array", "0-15", "--zone", "hpc", "--", "sh", "-c", "exit 0")
+    with Moulin(credentials=credentials(front)) as client:
+        front.until(lambda: is_over(client, view["id"]))
+        assert client.workloads.get(view["id"]).state == "succeeded"
+    listed = slurm_cluster.run("squeue", "-h", "--states=all", "-o", "%F %j").splitlines()
+    own = [line for line in listed if line.split()[1].startswith(view["id"])]
+    assert len(own) == 16
+    assert len(set(own)) <= 8  # one for each of four nodes, and a few more when not all fit at once
+
+
 def test_a_delegated_pool_lets_slurm_place(front):
     script = "echo $RANK of $WORLD_SIZE at $MASTER_ADDR on $SLURMD_NODENAME"
     done = front.moulin(

@@ -121,13 +121,17 @@ def test_only_what_slurm_calls_down_is_down(bench, slurm_cluster):
     slurm_cluster.run("scontrol", "update", "node=node-0", "state=drain", "reason=a loud fan")
     wait_until(lambda: bench.engine.capacity()[0].closed_because)
     assert not symptoms_of(None, bench.reading("node-0"))
+    # A node that answers is taken back by this cluster at once, whatever was said of it.
+    slurm_cluster.kill_node("node-0")
     slurm_cluster.run("scontrol", "update", "node=node-0", "state=down", "reason=no power")
     wait_until(lambda: symptoms_of(None, bench.reading("node-0")))
     [found] = symptoms_of(None, bench.reading("node-0"))
     assert (found.signal, found.is_evidence) == (Signal.NODE_DOWN, True)
     assert found.words.startswith("Slurm says down: no power")
+    slurm_cluster.start_node("node-0")
     slurm_cluster.run("scontrol", "update", "node=node-0", "state=resume")
     wait_until(lambda: not symptoms_of(None, bench.reading("node-0")))
+    wait_until(lambda: bench.engine.capacity()[0].is_reachable)
 
 
 def test_a_look_at_a_whole_node_is_a_step_like_any_other(bench):

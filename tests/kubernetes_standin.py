@@ -118,7 +118,8 @@ class Handler(BaseHTTPRequestHandler):
     """The paths that the engine uses."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer waits 40 ms for the word that its head arrived
+    # Else each answer waits 40 ms for the word that its head arrived.
+    disable_nagle_algorithm = True
     standin: Standin
 
     def do_GET(self) -> None:

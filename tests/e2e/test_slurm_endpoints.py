@@ -76,8 +76,10 @@ def check_registration(served: Served, step: Path) -> None:
     said = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
     [held] = json.loads(said)["items"]
     assert held["address"] == (step / "ready").read_text().strip()
-    said = [sentence(reason) for reason in served.client.workloads.why(served.endpoint).reasons]
-    assert any("may run for" in words and "successor" in words for words in said)
+    words_said = [
+        sentence(reason) for reason in served.client.workloads.why(served.endpoint).reasons
+    ]
+    assert any("may run for" in words and "successor" in words for words in words_said)
 
 
 def check_asleep_and_awake(served: Served, cluster) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,9 +56,12 @@ class Reader:
 
     def devices(self, text: str) -> tuple[DeviceReading, ...] | None:
         self.script.write_text(text, "ascii")
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         told = read_told(self.process.stdout.readline().encode())
+        assert told is not None
         return reading_of(NodeId("n"), told).devices
 
 
@@ -136,7 +140,7 @@ def test_devices_are_called_as_the_plan_calls_them(tmp_path):
     plan = look.planned(str(tmp_path))
     assert plan == [5, 4]
     found = look.renamed([{"index": 1}, {"index": 0}], [0, 1], plan)
-    assert [each["index"] for each in found] == [4, 5]
+    assert [each["index"] for each in found or ()] == [4, 5]
     assert look.renamed([{"index": 1}], [0, 1], []) == [{"index": 1}]
     assert look.planned(str(tmp_path / "none")) == []
 
@@ -163,13 +167,13 @@ def test_a_reader_ends_with_its_task_and_takes_its_word_along(tmp_path):
 
 
 def test_what_several_readers_say_is_joined():
-    told = [
+    told: list[dict[str, Any]] = [
         {"at_ns": 5, "devices": [{"index": 1, "uuid": "b"}], "memory_bytes": 9},
         {"at_ns": 6, "devices": None, "disk_free_bytes": 7},
     ]
     readings = [reading_of(NodeId("n"), told[0], skew_ns=-4), reading_of(NodeId("n"), told[1])]
     found = joined(NodeId("n"), readings)
-    assert [each.uuid for each in found.devices] == ["b"]
+    assert [each.uuid for each in found.devices or ()] == ["b"]
     assert (found.at_ns, found.disk_free_bytes, found.clock_skew_ns) == (6, 7, -4)
     assert found.is_partial
 

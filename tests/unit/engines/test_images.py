@@ -1,5 +1,7 @@
 """What an image is called, and the words each container tool is started with; tables."""
 
+from typing import Any
+
 import pytest
 
 from moulin.engines.task.apptainer import Apptainer
@@ -36,7 +38,7 @@ def test_what_no_tool_could_take_is_no_image(written):
 
 
 def told(**changes) -> Contents:
-    values = {
+    values: dict[str, Any] = {
         "step": "job_1.u0.g1.t0",
         "image": Image(Form.REGISTRY, "ghcr.io/mill/grind:2"),
         "argv": ("sh", "-c", "grind"),

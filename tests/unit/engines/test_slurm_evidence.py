@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -10,6 +11,7 @@ from moulin.domain.ids import AttemptId, StepId
 from moulin.domain.observation import TaskPhase
 from moulin.engines.slurm import evidence
 from moulin.engines.slurm.attempt import Attempt
+from moulin.engines.slurm.client import SlurmClient
 from moulin.engines.slurm.cluster import Cluster
 from moulin.engines.slurm.evidence import Case, Evidence
 from moulin.engines.slurm.formats import JobBook, SlurmJob
@@ -44,7 +46,7 @@ class Bench:
             id=ATTEMPT, directory=self.files.attempt_directory, own_job="7", is_submitted=True
         )
         settings = SlurmSettings(directory=folder, machine_class="here")
-        cluster = Cluster(NoAccounting(), settings, own_comment="moulin:me:")
+        cluster = Cluster(cast("SlurmClient", NoAccounting()), settings, own_comment="moulin:me:")
         self.evidence = Evidence(cluster)
         self.number = 0
 
@@ -72,7 +74,7 @@ def bench(tmp_path, monkeypatch):
     return Bench(tmp_path)
 
 
-def ended(state: str, **more: int) -> SlurmJob:
+def ended(state: str, **more: Any) -> SlurmJob:
     return replace(JOB, state=state, **more)
 
 
@@ -96,7 +98,9 @@ def test_no_record_is_no_success_unless_slurm_says_so(bench, job, phase, code):
 
 def test_what_had_not_begun_when_slurm_ended_it_never_will(bench):
     assert bench.look(ended("NODE_FAIL")).phase is TaskPhase.GONE
-    assert read_record(bench.files.started)["by"] == "stop"
+    fence = read_record(bench.files.started)
+    assert fence is not None
+    assert fence["by"] == "stop"
     assert bench.look(ended("NODE_FAIL")).phase is TaskPhase.GONE
 
 

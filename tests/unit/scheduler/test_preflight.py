@@ -42,6 +42,18 @@ def names(place: Place) -> list[str]:
     return [task.node for task in place.tasks]
 
 
+def pair(place: Place) -> tuple[str, str]:
+    first, second = names(place)
+    return first, second
+
+
+def reason_of(here: World, name: str) -> Reason:
+    row = here.state.nodes.row(NodeId(name))
+    assert row is not None
+    assert row.health.reason is not None
+    return row.health.reason
+
+
 def placed(here: World) -> Place:
     """Return the one placement that comes, now or in the next decision."""
     found = here.cycle().places or here.cycle().places
@@ -59,9 +71,9 @@ def measure(here: World, place: Place, *bad: tuple[str, str], slow: int = MB) ->
     assert not here.cycle().places
     links = []
     for index, receiver in enumerate(nodes):
-        pair = (nodes[index - 1], receiver)
+        ends = (nodes[index - 1], receiver)
         links.append(
-            link(*pair, bytes_per_s=slow if pair in bad or pair[::-1] in bad else 2 * 10**9)
+            link(*ends, bytes_per_s=slow if ends in bad or ends[::-1] in bad else 2 * 10**9)
         )
     here.add(GangChecked(attempt=place.attempt, links=tuple(links), transport="sockets"))
 
@@ -125,8 +137,7 @@ def test_of_three_the_one_that_fails_with_both_is_at_fault_and_a_spare_takes_its
     assert verdicts(here)[bad] == "quarantined"
     assert again.check_s > 0  # the spare was never checked
     assert bad not in names(again)
-    row = here.state.nodes.row(NodeId(bad))
-    assert "1 MB/s, at least 1000 are wanted" in row.health.reason.parameters["value"]
+    assert "1 MB/s, at least 1000 are wanted" in reason_of(here, bad).parameters["value"]
     measure(here, again)
     gang = placed(here)
     assert gang.check_s == 0
@@ -138,7 +149,7 @@ def test_of_two_nobody_knows_until_one_passes_with_another():
     here = mill(3)
     here.submit("x", job(nodes=2))
     check = placed(here)
-    measure(here, check, tuple(names(check)))
+    measure(here, check, pair(check))
     again = placed(here)
     assert {verdicts(here)[name] for name in names(check)} == {"suspect"}
     assert set(names(again)) != set(names(check))
@@ -154,7 +165,7 @@ def test_two_that_fail_together_wait_and_are_tried_again_later():
     here = mill(2)
     here.submit("x", job(nodes=2))
     check = placed(here)
-    measure(here, check, tuple(names(check)))
+    measure(here, check, pair(check))
     assert not here.cycle().places
     assert not here.cycle().places
     assert codes(here) == ["NodesApart"]
@@ -198,9 +209,8 @@ def test_a_link_is_bad_for_more_than_its_rate(bad, words):
     here.add(GangChecked(attempt=check.attempt, links=links))
     here.cycle()
     [first, _] = sorted(names(check))
-    row = here.state.nodes.row(NodeId(first))
-    assert row.health.verdict is Verdict.SUSPECT
-    assert row.health.reason.parameters["value"].endswith(words)
+    assert verdicts(here)[first] == "suspect"
+    assert reason_of(here, first).parameters["value"].endswith(words)
 
 
 def test_a_check_that_says_nothing_keeps_nobody_waiting():
@@ -271,7 +281,7 @@ def test_a_restarted_machine_is_checked_again_and_a_person_vouches():
     here.submit("y", job(nodes=2))
     again = placed(here)
     assert again.check_s > 0
-    measure(here, again, tuple(names(again)))
+    measure(here, again, pair(again))
     here.cycle()
     reason = Reason(code=ReasonCode.NODE_SAID, parameters={"actor": "ada", "words": "new cable"})
     for name in ("n0", "n1"):

@@ -34,10 +34,10 @@ def test_nor_is_it_where_the_daemons_of_slurm_are_killed_too(tmp_path: Path) -> 
     if missing_programs():
         pytest.skip(f"no Slurm found: {missing_programs()}")
     options = argparse.Namespace(
-        engine="slurm", kills=8, seed=3, pause=1.0, no_model=True, keep=None
+        engine="slurm", kills=4, seed=3, pause=0.6, no_model=True, keep=None
     )
     result = crash.drill(tmp_path, options)
     assert result["findings"] == []
-    assert result["kills"] == 8
+    assert result["kills"] == 4
     assert result["tasks"] > 0
     assert result["receipts"] > 0

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from moulin.controlplane import commands as c
+from moulin.domain.errors import NotFound
 from moulin.domain.ids import make_id
 from moulin.domain.lease import LeaseOffer, LeaseOffers
 from moulin.domain.views import TaskView, UnitView, WorkloadView
@@ -56,7 +57,9 @@ def _offers(standin: Any, command: c.ReadOffers) -> LeaseOffers:
 def _order(standin: Any, command: c.OrderLease) -> WorkloadView:
     standin.actors.append(command.principal.key)
     wanted = WorkloadFilter(project=command.project, kind="lease", limit=1)
-    known = next(iter(standin.store.workloads(wanted)))
+    known = next(iter(standin.store.workloads(wanted)), None)
+    if known is None:
+        raise NotFound(f"lease for project {command.project!r}: there is no such project")
     return replace(known, id=command.id, started_at_ns=0, state="admitted", units=())
 
 

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,10 @@ class Driver:
 
     def devices(self) -> tuple[DeviceReading, ...] | None:
         found = self.read()
-        return None if found is None else tuple(decode(DeviceReading, each) for each in found)
+        if found is None:
+            return None
+        # When a reader began to count is another time in every run.
+        return tuple(replace(decode(DeviceReading, each), xids_since_ns=0) for each in found)
 
     def reading(self) -> NodeReading:
         return NodeReading(node=NodeId("n"), at_ns=0, devices=self.devices())

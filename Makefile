@@ -3,8 +3,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-slurm test tests check conformance sim bench docs lock clean
 BIN := .venv/bin
-ALONE := tests/unit tests/property tests/golden tests/simulation tests/conformance/test_store.py
-ALONE += $(addprefix tests/integration/,api app controlplane gateway sources store)
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 8
@@ -27,9 +25,8 @@ test: ## everything the tests need, then all checks and all tests
 	@$(MAKE) --no-print-directory check
 	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),$(MAKE) --no-print-directory tests)
 
-tests: # what shares nothing side by side, then what starts real servers one by one
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ALONE)
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(ALONE))
+tests: # side by side, each file in one piece: they wait more than they work
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: ## format, lint, types, import rules (after setup)
 	$(BIN)/ruff format --check .

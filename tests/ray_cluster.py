@@ -4,6 +4,7 @@ Ray lives in an environment of its own, made once from the lock that ships. The 
 their own on the loopback, so that they are told apart as two servers would be.
 """
 
+import fcntl
 import os
 import secrets
 import signal
@@ -59,6 +60,14 @@ OPEN_S = 120.0
 def ray_directory() -> Path:
     """Return the environment with Ray, made when needed; skip the test where it cannot be."""
     place = cache_directory() / "ray"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.with_suffix(".lock").open("ab") as alone:
+        fcntl.flock(alone, fcntl.LOCK_EX)  # tests run side by side
+        _make(place)
+    return place
+
+
+def _make(place: Path) -> None:
     mark = place / "lock.txt"
     if not mark.exists() or mark.read_bytes() != LOCK.read_bytes():
         venv.create(place, with_pip=True, clear=True)
@@ -68,7 +77,6 @@ def ray_directory() -> Path:
         if made.returncode != 0:
             pytest.skip(f"Ray could not be installed: {made.stderr[-300:]}")
         mark.write_bytes(LOCK.read_bytes())
-    return place
 
 
 def free_ports(count: int, address: str) -> list[int]:

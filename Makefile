@@ -26,7 +26,7 @@ test: ## everything the tests need, then all checks and all tests
 	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),$(MAKE) --no-print-directory tests)
 
 tests: # side by side, each file in one piece: they wait more than they work
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: ## format, lint, types, import rules (after setup)
 	$(BIN)/ruff format --check .

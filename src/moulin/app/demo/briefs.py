@@ -93,7 +93,7 @@ def kill_control_plane(stage: Stage) -> dict[str, Any]:
     began_s = time.monotonic()
     os.kill(control.pid, signal.SIGKILL)
     wait_until(lambda: _is_back(stage, control), RETURN_S, "the control plane comes back")
-    wait_until(lambda: stage.as_operator.status().epoch > epoch, RETURN_S, "a new leader leads")
+    wait_until(lambda: _leads(stage, epoch), RETURN_S, "a new leader leads")
     back_s = time.monotonic() - began_s
     returned = read_run(stage.data).control
     after = stage.as_tenant.workloads.get(stage.job)
@@ -214,6 +214,13 @@ def _why(stage: Stage, view: WorkloadView) -> str:
 def _is_back(stage: Stage, former: ProcessMark) -> bool:
     control = read_run(stage.data).control
     return control is not None and control != former and is_alive(control)
+
+
+def _leads(stage: Stage, epoch: int) -> bool:
+    try:
+        return stage.as_operator.status().epoch > epoch
+    except MoulinError:
+        return False  # it does not listen yet
 
 
 def _job_process(stage: Stage) -> ProcessMark:

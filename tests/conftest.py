@@ -40,6 +40,7 @@ settings.register_profile("nightly", deadline=None, max_examples=5_000, print_bl
 settings.load_profile(os.environ.get("MOULIN_HYPOTHESIS", "ci"))
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what stays in one piece and in one process where tests run side by side.
 

@@ -25,8 +25,8 @@ test: ## everything the tests need, then all checks and all tests
 	@$(MAKE) --no-print-directory check
 	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),$(MAKE) --no-print-directory tests)
 
-tests: # side by side, each file in one piece: they wait more than they work
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+tests: # small ones side by side, then clusters beside whole Moulins
+	@scripts/tests.sh
 
 check: ## format, lint, types, import rules (after setup)
 	$(BIN)/ruff format --check .

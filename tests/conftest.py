@@ -19,13 +19,6 @@ from tests.waldur_agent import waldur_agent  # noqa: F401 - the same
 
 HERE = Path(__file__).parent
 PURE_FOLDERS = (HERE / "unit", HERE / "property")
-# Nothing in them needs a machine for itself.
-SMALL_FOLDERS = (
-    *PURE_FOLDERS,
-    *(HERE / name for name in ("golden", "simulation")),
-    *(HERE / "integration" / name for name in ("api", "app", "controlplane", "sources", "store")),
-    *(HERE / "integration" / "gateway", HERE / "conformance" / "test_store.py"),
-)
 
 # `ci` is the default everywhere: the same examples on each machine, or a failure cannot be talked about.
 settings.register_profile(
@@ -38,21 +31,6 @@ settings.register_profile(
 )
 settings.register_profile("nightly", deadline=None, max_examples=5_000, print_blob=True)
 settings.load_profile(os.environ.get("MOULIN_HYPOTHESIS", "ci"))
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what stays in one piece and in one process where tests run side by side.
-
-    What starts clusters waits more than it works: it goes beside what starts whole Moulins, each alone
-    of its kind. Any other file goes wherever there is room.
-    """
-    for item in items:
-        names = {mark.name for mark in item.iter_markers()}
-        place = next((name for name in ("ray", "slurm") if name in names), "")
-        group = "clusters" if place else "machine"
-        is_small = not place and any(item.path.is_relative_to(each) for each in SMALL_FOLDERS)
-        item.add_marker(pytest.mark.xdist_group(str(item.path) if is_small else group))
 
 
 class SocketUsed(AssertionError):

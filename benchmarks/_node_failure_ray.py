@@ -15,8 +15,8 @@ from benchmarks._crash_census import step_processes
 from benchmarks._crash_kills import shim_of, step_directories
 from benchmarks._engines_front import moulin
 from benchmarks._node_failure_watch import Case, Gang
-from benchmarks._plants import ray, ray_pool
-from tests.ray_cluster import NODES, RayCluster
+from benchmarks._plants import ray_pool
+from tests.ray_cluster import NODES, RayCluster, running_ray
 from tests.slurm_cluster import end_at_once
 
 AGENT: Final = b"moulin.engines.ray.agent"
@@ -26,7 +26,7 @@ KINDS: Final = ("node_leaves", "agent_silent", "power_cycle")
 
 def cases(folder: Path, rounds: int, kinds: Sequence[str]) -> list[Case]:
     """Strike a gang of two on two servers."""
-    with ray() as cluster:
+    with running_ray() as cluster:
         return strike(folder, cluster, rounds, kinds)
 
 

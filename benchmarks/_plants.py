@@ -1,14 +1,13 @@
 """Real clusters for benchmarks, and the operator file that puts Moulin in front of them."""
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tests.ray_cluster import RayCluster, ray_directory
-from tests.slurm_cluster import CPUS, MEMORY_MB, TIMEOUT_S, SlurmCluster, missing_programs
+from tests.ray_cluster import RayCluster
+from tests.slurm_cluster import CPUS, MEMORY_MB, TIMEOUT_S, SlurmCluster, missing_programs, running
 
 PROJECT: Final = "default"
 ZONE: Final = "hall"
@@ -44,31 +43,9 @@ def slurm(
     missing = missing_programs()
     if missing:
         raise Absent(f"no Slurm ({', '.join(missing)}): apt-get install slurm-wlm munge")
-    folder = Path(tempfile.mkdtemp(prefix="moulin-slurm-"))
-    try:
-        folder.chmod(0o755)
-        cluster = SlurmCluster(folder, cpus=cpus, memory_mb=memory_mb, timeout_s=timeout_s)
-        try:
-            cluster.start()
-            yield cluster
-        finally:
-            cluster.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def ray() -> Iterator[RayCluster]:
-    """Run a Ray of two nodes until the block ends."""
-    ray_directory()
-    # Ray puts sockets there, whose paths are short.
-    with tempfile.TemporaryDirectory(prefix="mray-", ignore_cleanup_errors=True) as folder:
-        cluster = RayCluster(Path(folder))
-        try:
-            cluster.start()
-            yield cluster
-        finally:
-            cluster.stop()
+    make = partial(SlurmCluster, cpus=cpus, memory_mb=memory_mb, timeout_s=timeout_s)
+    with running(make) as cluster:
+        yield cluster
 
 
 def local_pool(nodes: int) -> str:

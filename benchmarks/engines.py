@@ -22,7 +22,7 @@ from typing import Any, Final
 from benchmarks import _engines_bare as bare
 from benchmarks._engines_front import Front, moulin
 from benchmarks._moulin import wait_for
-from benchmarks._plants import Absent, local_pool, ray, ray_pool, slurm, slurm_pool
+from benchmarks._plants import Absent, local_pool, ray_pool, slurm, slurm_pool
 from moulin.domain.workload import (
     JobArray,
     Resources,
@@ -30,6 +30,7 @@ from moulin.domain.workload import (
     WorkloadKind,
     WorkloadSpec,
 )
+from tests.ray_cluster import running_ray
 from tests.slurm_cluster import SlurmCluster
 
 ENGINES: Final = ("local", "slurm", "ray")
@@ -97,7 +98,7 @@ def on_slurm(
 
 def _ray(folder: Path, options: argparse.Namespace, dice: random.Random) -> dict[str, Any]:
     with (
-        ray() as cluster,
+        running_ray() as cluster,
         moulin(folder, ray_pool(cluster), nodes=2) as front,
         bare.JobClient(cluster) as peer,
     ):

@@ -22,7 +22,7 @@ from benchmarks._moulin import moulin_command, up, wait_for
 from benchmarks._serving import MODEL, NAME, READY_S, REPLICA, Served, Streams
 from moulin.domain.workload import EndpointSpec
 from moulin.sdk import Moulin, read_credentials
-from tests.slurm_cluster import SlurmCluster, missing_programs
+from tests.slurm_cluster import SlurmCluster, missing_programs, running
 
 LOOK_S: Final = 0.2
 # How long one rollover may take beyond the life of its replica.
@@ -67,12 +67,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     missing = missing_programs()
     if missing:
         raise SystemExit(f"error: no Slurm ({', '.join(missing)}): apt-get install slurm-wlm munge")
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moulin-slurm-")))
-        folder.chmod(0o755)
-        cluster = SlurmCluster(folder)
-        stack.callback(cluster.stop)
-        cluster.start()
+    with running(SlurmCluster) as cluster:
         return measure(options, cluster)
 
 

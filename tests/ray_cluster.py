@@ -15,7 +15,7 @@ import tempfile
 import time
 import venv
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -213,9 +213,9 @@ class RayCluster:
         ]
 
 
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[RayCluster]:
-    """Start one cluster for the whole session."""
+@contextmanager
+def running_ray() -> Iterator[RayCluster]:
+    """Run a Ray of two nodes until the block ends; skips a test where Ray cannot be."""
     ray_directory()
     # Ray puts sockets there, whose paths are short.
     with tempfile.TemporaryDirectory(prefix="mray-", ignore_cleanup_errors=True) as folder:
@@ -225,6 +225,13 @@ def ray_cluster() -> Iterator[RayCluster]:
             yield cluster
         finally:
             cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RayCluster]:
+    """Start one cluster for the whole session."""
+    with running_ray() as cluster:
+        yield cluster
 
 
 if __name__ == "__main__":

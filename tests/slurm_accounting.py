@@ -8,14 +8,12 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.slurm_cluster import PATH, SlurmCluster, free_ports, missing_programs
+from tests.slurm_cluster import PATH, SlurmCluster, free_ports, missing_programs, running
 
 PROGRAMS = ("mariadbd", "mariadb-install-db", "mariadb", "slurmdbd", "sacctmgr", "sacct")
 ACCOUNTING = """\
@@ -63,7 +61,7 @@ class AccountedCluster(SlurmCluster):
             if not line.startswith(("AccountingStorage", "JobAcctGather", "PartitionName=short"))
         ]
         lines.insert(1, ACCOUNTING.format(port=port, folder=folder).rstrip("\n"))
-        configuration.write_text("\n".join(lines).replace("Nodes=a-[0-0]", "Nodes=a-0") + "\n")
+        configuration.write_text("\n".join(lines) + "\n")
         daemon = folder / "slurmdbd.conf"
         daemon.write_text(
             DAEMON.format(
@@ -139,11 +137,5 @@ def accounted_cluster() -> Iterator[AccountedCluster]:
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    folder = Path(tempfile.mkdtemp(prefix="moulin-accounted-"))
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        folder.chmod(0o755)
-        cluster = AccountedCluster(folder)
-        stack.callback(cluster.stop)
-        cluster.start()
+    with running(AccountedCluster) as cluster:
         yield cluster

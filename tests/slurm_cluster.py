@@ -1,11 +1,8 @@
 """A real Slurm on this machine for a test session: munged, slurmctld and four slurmd with GPUs that are files."""
 
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from moulin.app.demo.cluster.own_slurm import (
     free_ports,
     living_pids,
     missing_programs,
+    running,
 )
 
 __all__ = (
@@ -26,6 +24,7 @@ __all__ = (
     "free_ports",
     "living_pids",
     "missing_programs",
+    "running",
     "slurm_cluster",
 )
 
@@ -113,10 +112,5 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    folder = Path(tempfile.mkdtemp(prefix="moulin-slurm-"))
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        cluster = SlurmCluster(folder)
-        stack.callback(cluster.stop)
-        cluster.start()
+    with running(SlurmCluster) as cluster:
         yield cluster

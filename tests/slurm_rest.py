@@ -4,14 +4,12 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.slurm_cluster import PATH, SlurmCluster, free_ports, missing_programs
+from tests.slurm_cluster import PATH, SlurmCluster, free_ports, missing_programs, running
 
 TOKENS = "CredType=cred/munge\nAuthAltTypes=auth/jwt\nAuthAltParameters=jwt_key={key}"
 PLUGINS = ("/usr/lib/x86_64-linux-gnu/slurm-wlm", "/usr/lib/aarch64-linux-gnu/slurm-wlm")
@@ -77,11 +75,5 @@ def rest_cluster() -> Iterator[RestCluster]:
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    folder = Path(tempfile.mkdtemp(prefix="moulin-rest-"))
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        folder.chmod(0o755)
-        cluster = RestCluster(folder / "slurm")
-        stack.callback(cluster.stop)
-        cluster.start()
+    with running(RestCluster) as cluster:
         yield cluster

@@ -1,25 +1,30 @@
 """Leases: what may be leased, orders, where one logs in, and ends that are put off or brought forward."""
 
-import hashlib
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from moulin.api.access import Allow, missing, own_project
+from moulin.api.access import missing, own_project
 from moulin.api.describe import described
 from moulin.api.exchange import in_thread, parse, read_bytes, read_value, respond
 from moulin.api.parameters import CursorQuery, LeasePath, LimitQuery, ProjectPath, ProjectQuery
 from moulin.api.state import ApiState, state_of
-from moulin.api.workloads import IdempotencyKey, owned
+from moulin.api.workloads import (
+    IdempotencyKey,
+    Reader,
+    Sender,
+    Stopper,
+    Trier,
+    drawn_id,
+    owned,
+    repeated_as,
+)
 from moulin.controlplane.commands import (
     ExtendLease,
-    Idempotency,
     OrderLease,
     ReadOffers,
     StopWorkload,
 )
-from moulin.domain.ids import PREFIX_BY_KIND, ProjectId, WorkloadId, make_id
+from moulin.domain.ids import ProjectId, WorkloadId
 from moulin.domain.lease import (
     ExtendWanted,
     LeaseOffers,
@@ -35,10 +40,6 @@ from moulin.identity import Action
 from moulin.ports.store import WorkloadFilter
 
 router = APIRouter(tags=["leases"])
-Sender = Annotated[Principal, Depends(Allow(Action.WORKLOAD_SUBMIT))]
-Trier = Annotated[Principal, Depends(Allow(Action.WORKLOAD_TRY))]
-Reader = Annotated[Principal, Depends(Allow(Action.WORKLOAD_READ))]
-Stopper = Annotated[Principal, Depends(Allow(Action.WORKLOAD_STOP))]
 
 
 @router.get("/projects/{project}/leases/offers", **described(LeaseOffers))
@@ -59,18 +60,12 @@ async def order_lease(
     state = state_of(request)
     body = await read_bytes(request)
     wanted = parse(LeaseWanted, body)
-    repeated = None
-    if idempotency_key:
-        repeated = Idempotency(key=idempotency_key, body_hash=hashlib.sha256(body).hexdigest())
-    services = state.services
-    prefix = PREFIX_BY_KIND[WorkloadKind.LEASE]
-    drawn = make_id(prefix, services.clock.now_ns(), services.ids.entropy())
     command = OrderLease(
         principal=principal,
         project=ProjectId(project),
         wanted=wanted,
-        id=WorkloadId(drawn),
-        idempotency=repeated,
+        id=drawn_id(state, WorkloadKind.LEASE),
+        idempotency=repeated_as(idempotency_key, body),
     )
     view = await state.bridge.ask(command, WorkloadView)
     return respond(_shown(state, view), 201, {"location": f"/api/v1/leases/{view.id}"})

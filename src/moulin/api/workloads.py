@@ -85,22 +85,29 @@ async def submit_workload(
     state = state_of(request)
     body = await read_bytes(request)
     spec = parse(WorkloadSpec, body)
-    repeated = None
-    if idempotency_key:
-        repeated = Idempotency(key=idempotency_key, body_hash=hashlib.sha256(body).hexdigest())
-    services = state.services
-    drawn = make_id(PREFIX_BY_KIND[spec.kind], services.clock.now_ns(), services.ids.entropy())
     view = await state.bridge.ask(
         SubmitWorkload(
             principal=principal,
             project=ProjectId(project),
             spec=spec,
-            id=WorkloadId(drawn),
-            idempotency=repeated,
+            id=drawn_id(state, spec.kind),
+            idempotency=repeated_as(idempotency_key, body),
         ),
         WorkloadView,
     )
     return respond(view, 201, {"location": f"/api/v1/workloads/{view.id}"})
+
+
+def drawn_id(state: ApiState, kind: WorkloadKind) -> WorkloadId:
+    """Return a new id for a workload of a kind."""
+    services = state.services
+    now_ns, entropy = services.clock.now_ns(), services.ids.entropy()
+    return WorkloadId(make_id(PREFIX_BY_KIND[kind], now_ns, entropy))
+
+
+def repeated_as(key: str, body: bytes) -> Idempotency | None:
+    """Return by what a repeated request is known, None for one without a key."""
+    return Idempotency(key=key, body_hash=hashlib.sha256(body).hexdigest()) if key else None
 
 
 @router.post("/projects/{project}/workloads/try", **described(Trial, body=WorkloadSpec))

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Final
 
 from moulin.app.control import SETUP, factory_settings, read_settings
+from moulin.app.down import LIVE_STATES
 from moulin.app.wiring.factory import Factory, open_factory
 from moulin.controlplane.commands import StopWorkload
 from moulin.controlplane.run import run
 from moulin.domain.errors import DeadlineExceeded
 from moulin.domain.ids import WorkloadId
 from moulin.domain.views import WorkloadView
-from moulin.domain.workload import FINAL_WORKLOAD_STATES, WorkloadState
 from moulin.ports.store import WorkloadFilter
 
-LIVE: Final = tuple(s.value for s in WorkloadState if s not in FINAL_WORKLOAD_STATES)
 READ_AT_ONCE: Final = 1000
 
 
@@ -55,4 +54,4 @@ def stop_all_work(data: Path, *, wait_s: float) -> int:
 
 
 def _live(factory: Factory) -> Sequence[WorkloadView]:
-    return factory.store.workloads(WorkloadFilter(states=LIVE, limit=READ_AT_ONCE))
+    return factory.store.workloads(WorkloadFilter(states=LIVE_STATES, limit=READ_AT_ONCE))

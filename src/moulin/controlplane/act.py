@@ -60,17 +60,17 @@ def resume(plane: Plane) -> None:
 
 def _start_all(plane: Plane) -> None:
     """Start what is placed; an engine that can is told of all of its steps at once."""
-    gathered: dict[str, list[StartStep]] = {}
+    gathered: dict[str, tuple[StartsMany, list[StartStep]]] = {}
     for step in sorted(plane.unstarted):
         _start(plane, step, gathered)
-    for pool, steps in gathered.items():
-        engine = plane.engines[pool]
-        answers = engine.start_many(steps) if isinstance(engine, StartsMany) else ()
-        for wanted, answer in zip(steps, answers, strict=True):
+    for engine, steps in gathered.values():
+        for wanted, answer in zip(steps, engine.start_many(steps), strict=True):
             _settle(plane, wanted.step, answer)
 
 
-def _start(plane: Plane, step: StepId, gathered: dict[str, list[StartStep]]) -> None:
+def _start(
+    plane: Plane, step: StepId, gathered: dict[str, tuple[StartsMany, list[StartStep]]]
+) -> None:
     schedule = plane.books.schedule
     task = task_of(schedule, step)
     if task is None or task.phase is not None or is_stopping(schedule, step):
@@ -85,7 +85,8 @@ def _start(plane: Plane, step: StepId, gathered: dict[str, list[StartStep]]) -> 
             _settle_without(plane, engine, step, gone)
             return
         if isinstance(engine, StartsMany):
-            gathered.setdefault(pool_of(schedule, task.node), []).append(launched)
+            pool = pool_of(schedule, task.node)
+            gathered.setdefault(pool, (engine, []))[1].append(launched)
             return
         _settle(plane, step, engine.start(launched))
     except MoulinError as error:

@@ -5,7 +5,7 @@ and in a replay.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from moulin.domain.events import (
@@ -193,13 +193,14 @@ def readings_of(
     A task that is not known, or metered to its end, has no reading. The counters of those `unread`
     are the last known ones.
     """
+    missed = frozenset(unread)
     for name, cpu_ns in task_cpu_ns.items():
         step = StepId(name)
         cursor = cursors.steps.get(step)
         if cursor is not None:
             admission = cursors.admission_of(cursor.attempt)
-            reading = _reading(step, cursor, admission, window_ns, cpu_ns)
-            yield replace(reading, is_unread=True) if name in unread else reading
+            is_unread = name in missed
+            yield _reading(step, cursor, admission, window_ns, cpu_ns, is_unread=is_unread)
 
 
 def _reading(
@@ -208,6 +209,8 @@ def _reading(
     admission: Admission,
     window_ns: tuple[int, int],
     cpu_ns: int,
+    *,
+    is_unread: bool,
 ) -> TaskReading:
     submission = admission.submission
     start_ns, end_ns = held_window(cursor, window_ns)
@@ -223,6 +226,7 @@ def _reading(
         cpu_milli=cursor.cpu_milli,
         memory_bytes=cursor.memory_bytes,
         accelerators=cursor.accelerators,
+        is_unread=is_unread,
         is_whole_node=submission.spec.kind is WorkloadKind.LEASE,
         memory_bytes_max=cursor.memory_bytes_max,
     )

@@ -19,7 +19,7 @@ from moulin.domain.events import (
 from moulin.domain.ids import WorkloadId
 from moulin.domain.plan import Plan
 from moulin.domain.replica_events import SuccessionDecided
-from moulin.scheduler import SchedulerPolicy, WorkloadRow, decide, plan_digest, plan_events
+from moulin.scheduler import SchedulerPolicy, decide, plan_digest, plan_events
 
 
 def schedule(plane: Plane, draft: Draft) -> Plan:
@@ -74,13 +74,8 @@ def exhausted_workloads(draft: Draft) -> tuple[str, ...]:
         for workload in balances.used_up
         if (left := balances.available_neur(balances.project_by_workload[workload])) is not None
         and left <= 0
-        and _has_no_end(draft.books.schedule.workloads[WorkloadId(workload)])
+        and draft.books.schedule.workloads[WorkloadId(workload)].is_lasting
     )
-
-
-def _has_no_end(row: WorkloadRow) -> bool:
-    """Say whether a workload lasts until somebody ends it; an endpoint's limit is each replica's."""
-    return row.time_limit_s == 0 or row.serving is not None
 
 
 def _project(draft: Draft, payload: Payload) -> str:

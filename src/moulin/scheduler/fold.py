@@ -221,7 +221,7 @@ def _task_row(
         devices=placement.devices,
         cpu_milli=cpu_milli,
         memory_bytes=memory_bytes,
-        is_lasting=row.time_limit_s == 0 or row.serving is not None,
+        is_lasting=row.is_lasting,
     )
 
 

@@ -280,6 +280,11 @@ class WorkloadRow:
         return self.state in FINAL_WORKLOAD_STATES
 
     @property
+    def is_lasting(self) -> bool:
+        """Whether it lasts until somebody ends it; an endpoint's time limit is each replica's."""
+        return self.time_limit_s == 0 or self.serving is not None
+
+    @property
     def is_array(self) -> bool:
         """Whether its units end on their own."""
         return self.submission.spec.array is not None

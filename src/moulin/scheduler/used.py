@@ -95,13 +95,14 @@ def idle_ns(attempt: AttemptRow) -> int:
 
 
 def _metered(state: State, payload: IntervalMetered, _event: Event) -> None:
+    unread = frozenset(payload.task_unread)
     for name, cpu_ns in payload.task_cpu_ns.items():
         task = state.steps.get(StepId(name))
         if task is None:
             continue
         attempt = state.attempts[task.attempt]
         rule = state.workloads[WorkloadId(attempt.workload)].submission.spec.idle_stop
-        task.is_unread = name in payload.task_unread
+        task.is_unread = name in unread
         if rule is None or task.is_unread or task.devices:
             task.quiet_since_ns = 0
         elif attempt.stop_cause is None:  # what it does to end is no work

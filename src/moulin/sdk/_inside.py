@@ -6,12 +6,12 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from moulin.domain.errors import MoulinError, PortInUse
 from moulin.domain.session import INPUT, OUTPUT, EntryWanted, FrameKind, Frames, frame
 from moulin.sdk import _dial as dial
+from moulin.sdk._closing import Closing
 from moulin.sdk._core import unreachable
 from moulin.sdk.credentials import Credentials
 
@@ -81,7 +81,7 @@ class Inside:
             raise
 
 
-class Session:
+class Session(Closing):
     """One command inside a task; iterate over its output, as pairs of pipe (1, 2) and bytes.
 
     `exit_code` is known when the output has ended. Writing is safe from another thread.
@@ -97,17 +97,6 @@ class Session:
         self.exit_code: int | None = None
         self._leaving, self._connection = _connect(credentials, *at)
         self._connection.send(dial.first_message(wanted, size))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         from websockets.exceptions import ConnectionClosed
@@ -149,7 +138,7 @@ class Session:
             self._connection.send(message)
 
 
-class Forward:
+class Forward(Closing):
     """A port of this machine's loopback that leads into a task, until it is closed."""
 
     def __init__(self, session: Session, local_port: int) -> None:
@@ -171,17 +160,6 @@ class Forward:
         if self.error is not None:
             raise self.error
         threading.Thread(target=self._accept, name="forward", daemon=True).start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def wait(self) -> None:
         """Return when the way in has ended; raises what ended it, if it was not `close`."""

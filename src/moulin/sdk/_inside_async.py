@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from moulin.domain.errors import PortInUse
 from moulin.domain.session import INPUT, OUTPUT, EntryWanted, FrameKind, Frames, frame
 from moulin.sdk import _dial as dial
+from moulin.sdk._closing import AsyncClosing
 from moulin.sdk._core import unreachable
 from moulin.sdk._inside import Outcome
 from moulin.sdk.credentials import Credentials
@@ -72,23 +72,12 @@ class AsyncInside:
         return AsyncSession(connection)
 
 
-class AsyncSession:
+class AsyncSession(AsyncClosing):
     """One command inside a task; iterate over its output, as pairs of pipe (1, 2) and bytes."""
 
     def __init__(self, connection: Any) -> None:
         self.exit_code: int | None = None
         self._connection = connection
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
         from websockets.exceptions import ConnectionClosed
@@ -130,7 +119,7 @@ class AsyncSession:
             await self._connection.send(message)
 
 
-class AsyncForward:
+class AsyncForward(AsyncClosing):
     """A port of this machine's loopback that leads into a task, until it is closed."""
 
     def __init__(self, session: AsyncSession) -> None:
@@ -158,17 +147,6 @@ class AsyncForward:
                 f"listen on 127.0.0.1:{local_port}: {cause.strerror}", hint="name another port"
             ) from cause
         self.port = self._server.sockets[0].getsockname()[1]
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def wait(self) -> None:
         """Return when the way in has ended; raises what ended it."""

@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import httpx
 
@@ -56,6 +55,7 @@ from moulin.domain.workload import (
 )
 from moulin.sdk import _requests as requests
 from moulin.sdk import _scripts as scripts
+from moulin.sdk._closing import AsyncClosing
 from moulin.sdk._core import (
     PREFIX,
     Answer,
@@ -83,7 +83,7 @@ from moulin.sdk.credentials import Credentials, find_credentials
 T = TypeVar("T")
 
 
-class AsyncMoulin:
+class AsyncMoulin(AsyncClosing):
     """A connection to a control plane; for one event loop; close it or use `async with`.
 
     Without arguments the environment and the credentials file say where and who. `ca` is a PEM file
@@ -223,17 +223,6 @@ class AsyncMoulin:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def _send_once(self, call: Call[Any]) -> Answer:
         found = await self._client.request(

@@ -3,8 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import httpx
 
@@ -56,6 +55,7 @@ from moulin.domain.workload import (
 )
 from moulin.sdk import _requests as requests
 from moulin.sdk import _scripts as scripts
+from moulin.sdk._closing import Closing
 from moulin.sdk._core import (
     PREFIX,
     Answer,
@@ -83,7 +83,7 @@ from moulin.sdk.credentials import Credentials, find_credentials
 T = TypeVar("T")
 
 
-class Moulin:
+class Moulin(Closing):
     """A connection to a control plane; safe to share between threads; close it or use `with`.
 
     Without arguments the environment and the credentials file say where and who. `ca` is a PEM file
@@ -221,17 +221,6 @@ class Moulin:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _send_once(self, call: Call[Any]) -> Answer:
         found = self._client.request(

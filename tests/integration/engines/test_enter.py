@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pty
 import shutil
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from moulin.domain.workload import TaskTemplate
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.task.enter import DATA, END, HEAD, OPEN
 from tests.conformance.engine_bench import LocalBench, make_step, wait_for, wait_until
+from tests.terminals import Terminal
 
 OPENED: list[subprocess.Popen[bytes]] = []
 WAITING = "while :; do sleep 0.05; done"
@@ -106,32 +106,18 @@ def test_pipes_and_status_are_the_commands_own(bench, task):
 
 
 def test_a_terminal_is_one_with_a_shell_whose_ctrl_c_ends_what_runs(bench, task):
-    master, slave = pty.openpty()
-    entry = bench.engine.entry(task, EntryWanted(terminal="vt100"))
-    env = {**entry.env, "PS1": "> "}
-    process = subprocess.Popen(
-        entry.argv, env=env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
-    )
-    os.close(slave)
-    seen = b""
-
-    def expect(word):
-        nonlocal seen
-        while word not in seen:
-            seen += os.read(master, 4096)
-        seen = seen[seen.index(word) + len(word) :]
-
-    os.write(master, b"tty; echo $TERM is $((1+1))\n")
-    expect(b"/dev/pts/")
-    expect(b"vt100 is 2")
-    os.write(master, b"sleep 1000; echo st''atus $?\n")
-    expect(b"\n")
+    screen = Terminal(bench.engine.entry(task, EntryWanted(terminal="vt100")), {"PS1": "> "})
+    screen.type(b"tty; echo $TERM is $((1+1))\n")
+    screen.expect(b"/dev/pts/")
+    screen.expect(b"vt100 is 2")
+    screen.type(b"sleep 1000; echo st''atus $?\n")
+    screen.expect(b"\n")
     wait_until(lambda: b"sleep" in subprocess.run(["pgrep", "-l", "-f", "^sleep 1000"], capture_output=True, check=False).stdout)  # fmt: skip
-    os.write(master, b"\x03")
-    expect(b"\n")
-    os.write(master, b"exit 9\n")
-    assert process.wait(20) == 9
-    os.close(master)
+    screen.type(b"\x03")
+    screen.expect(b"\n")
+    screen.type(b"exit 9\n")
+    assert screen.process.wait(20) == 9
+    screen.close()
 
 
 def test_what_somebody_started_inside_ends_with_the_session_and_with_the_task(bench, task):

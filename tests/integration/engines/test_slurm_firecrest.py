@@ -13,8 +13,9 @@ from moulin.domain.errors import EngineRefused, EngineUnavailable, InvalidSpec
 from moulin.domain.factory import Pool, PoolMode
 from moulin.domain.observation import Claim, TaskPhase
 from moulin.domain.workload import Resources, TaskTemplate
-from tests.conformance.engine_bench import EffectsInFiles, make_step, wait_for, wait_until
+from tests.conformance.engine_bench import make_step, wait_for
 from tests.firecrest_server import SYSTEM, TOKEN, firecrest_before
+from tests.integration.engines.delegated_bench import DelegatedBench
 from tests.integration.engines.test_slurm_arrays import all_ended, counted, elements
 
 pytestmark = pytest.mark.slurm
@@ -50,7 +51,7 @@ def pool_at(address, directory, **more):
     )
 
 
-class FirecrestBench(EffectsInFiles):
+class FirecrestBench(DelegatedBench):
     """The engine over FirecREST's API."""
 
     def __init__(self, directory, address, **more):
@@ -61,14 +62,6 @@ class FirecrestBench(EffectsInFiles):
     def renew(self):
         self.engine = slurm_engine(self.directory, SystemClock(), self.pool)
         self.places = tuple(node.node for node in self.engine.capacity())
-
-    def pause(self):
-        return None
-
-    def close(self):
-        for step in self.engine.steps():
-            self.engine.stop(step, 0)
-        wait_until(lambda: not self.engine.steps())
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Going into tasks of a real Slurm: beside them, on their node, within their job."""
 
 import os
-import pty
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ from moulin.domain.observation import TaskPhase
 from moulin.domain.session import EntryWanted, FrameKind, Frames, frame
 from moulin.domain.workload import TaskTemplate
 from tests.conformance.engine_bench import SlurmBench, make_step, wait_for, wait_until
+from tests.terminals import Terminal
 
 pytestmark = pytest.mark.slurm
 
@@ -90,38 +90,20 @@ def test_commands_terminals_and_ports_of_each_task_of_a_gang(bench):
 def test_a_terminal_reaches_the_task_and_ends_with_it(bench):
     step = make_step("t", TaskTemplate(command=("sh", "-c", "echo up; sleep 1000")))
     began(bench, step)
-    master, slave = pty.openpty()
-    entry = bench.engine.entry(step.step, EntryWanted(terminal="vt100"))
-    process = subprocess.Popen(
-        entry.argv,
-        env=dict(entry.env),
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-    )
-    os.close(slave)
-    seen = b""
-
-    def expect(word):
-        nonlocal seen
-        while word not in seen:
-            seen += os.read(master, 4096)
-        seen = seen[seen.index(word) + len(word) :]
-
-    os.write(master, b"tty; echo $TERM is $((1+1))\n")
-    expect(b"/dev/pts/")
-    expect(b"vt100 is 2")
-    os.write(master, b"sh -c 'echo rea\"\"dy; exec cat'\n")
-    expect(b"ready")
-    os.write(master, b"\x03")
-    expect(b"^C")
-    expect(b"\n")  # what is typed before the shell is back is dropped
-    os.write(master, b"echo st''ill here\n")
-    expect(b"still here")
-    os.write(master, b"exit 9\n")
-    assert process.wait(30) == 9
-    os.close(master)
+    screen = Terminal(bench.engine.entry(step.step, EntryWanted(terminal="vt100")))
+    screen.type(b"tty; echo $TERM is $((1+1))\n")
+    screen.expect(b"/dev/pts/")
+    screen.expect(b"vt100 is 2")
+    screen.type(b"sh -c 'echo rea\"\"dy; exec cat'\n")
+    screen.expect(b"ready")
+    screen.type(b"\x03")
+    screen.expect(b"^C")
+    screen.expect(b"\n")  # what is typed before the shell is back is dropped
+    screen.type(b"echo st''ill here\n")
+    screen.expect(b"still here")
+    screen.type(b"exit 9\n")
+    assert screen.process.wait(30) == 9
+    screen.close()
     bench.engine.stop(step.step, 0)
     wait_for(bench, step.step, TaskPhase.EXITED)
     with pytest.raises(NotFound):

@@ -14,19 +14,18 @@ from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.rest import Rest
 from moulin.engines.slurm.settings import SlurmSettings
 from tests.conformance.engine_bench import (
-    EffectsInFiles,
     RealClock,
     make_step,
     phase,
     wait_for,
-    wait_until,
 )
+from tests.integration.engines.delegated_bench import DelegatedBench
 from tests.integration.engines.test_slurm_arrays import all_ended, counted, elements
 
 pytestmark = pytest.mark.slurm
 
 
-class RestBench(EffectsInFiles):
+class RestBench(DelegatedBench):
     """The engine over slurmrestd; nothing else of Slurm is called."""
 
     def __init__(self, directory, cluster, **more):
@@ -48,14 +47,6 @@ class RestBench(EffectsInFiles):
         )
         self.engine = SlurmEngine(settings, self.driver, clock=RealClock())
         self.places = tuple(node.node for node in self.engine.capacity())
-
-    def pause(self):
-        return None
-
-    def close(self):
-        for step in self.engine.steps():
-            self.engine.stop(step, 0)
-        wait_until(lambda: not self.engine.steps())
 
 
 @pytest.fixture

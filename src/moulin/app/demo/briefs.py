@@ -6,18 +6,17 @@ wrote, and who it is from /proc.
 
 import contextlib
 import json
-import os
-import signal
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from moulin.app.datadir import read_run, write_private
+from moulin.app.datadir import write_private
 from moulin.app.demo import documents
+from moulin.app.demo.crash import control_of, kill
 from moulin.app.demo.model import COUNTRY
-from moulin.app.demo.stage import NotAsPromised, Stage, issue_key, promise, wait_until
+from moulin.app.demo.stage import NotAsPromised, Stage, issue_key, promise
 from moulin.app.processes import ProcessMark, boot_id, is_alive
 from moulin.domain.errors import MoulinError
 from moulin.domain.reasons import sentence
@@ -80,27 +79,19 @@ def kill_control_plane(stage: Stage) -> dict[str, Any]:
     """
     screen = stage.screen
     before = stage.as_tenant.workloads.get(stage.job)
-    epoch = stage.as_operator.status().epoch
-    control, job = read_run(stage.data).control, _job_process(stage)
-    promise(control is not None and is_alive(control), "the control process is not on record")
-    assert control is not None
+    control, job = control_of(stage), _job_process(stage)
     done_before = len(_lines(_output(stage)))
     is_running = is_alive(job)
     screen.say(
         f"The job runs as process {job.pid}; {done_before} of {len(_documents(stage))} briefs are "
         f"written. Now: kill -9 {control.pid}, the control plane."
     )
-    began_s = time.monotonic()
-    os.kill(control.pid, signal.SIGKILL)
-    wait_until(lambda: _is_back(stage, control), RETURN_S, "the control plane comes back")
-    wait_until(lambda: _leads(stage, epoch), RETURN_S, "a new leader leads")
-    back_s = time.monotonic() - began_s
-    returned = read_run(stage.data).control
+    successor = kill(stage, control)
     after = stage.as_tenant.workloads.get(stage.job)
     still = "still runs" if is_alive(job) else "has ended by itself meanwhile"
     screen.good(
-        f"the supervisor brought it back after {back_s:.1f} s as process "
-        f"{returned.pid if returned else '?'}, leading in epoch {epoch + 1}"
+        f"the supervisor brought it back after {successor.back_s:.1f} s as process "
+        f"{successor.process.pid}, leading in epoch {successor.epoch}"
     )
     screen.good(f"the job {still}: same process {job.pid}, by its start time in /proc")
     promise(
@@ -117,8 +108,8 @@ def kill_control_plane(stage: Stage) -> dict[str, Any]:
         _show_brief(stage, brief)
     return {
         "control_pid_before": control.pid,
-        "control_pid_after": returned.pid if returned else 0,
-        "back_s": round(back_s, 2),
+        "control_pid_after": successor.process.pid,
+        "back_s": round(successor.back_s, 2),
         "job_pid": job.pid,
         "generation": after.units[0].generation,
         "was_running": is_running,
@@ -209,18 +200,6 @@ def _why(stage: Stage, view: WorkloadView) -> str:
         log = stage.as_tenant.workloads.logs(view.id).data
     lines = log.decode(errors="replace").strip().splitlines()
     return "; ".join([*map(sentence, view.reasons), *lines[-3:]])
-
-
-def _is_back(stage: Stage, former: ProcessMark) -> bool:
-    control = read_run(stage.data).control
-    return control is not None and control != former and is_alive(control)
-
-
-def _leads(stage: Stage, epoch: int) -> bool:
-    try:
-        return stage.as_operator.status().epoch > epoch
-    except MoulinError:
-        return False  # it does not listen yet
 
 
 def _job_process(stage: Stage) -> ProcessMark:

@@ -98,6 +98,7 @@ class RayEngine:
         self._trouble = ""
         self._ends = 0  # of agents that never answered, in a row
         self._again_at = 0.0
+        self._ended_by = ""
 
     def start(self, step: StartStep) -> Claim:
         """Start the step unless it was ever started; a repeated call returns the same claim.
@@ -288,9 +289,10 @@ class RayEngine:
             self._jobs.delete(self._job)
             self._again_at = time.monotonic() + min(2**self._ends, AGAIN_S_MAX)
             self._ends += 1
-            return f"its agent had ended: {str(found['message'])[-300:]}"
+            self._ended_by = str(found["message"])[-300:]
+            found = None
         if found is None and time.monotonic() < self._again_at:
-            return "its agent ended and is started again soon"
+            return f"its agent ended and is started again soon: {self._ended_by}"
         if found is None:
             for other in self._jobs.names(f"moulin-{self._pool.name}-"):
                 self._jobs.stop(other)  # of another version

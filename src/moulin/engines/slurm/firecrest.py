@@ -6,7 +6,6 @@ none of their elements, and no signals. So only delegated pools use it. What it 
 to Slurm in the script's own `#SBATCH` lines.
 """
 
-import json
 import re
 import weakref
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from moulin.engines.slurm.formats import (
     base_state,
     number,
 )
+from moulin.engines.slurm.over_http import body_of, read_token
 
 TIMEOUT_S: Final = 30.0
 _CREATED: Final = 201
@@ -94,12 +94,14 @@ class Firecrest:
             "workingDirectory": job.directory,
             "standardOutput": job.output,
             "env": {"MOULIN_JOB": job.name},
-            "script": (_FIRST_LINE + _directives(job) + _body_of(job.script)).decode(),
+            "script": (
+                _FIRST_LINE + _directives(job) + job.script.removeprefix(_FIRST_LINE)
+            ).decode(),
         }
         given = {name: value for name, value in wanted.items() if value}
         path = f"compute/{self._system}/jobs"
         answer = self._send("submit the job", "POST", path, {"job": given})
-        number_said = number(_body(answer).get("jobId"))
+        number_said = number(body_of(answer).get("jobId"))
         if answer.status_code == _CREATED and number_said:
             return number_said
         raise complaint("submit the job", _said(answer))
@@ -126,7 +128,7 @@ class Firecrest:
             answer = self._send("find a job", "GET", f"compute/{self._system}/jobs/{each}")
             if answer.status_code not in (_OK, _NOT_FOUND):
                 raise unavailable("find a job", _said(answer))
-            for body in _body(answer).get("jobs") or ():
+            for body in body_of(answer).get("jobs") or ():
                 job = self._job(body)
                 if job is not None and job.key == each:
                     found[each] = job
@@ -181,21 +183,16 @@ class Firecrest:
 
     def _listed(self, what: str, path: str, key: str) -> Sequence[Mapping[str, Any]]:
         answer = self._send(what, "GET", path)
-        bodies = _body(answer).get(key)
+        bodies = body_of(answer).get(key)
         if answer.status_code != _OK or not isinstance(bodies, list):
             raise unavailable(what, _said(answer))
         return [body for body in bodies if isinstance(body, Mapping)]
 
     def _send(self, what: str, verb: str, path: str, body: object = None) -> httpx.Response:
+        hint = "write an access token of the site's identity provider there"
+        headers = {"Authorization": f"Bearer {read_token(self._token_file, hint=hint)}"}
         try:
-            token = Path(self._token_file).read_text("utf-8").strip()
-            headers = {"Authorization": f"Bearer {token}"}
             answer = self._client.request(verb, path, json=body, headers=headers)
-        except OSError as cause:
-            raise EngineUnavailable(
-                f"read the token in {self._token_file}: {cause.strerror}",
-                hint="write an access token of the site's identity provider there",
-            ) from cause
         except httpx.TransportError as cause:
             raise EngineUnavailable(
                 f"{what}: FirecREST at {self._url} gave no answer: {cause}",
@@ -227,21 +224,9 @@ def _directives(job: JobRequest) -> bytes:
     return "".join([*lines, *(f"#SBATCH --{flag}\n" for flag in flags)]).encode()
 
 
-def _body_of(script: bytes) -> bytes:
-    return script.removeprefix(_FIRST_LINE)
-
-
-def _body(answer: httpx.Response) -> Mapping[str, Any]:
-    try:
-        found = answer.json()
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return {}
-    return found if isinstance(found, Mapping) else {}
-
-
 def _said(answer: httpx.Response) -> str:
     """Return what Slurm said, where FirecREST passes it on, else what FirecREST says."""
-    body = _body(answer)
+    body = body_of(answer)
     words = str(body.get("message") or body.get("detail") or f"status {answer.status_code}")
     found = _SAID.search(words)
     return " ".join((found[1] if found else words).replace("sbatch: error: ", "").split())[:400]

@@ -4,7 +4,6 @@ That form names no nodes, so only delegated pools can use it, and has no account
 Its own token is read from a file for every call, because tokens are short-lived.
 """
 
-import json
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from moulin.domain.errors import EngineRefused, EngineUnavailable, InvalidSpec
 from moulin.engines.slurm.client import JobRequest, complaint, unavailable
 from moulin.engines.slurm.formats import SlurmJob, SlurmNode, SlurmPartition, read_jobs
 from moulin.engines.slurm.importing import read_cluster_nodes, read_cluster_partitions
+from moulin.engines.slurm.over_http import body_of, read_token
 from moulin.engines.task.task_env import clean_environment
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class Rest:
             )
         wanted = {"script": job.script.decode(), "job": _properties(job)}
         answer = self._send("submit the job", "POST", "job/submit", wanted)
-        number = _body(answer).get("job_id")
+        number = body_of(answer).get("job_id")
         if answer.status_code == _STATUS_OK and isinstance(number, int) and number > 0:
             return number
         raise complaint("submit the job", _said(answer))
@@ -98,7 +98,7 @@ class Rest:
 
     def _signal(self, job: str, signal: str) -> None:
         answer = self._send("signal the job", "DELETE", f"job/{job}?signal={signal}")
-        errors = _body(answer).get("errors") or ()
+        errors = body_of(answer).get("errors") or ()
         ended = {_NO_SUCH_JOB, _ENDED_ALREADY}
         if any(error.get("error_number") not in ended for error in errors):
             raise unavailable("signal the job", _said(answer))
@@ -118,7 +118,8 @@ class Rest:
     def _send(self, what: str, verb: str, path: str, body: object = None) -> httpx.Response:
         headers = {"X-SLURM-USER-NAME": self._user} if self._user else {}
         if self._token_file:
-            headers["X-SLURM-USER-TOKEN"] = self._token()
+            token = read_token(self._token_file, hint="`scontrol token` writes one")
+            headers["X-SLURM-USER-TOKEN"] = token.removeprefix("SLURM_JWT=")
         try:
             if self._socket and not Path(self._socket).is_socket():
                 raise httpx.ConnectError("there is no such socket")
@@ -141,15 +142,6 @@ class Rest:
                 hint=f"start it with -s openapi/{VERSION}",
             )
         return answer
-
-    def _token(self) -> str:
-        try:
-            return Path(self._token_file).read_text("utf-8").strip().removeprefix("SLURM_JWT=")
-        except OSError as cause:
-            raise EngineUnavailable(
-                f"read the token in {self._token_file}: {cause.strerror}",
-                hint="`scontrol token` writes one",
-            ) from cause
 
 
 def _properties(job: JobRequest) -> dict[str, Any]:
@@ -181,16 +173,8 @@ def _properties(job: JobRequest) -> dict[str, Any]:
     }
 
 
-def _body(answer: httpx.Response) -> Mapping[str, Any]:
-    try:
-        found = answer.json()
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return {}
-    return found if isinstance(found, Mapping) else {}
-
-
 def _said(answer: httpx.Response) -> str:
-    errors = _body(answer).get("errors") or ()
+    errors = body_of(answer).get("errors") or ()
     words = [
         str(error.get("description") or error.get("error") or "")
         + (f": {error['error']}" if error.get("description") and error.get("error") else "")

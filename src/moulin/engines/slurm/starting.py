@@ -139,10 +139,8 @@ class Starter:
         try:
             self._cluster.require()
             self._book.make_names_durable()
-        except EngineError as failure:
-            return {**failures, **{attempt.id: failure for _, attempt in waiting}}
-        except OSError as cause:
-            failed = EngineUnavailable(f"submit: the spool failed with {cause!r}")
+        except (EngineError, OSError) as cause:
+            failed = _named(cause)
             return {**failures, **{attempt.id: failed for _, attempt in waiting}}
         calls = [partial(self._try, *call) for call in self._calls(waiting)]
         deadline_s = time.monotonic() + SUBMITTING_S
@@ -200,10 +198,8 @@ class Starter:
         except EngineRefused as refused:
             hint = refused.hint
             return {each.id: refusal(step, refused.message, hint) for step, each in some}
-        except EngineError as failure:
-            return {each.id: failure for _, each in some}
-        except OSError as cause:
-            failed = EngineUnavailable(f"submit: the spool failed with {cause!r}")
+        except (EngineError, OSError) as cause:
+            failed = _named(cause)
             return {each.id: failed for _, each in some}
         return {}
 
@@ -303,6 +299,12 @@ class Starter:
             reader=self._wellbeing.reader,
             health=self._wellbeing.folder,
         )
+
+
+def _named(cause: EngineError | OSError) -> EngineError:
+    if isinstance(cause, EngineError):
+        return cause
+    return EngineUnavailable(f"submit: the spool failed with {cause!r}")
 
 
 def _make_private(*paths: str) -> None:

@@ -1,25 +1,19 @@
 """Steps 4 and 5: a node loses its power under a gang, and the control plane is killed beside it."""
 
-import os
-import signal
 import time
 from pathlib import Path
 from typing import Any, Final
 
-from moulin.app.datadir import read_run
 from moulin.app.demo.cluster.front import TIMEOUT_S
 from moulin.app.demo.cluster.stage import ClusterStage
 from moulin.app.demo.cluster.teams import GANG, job
+from moulin.app.demo.crash import control_of, kill
 from moulin.app.demo.stage import promise, wait_until
-from moulin.app.processes import is_alive
-from moulin.domain.errors import MoulinError
 from moulin.domain.reasons import sentence
-from moulin.domain.views import WorkloadView
 from moulin.domain.workload import Retry
 
 START_S: Final = 60.0
 AGAIN_S: Final = 90.0
-RETURN_S: Final = 30.0
 ATTEMPTS: Final = 3
 SCRIPT: Final = (
     'while :; do echo "$MOULIN_GENERATION $RANK $SLURMD_NODENAME" >> {notes}; sleep 0.5; done'
@@ -65,26 +59,18 @@ def kill_control_plane(stage: ClusterStage) -> dict[str, Any]:
     screen = stage.screen
     notes = _notes(stage)
     before = stage.as_tenant.workloads.get(stage.job)
-    control = read_run(stage.data).control
-    promise(control is not None and is_alive(control), "the control process is not on record")
-    assert control is not None
+    control = control_of(stage)
     screen.say(f"kill -9 {control.pid}, the control plane, while the gang runs.")
-    os.kill(control.pid, signal.SIGKILL)
     lines = len(notes.read_text(encoding="utf-8").splitlines())
-
-    def is_back() -> bool:
-        now = read_run(stage.data).control
-        return now is not None and now != control and is_alive(now)
-
-    wait_until(is_back, RETURN_S, "the control plane comes back")
-    after = _view(stage)
+    kill(stage, control)
+    after = stage.as_tenant.workloads.get(stage.job)
     promise(
         after.units[0].attempt == before.units[0].attempt,
         "the gang was started again instead of adopted",
     )
     wait_until(
         lambda: len(notes.read_text(encoding="utf-8").splitlines()) > lines + GANG,
-        RETURN_S,
+        START_S,
         "the gang goes on",
     )
     promise(not _of(notes, 3), "a third generation of the gang ran")
@@ -93,20 +79,6 @@ def kill_control_plane(stage: ClusterStage) -> dict[str, Any]:
     ended = stage.as_tenant.workloads.wait(stage.job, timeout_s=START_S)
     screen.good(f"then it was stopped: {ended.state}")
     return {"attempt": after.units[0].attempt, "generation": after.units[0].generation}
-
-
-def _view(stage: ClusterStage) -> WorkloadView:
-    found: list[WorkloadView] = []
-
-    def is_read() -> bool:
-        try:
-            found.append(stage.as_tenant.workloads.get(stage.job))
-        except MoulinError:
-            return False
-        return True
-
-    wait_until(is_read, RETURN_S, "the control plane answers")
-    return found[-1]
 
 
 def _notes(stage: ClusterStage) -> Path:

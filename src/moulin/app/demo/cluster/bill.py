@@ -1,14 +1,12 @@
 """Step 6: what each team used and owes, and a receipt that needs nobody's word."""
 
-from typing import Any, Final
+from typing import Any
 
 from moulin.app.demo.cluster.stage import ClusterStage
 from moulin.app.demo.proof import Sum, close_books, row_of, verify_one
 from moulin.app.demo.stage import promise
 from moulin.domain.units import format_euros
 from moulin.domain.views import ReceiptView
-
-CLOSE_S: Final = 60.0
 
 
 def show_bill(stage: ClusterStage) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """Step 1: a cluster of Slurm, imported as it is, and two teams in front of it."""
 
-import shutil
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from moulin.app.demo.cluster.own_slurm import OwnSlurm
+from moulin.app.demo.cluster.own_slurm import OwnSlurm, running
 from moulin.app.demo.cluster.stage import BIOLOGY, TEAMS_FILE, ClusterStage, client_of
 from moulin.app.demo.stage import start, wait_until
 from moulin.app.files import read_factory_file
@@ -20,8 +19,6 @@ MEMORY_MB: Final = 3000
 # How long a node may say nothing until Slurm calls it down.
 TIMEOUT_S: Final = 10
 JOIN_S: Final = 30.0
-# Slurm's sockets lie deep in its folder, and no path of a socket may be longer than 107 bytes.
-SHORT: Final = "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it
 COUNTRY: Final = "FR"
 SITE: Final = "campus"
 POLL_MS: Final = "500"
@@ -36,12 +33,9 @@ WITH_FIGURES: Final = f"""{SITE}:
 def build_front(stage: ClusterStage) -> dict[str, Any]:
     """Start a Slurm, import it, and put Moulin in front of it with two teams."""
     screen = stage.screen
-    folder = Path(tempfile.mkdtemp(prefix="moulin-slurm-", dir=SHORT))
-    stage.at_end.callback(shutil.rmtree, folder, ignore_errors=True)
-    stage.slurm = OwnSlurm(folder, nodes=NODES, cpus=CPUS, memory_mb=MEMORY_MB, timeout_s=TIMEOUT_S)
-    stage.at_end.callback(stage.slurm.stop)
+    make = partial(OwnSlurm, nodes=NODES, cpus=CPUS, memory_mb=MEMORY_MB, timeout_s=TIMEOUT_S)
     with screen.progress("munged, slurmctld and four slurmd start"):
-        stage.slurm.start()
+        stage.slurm = stage.at_end.enter_context(running(make))
     screen.good(f"a real Slurm of {NODES} nodes runs on this machine: {stage.slurm.conf}")
     screen.quiet(
         f"Each node claims {CPUS} CPUs and {MEMORY_MB / 1000:g} GB: written, not measured. All of them "

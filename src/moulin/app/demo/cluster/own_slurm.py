@@ -10,11 +10,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from moulin.domain.errors import DeadlineExceeded, LocalError
 
@@ -24,6 +25,8 @@ PROGRAMS: Final = (
 PATH: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 START_S: Final = 60.0
 STOP_S: Final = 20.0
+# Slurm's sockets lie deep in its folder, and no path of a socket may be longer than 107 bytes.
+SHORT: Final = "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it
 CONFIGURATION: Final = """\
 ClusterName=mill
 SlurmctldHost={host}(127.0.0.1)
@@ -65,6 +68,9 @@ NODE: Final = (
     " CPUs={cpus} Boards=1 SocketsPerBoard=1 CoresPerSocket={cpus} ThreadsPerCore=1"
     " RealMemory={memory_mb} {node_words}"
 )
+
+
+S = TypeVar("S", bound="OwnSlurm")
 
 
 class OwnSlurm:
@@ -226,6 +232,18 @@ class OwnSlurm:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(timeout=STOP_S)
+
+
+@contextmanager
+def running(make: Callable[[Path], S]) -> Iterator[S]:
+    """Run a Slurm, made in a folder of its own, until the block ends. Raises `DeadlineExceeded`."""
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="moulin-slurm-", dir=SHORT))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        cluster = make(folder)
+        stack.callback(cluster.stop)
+        cluster.start()
+        yield cluster
 
 
 def missing_programs() -> Sequence[str]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run all tests in about half the time of one after the other; exit as pytest does when any of them fails.
-# First what needs no machine for itself, on two processors; then what starts clusters, which waits more
-# than it works, beside what starts whole Moulins.
+# First what keeps two processors busy; then what waits more than it works, three at once: whatever starts
+# clusters, one after the other, beside what starts whole Moulins.
 set -uo pipefail
 set -m # a background job then hears Ctrl-C as any other
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,7 +20,7 @@ clusters=0
 status=$?
 "${pytest[@]}" -m "ray or slurm" "${large[@]}" >"$log" 2>&1 &
 clusters=$!
-"${pytest[@]}" -m "not ray and not slurm" "${large[@]}" || status=$?
+"${pytest[@]}" -n 2 --dist loadfile -m "not ray and not slurm" "${large[@]}" || status=$?
 wait "$clusters" || status=$?
 clusters=0
 cat "$log"

@@ -96,8 +96,9 @@ class RayCluster:
         self.token_file = folder / "token"
         self.token_file.touch(0o600)
         self.token_file.write_text(secrets.token_hex(32))
-        self._addresses = {name: f"127.0.0.{2 + index}" for index, name in enumerate(NODES)}
-        head = self._addresses[NODES[0]]
+        # Of this cluster alone: another session may have one on this machine.
+        self._network = f"127.{1 + secrets.randbelow(254)}.{secrets.randbelow(256)}"
+        head = self.address(NODES[0])
         self.gcs_port, self._client, self._dashboard, self._agent = free_ports(4, head)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.pool = RayPool(
@@ -110,6 +111,10 @@ class RayCluster:
             machine_class="here",
             spool=str(folder / "spool"),
         )
+
+    def address(self, name: str) -> str:
+        """Return where a node is, or one that is yet to join."""
+        return f"{self._network}.{2 + int(name)}"
 
     def engine(self, directory: Path) -> RayEngine:
         """Return a fresh engine of this cluster over a directory."""
@@ -169,7 +174,7 @@ class RayCluster:
 
     def _spawn(self, name: str) -> subprocess.Popen[bytes]:
         place = ray_directory() / "bin"
-        address = self._addresses[name]
+        address = self.address(name)
         words = ["--block", f"--node-ip-address={address}", f"--labels=moulin-node={name}"]
         words += [f"--num-cpus={CPUS}", f"--num-gpus={GPUS}", "--object-store-memory=80000000"]
         words += [
@@ -183,6 +188,9 @@ class RayCluster:
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_gcs_server_port_wait_time_s": "60",
+            # How full this machine is with what others do is no matter of these tests.
+            "RAY_memory_monitor_refresh_ms": "0",
+            "RAY_local_fs_capacity_threshold": "1",
         }
         with self._log(name).open("wb") as log:
             process = subprocess.Popen(
@@ -197,7 +205,7 @@ class RayCluster:
         return process
 
     def _place_words(self, name: str) -> Sequence[str]:
-        head = self._addresses[NODES[0]]
+        head = self.address(NODES[0])
         memory = [f"--memory={MEMORY_BYTES}"]
         if name != NODES[0]:
             return [*memory, f"--address={head}:{self.gcs_port}"]

@@ -1,7 +1,19 @@
 """What benches share that reach a delegated pool of a real Slurm over HTTP."""
 
+from pathlib import Path
+
 from moulin.engines.slurm.engine import SlurmEngine
 from tests.conformance.engine_bench import EffectsInFiles, wait_until
+
+
+def obedient(directory: Path) -> str:
+    """Return a script that ends with status 9 when asked to, once `wait_until_obedient` returned."""
+    return f'trap "exit 9" TERM; touch {directory}/obeys.$$; sleep 1000 & wait'
+
+
+def wait_until_obedient(directory: Path, count: int) -> None:
+    """Wait until so many would hear: a task runs before its shell has set a trap."""
+    wait_until(lambda: len(list(directory.glob("obeys.*"))) == count)
 
 
 class DelegatedBench(EffectsInFiles):

@@ -46,6 +46,12 @@ def groups(cluster: RayCluster) -> set[str]:
     return {group["name"] for group in found if group["state"] == "CREATED"}
 
 
+def kill_agent(cluster: RayCluster) -> None:
+    """End Moulin's program in the cluster without a word; another follows."""
+    agent = next(job for job in ask(cluster, "/api/jobs/") if job["status"] == "RUNNING")
+    os.kill(int(agent["driver_info"]["pid"]), signal.SIGKILL)
+
+
 def seen(bench: RayBench, *steps) -> list[TaskPhase]:
     return [found.phase for found in bench.engine.observe([step.step for step in steps])]
 
@@ -58,7 +64,8 @@ def test_a_gang_meets_on_one_port_and_holds_its_places_until_it_ends(bench):
         bench.engine.start(step)
     wait_until(lambda: all(bench.engine.logs(step.step, 0, 200).data for step in gang))
     words = [bench.engine.logs(step.step, 0, 200).data.decode().split() for step in gang]
-    assert [word[:3] for word in words] == [["0", "2", "127.0.0.2"], ["1", "2", "127.0.0.2"]]
+    head = bench.cluster.address("0")
+    assert [word[:3] for word in words] == [["0", "2", head], ["1", "2", head]]
     assert words[0][3] == words[1][3]
     name = f"moulin/node/{gang[0].attempt}"
     assert name in groups(bench.cluster)
@@ -83,8 +90,7 @@ def test_a_gang_that_ray_cannot_place_starts_nowhere(bench):
 def test_work_outlives_the_agent_and_is_found_by_the_next(bench):
     step = make_step("a", bench.program(seconds=1000))
     claim = bench.engine.start(step)
-    agent = next(j for j in ask(bench.cluster, "/api/jobs/") if j["status"] == "RUNNING")
-    os.kill(int(agent["driver_info"]["pid"]), signal.SIGKILL)
+    kill_agent(bench.cluster)
     wait_until(lambda: seen(bench, step) == [TaskPhase.UNREACHABLE])
     bench.renew()
     found = wait_for(bench, step.step, TaskPhase.RUNNING)
@@ -130,7 +136,7 @@ def test_a_server_joins_by_its_script(bench, tmp_path):
     place = RayPlace(
         pool="node",
         scheme="http",
-        host="127.0.0.2",
+        host=bench.cluster.address("0"),
         dashboard_port=1,
         gcs_port=bench.cluster.gcs_port,
         token_file=bench.cluster.token_file,
@@ -145,13 +151,14 @@ def test_a_server_joins_by_its_script(bench, tmp_path):
         (home / name).symlink_to(ray_directory() / name)
     text = script.read_text()
     head = next(line for line in text.splitlines() if line.startswith("exec ray start"))
-    address = f"--address=127.0.0.2:{place.gcs_port} --node-ip-address=127.0.0.4 --block"
+    joins_at = bench.cluster.address("2")
+    address = f"--address={place.host}:{place.gcs_port} --node-ip-address={joins_at} --block"
     script.write_text(text.replace(head.partition(" --labels")[0], f"exec ray start {address}"))
     options = " ".join(
         f"--{port}={free}"
         for port, free in zip(
             ("dashboard-agent-listen-port", "metrics-export-port", "dashboard-agent-grpc-port"),
-            free_ports(3, "127.0.0.4"),
+            free_ports(3, joins_at),
             strict=True,
         )
     )
@@ -178,6 +185,8 @@ def test_a_server_joins_by_its_script(bench, tmp_path):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     bench.engine.forget(step.step)
+    kill_agent(bench.cluster)  # it knows who left: later tests count on two nodes
+    bench.cluster.wait_for_nodes(len(NODES))
 
 
 def test_a_wrong_token_and_an_absent_head_are_nobodys_end(bench, tmp_path):
@@ -185,8 +194,9 @@ def test_a_wrong_token_and_an_absent_head_are_nobodys_end(bench, tmp_path):
     bench.engine.start(step)
     wrong = tmp_path / "wrong"
     wrong.write_text("0" * 64)
-    [port] = free_ports(1, "127.0.0.2")
-    away = f"http://127.0.0.2:{port}"
+    host = bench.cluster.address("0")
+    [port] = free_ports(1, host)
+    away = f"http://{host}:{port}"
     pool = bench.cluster.pool
     for token_file, agent in (
         (wrong, pool.agent_address),
@@ -216,7 +226,7 @@ def test_the_agent_answers_nobody_without_the_token(ray_cluster):
     answer = httpx.post(f"{ray_cluster.pool.agent_address}/nodes", content=b"{}")
     assert (answer.status_code, answer.json()) == (401, {})
     with socket.create_connection(
-        ("127.0.0.2", httpx.URL(ray_cluster.pool.agent_address).port)
+        (ray_cluster.address("0"), httpx.URL(ray_cluster.pool.agent_address).port)
     ) as s:
         s.sendall(b"POST /steps HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n")
         assert b" 401 " in s.recv(4096).split(b"\r\n")[0]

@@ -15,7 +15,7 @@ from moulin.domain.observation import Claim, TaskPhase
 from moulin.domain.workload import Resources, TaskTemplate
 from tests.conformance.engine_bench import make_step, wait_for
 from tests.firecrest_server import SYSTEM, TOKEN, firecrest_before
-from tests.integration.engines.delegated_bench import DelegatedBench
+from tests.integration.engines.delegated_bench import DelegatedBench, obedient, wait_until_obedient
 from tests.integration.engines.test_slurm_arrays import all_ended, counted, elements
 
 pytestmark = pytest.mark.slurm
@@ -94,9 +94,9 @@ def test_a_gang_has_its_ranks(bench):
 
 
 def test_elements_are_submitted_one_by_one_and_stopped_alone(bench):
-    task = counted(bench.directory, 'trap "exit 9" TERM; sleep 1000 & wait')
-    steps = elements(3, task, nodes=bench.places)
+    steps = elements(3, counted(bench.directory, obedient(bench.directory)), nodes=bench.places)
     assert all(isinstance(said, Claim) for said in bench.engine.start_many(steps))
+    wait_until_obedient(bench.directory, len(steps))
     all_ended(bench, steps, TaskPhase.RUNNING)
     bench.engine.stop(steps[1].step, 10)
     assert wait_for(bench, steps[1].step, TaskPhase.EXITED).exit_code == 9

@@ -19,7 +19,11 @@ from tests.conformance.engine_bench import (
     phase,
     wait_for,
 )
-from tests.integration.engines.delegated_bench import DelegatedBench
+from tests.integration.engines.delegated_bench import (
+    DelegatedBench,
+    obedient,
+    wait_until_obedient,
+)
 from tests.integration.engines.test_slurm_arrays import all_ended, counted, elements
 
 pytestmark = pytest.mark.slurm
@@ -69,8 +73,7 @@ def test_places_are_read_and_a_task_with_devices_runs_once(bench):
 
 
 def test_elements_are_one_submission_and_one_is_stopped_alone(bench):
-    words = 'trap "exit 9" TERM; sleep 1000 & wait'
-    task = counted(bench.directory, words)
+    task = counted(bench.directory, obedient(bench.directory))
     steps = [
         replace(each, resources=Resources(cpu_milli=8000, memory_bytes=64 << 20))
         for each in elements(3, task, nodes=bench.places)
@@ -80,6 +83,7 @@ def test_elements_are_one_submission_and_one_is_stopped_alone(bench):
     assert len(arrays - {0}) == 1
     wait_for(bench, steps[0].step, TaskPhase.RUNNING)
     wait_for(bench, steps[1].step, TaskPhase.RUNNING)
+    wait_until_obedient(bench.directory, 2)
     bench.engine.stop(steps[2].step, 5)  # it waits for a node
     wait_for(bench, steps[2].step, TaskPhase.ABSENT)
     bench.engine.stop(steps[0].step, 10)

@@ -39,7 +39,7 @@ TOLD_LATE_S = 0.5
 TICK_UNSEEN_S = 0.2
 # A container tool that is to stop has so long to start its program, and then to clean up after it.
 TOOL_STARTING_S = 3.0
-TOOL_ENDING_S = 5.0
+TOOL_ENDING_S = 20.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 LOOKING = {signal.SIGCHLD, signal.SIGUSR1, signal.SIGCONT}

@@ -4,6 +4,7 @@ Every call is idempotent by step id, so whatever a crash leaves undone is simply
 an engine answers is reported to the next cycle; nothing is concluded here.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from moulin.controlplane.looking import look
@@ -60,17 +61,18 @@ def resume(plane: Plane) -> None:
 
 def _start_all(plane: Plane) -> None:
     """Start what is placed; an engine that can is told of all of its steps at once."""
-    gathered: dict[str, tuple[StartsMany, list[StartStep]]] = {}
+    gathered: dict[str, tuple[Engine, list[StartStep]]] = {}
     for step in sorted(plane.unstarted):
-        _start(plane, step, gathered)
+        _gather(plane, step, gathered)
     for engine, steps in gathered.values():
-        for wanted, answer in zip(steps, engine.start_many(steps), strict=True):
+        for wanted, answer in zip(steps, _started(engine, steps), strict=True):
             _settle(plane, wanted.step, answer)
 
 
-def _start(
-    plane: Plane, step: StepId, gathered: dict[str, tuple[StartsMany, list[StartStep]]]
+def _gather(
+    plane: Plane, step: StepId, gathered: dict[str, tuple[Engine, list[StartStep]]]
 ) -> None:
+    """Put a step with the others of its pool, unless it is not to start after all."""
     schedule = plane.books.schedule
     task = task_of(schedule, step)
     if task is None or task.phase is not None or is_stopping(schedule, step):
@@ -84,13 +86,23 @@ def _start(
         except (NotFound, LocalError) as gone:
             _settle_without(plane, engine, step, gone)
             return
-        if isinstance(engine, StartsMany):
-            pool = pool_of(schedule, task.node)
-            gathered.setdefault(pool, (engine, []))[1].append(launched)
-            return
-        _settle(plane, step, engine.start(launched))
+        gathered.setdefault(pool_of(schedule, task.node), (engine, []))[1].append(launched)
     except MoulinError as error:
         _settle(plane, step, error)
+
+
+def _started(engine: Engine, steps: Sequence[StartStep]) -> Iterable[Claim | MoulinError]:
+    """Return for each step what its engine answers to its start; one by one as they are asked for."""
+    if isinstance(engine, StartsMany):
+        return engine.start_many(steps)
+    return (_answer(engine, step) for step in steps)
+
+
+def _answer(engine: Engine, step: StartStep) -> Claim | MoulinError:
+    try:
+        return engine.start(step)
+    except MoulinError as error:
+        return error
 
 
 def _settle(plane: Plane, step: StepId, answer: Claim | MoulinError) -> None:

@@ -336,7 +336,8 @@ class Placing:
             left_out.append(node)
             self.room.reserved[node] = True
             chosen = self.room.choose(demand, zones)
-        self.room.reserved[left_out] = False
+        if left_out:
+            self.room.reserved[left_out] = False
         return chosen, bool(left_out)
 
     def _check_s(self, row: WorkloadRow, nodes: list[int]) -> int:

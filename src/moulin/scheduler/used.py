@@ -25,10 +25,25 @@ _PERCENT_PPM: Final = 10_000
 
 
 def attempt_view(row: WorkloadRow, attempt: AttemptRow) -> AttemptView:
-    """Return what an attempt held and used, as far as it was read."""
-    tasks = attempt.tasks
-    accelerators = sum(len(task.devices) for task in tasks)
-    started = [task for task in tasks if task.started_at_ns]
+    """Return what an attempt held and used, as far as it was read; on the path of every job."""
+    used_ns = held_ns = read_ns = memory_bytes_max = accelerators = started = unweighed = 0
+    for task in attempt.tasks:
+        accelerators += len(task.devices)
+        if task.started_at_ns:
+            started += 1
+            unweighed += not task.memory_bytes_max
+            until_ns = task.ended_at_ns or task.metered_ns
+            held_ns += max(0, until_ns - task.started_at_ns) * task.cpu_milli // MILLI
+        used_ns += task.cpu_ns
+        read_ns = max(read_ns, task.metered_ns)
+        memory_bytes_max = max(memory_bytes_max, task.memory_bytes_max)
+    is_over = not attempt.is_live
+    lacking = {
+        "start": is_over and started < len(attempt.tasks),
+        "cpu": started and not (used_ns or memory_bytes_max),
+        "memory": is_over and unweighed,
+        "accelerators": accelerators,
+    }
     return AttemptView(
         attempt=attempt.id,
         generation=attempt.generation,
@@ -36,15 +51,15 @@ def attempt_view(row: WorkloadRow, attempt: AttemptRow) -> AttemptView:
         placed_at_ns=attempt.placed_at_ns,
         started_at_ns=attempt.started_at_ns,
         ended_at_ns=attempt.ended_at_ns,
-        read_at_ns=0 if attempt.ended_at_ns else max(task.metered_ns for task in tasks),
+        read_at_ns=0 if attempt.ended_at_ns else read_ns,
         stop_cause=attempt.stop_cause.value if attempt.stop_cause is not None else "",
-        tasks=len(tasks),
-        cpu_used_ns=sum(task.cpu_ns for task in tasks),
-        cpu_held_ns=sum(_held_ns(task) for task in started),
-        memory_bytes_max=max(task.memory_bytes_max for task in tasks),
+        tasks=len(attempt.tasks),
+        cpu_used_ns=used_ns,
+        cpu_held_ns=held_ns,
+        memory_bytes_max=memory_bytes_max,
         memory_bytes=row.resources_of(attempt).memory_bytes,
         accelerators=accelerators,
-        unread=tuple(_unread(attempt, started, accelerators)),
+        unread=tuple([what for what, is_so in lacking.items() if is_so]),
     )
 
 
@@ -136,23 +151,6 @@ def _note(state: State, attempt: AttemptRow, rule: IdleStop) -> None:
 
 def _live(attempt: AttemptRow) -> list[TaskRow]:
     return [task for task in attempt.tasks if not task.is_ended]
-
-
-def _held_ns(task: TaskRow) -> int:
-    until_ns = task.ended_at_ns or task.metered_ns
-    return max(0, until_ns - task.started_at_ns) * task.cpu_milli // MILLI
-
-
-def _unread(attempt: AttemptRow, started: list[TaskRow], accelerators: int) -> Iterator[str]:
-    is_over = not attempt.is_live
-    if is_over and len(started) < len(attempt.tasks):
-        yield "start"
-    if started and not any(task.cpu_ns or task.memory_bytes_max for task in started):
-        yield "cpu"
-    if is_over and started and not all(task.memory_bytes_max for task in started):
-        yield "memory"
-    if accelerators:
-        yield "accelerators"
 
 
 def _reason(code: ReasonCode, rule: IdleStop, attempt: AttemptRow) -> Reason:

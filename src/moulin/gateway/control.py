@@ -193,7 +193,7 @@ class ControlLink:
             self._told_at_s = self._service.loop.time()
         reader.acknowledge(shipment, reply.acknowledged_sequence)
         if reader.epoch == self._epoch:
-            reader.offset -= self._service.journal.drop_before(reader.offset)
+            reader.offset -= await self._service.journal.drop_before(reader.offset)
         if is_complete and reader.acknowledged == shipment.last:
             reader.path.unlink(missing_ok=True)
             self._readers.pop(0)

@@ -59,6 +59,7 @@ class Journal:
         self._writers: list[Writer] = []
         self._is_due = False
         self._size_bytes = 0
+        self.is_closed = False
         self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS_MAX)
         try:
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -103,34 +104,45 @@ class Journal:
         for writer in writers:
             writer.written()
 
-    def drop_before(self, offset: int) -> int:
-        """Cut off what the leader has, once it is worth it; return by how much offsets shrank.
+    async def drop_before(self, offset: int) -> int:
+        """Cut off what the leader has, once it is most of the file; return by how much offsets shrank.
 
-        What is younger than a minute stays: rates are counted from it after a restart. The rest is
-        written beside and renamed, so that a crash leaves the old file or the new one.
+        What is younger than a minute stays: rates are counted from it after a restart. As never less
+        is dropped than is copied, a line is copied once in the mean. A thread copies beside, while
+        requests go on, and the copy is renamed: a crash leaves the old file or the new one. One call
+        at a time.
         """
-        if offset < DROPPED_BYTES_MIN:
-            return 0
-        until_s = self._loop.time() - KEPT_S
-        old = max((size for at_s, size in self._marks if at_s <= until_s), default=0)
-        cut = min(offset, old)
-        if cut < DROPPED_BYTES_MIN:
+        cut, size = self._droppable_bytes(offset), self._size_bytes
+        if not cut:
             return 0
         beside = self.path.with_suffix(".new")
-        renewed = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        if not _is_copied(self.path, cut, renewed):
+        renewed = await asyncio.to_thread(_begin_copy, self.path, beside, cut, size)
+        if renewed < 0:
+            return 0
+        if self.is_closed or not _is_copied(self.path, renewed, size, self._size_bytes):
             os.close(renewed)
             return 0
         beside.replace(self.path)
         os.close(self._file)
         self._file, self._size_bytes = renewed, self._size_bytes - cut
-        self._marks = deque((at_s, size - cut) for at_s, size in self._marks if size > cut)
+        self._marks = deque(
+            ((at_s, until - cut) for at_s, until in self._marks if until > cut), maxlen=MARKS_MAX
+        )
         return cut
+
+    def _droppable_bytes(self, offset: int) -> int:
+        if offset < DROPPED_BYTES_MIN or self.is_closed:
+            return 0
+        until_s = self._loop.time() - KEPT_S
+        old = max((size for at_s, size in self._marks if at_s <= until_s), default=0)
+        cut = min(offset, old)
+        return cut if cut >= max(DROPPED_BYTES_MIN, self._size_bytes - cut) else 0
 
     def close(self) -> None:
         """Write what waits and close the file."""
         if self._lines:
             self.flush()
+        self.is_closed = True
         os.close(self._file)
 
     def _write(self, data: bytes) -> None:
@@ -224,16 +236,30 @@ class JournalReader:
         return self._acknowledged
 
 
-def _is_copied(path: Path, offset: int, descriptor: int) -> bool:
-    """Copy a file from an offset on, in blocks: a busy minute is larger than memory should be."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        try:
-            while block := file.read(COPIED_BYTES):
-                if os.write(descriptor, block) != len(block):
+def _begin_copy(path: Path, beside: Path, first: int, end: int) -> int:
+    """Copy a part of a file to another; return the other's descriptor, -1 when that failed."""
+    try:
+        renewed = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError:
+        return -1
+    if _is_copied(path, renewed, first, end):
+        return renewed
+    os.close(renewed)
+    return -1
+
+
+def _is_copied(path: Path, descriptor: int, first: int, end: int) -> bool:
+    """Copy a part of a file in blocks: a busy minute is larger than memory should be."""
+    try:
+        with path.open("rb") as file:
+            file.seek(first)
+            while first < end:
+                block = file.read(min(COPIED_BYTES, end - first))
+                if not block or os.write(descriptor, block) != len(block):
                     return False
-        except OSError:
-            return False
+                first += len(block)
+    except OSError:
+        return False
     return True
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import moulin.gateway.journal as journal_module
 from moulin.domain.wire import encode
 from moulin.gateway.cache import CONFIRMED, SNAPSHOT, SnapshotCache
 from moulin.gateway.journal import Journal, JournalReader, predecessors
@@ -31,7 +32,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     loop = asyncio.new_event_loop()
     made = Journal(tmp_path, 5, loop)
     yield made
-    made.close()
+    if not made.is_closed:
+        made.close()
     loop.close()
 
 
@@ -129,7 +131,7 @@ def test_what_the_leader_has_is_dropped_from_a_long_journal(
         journal.flush()
         sequences += [json.loads(line)["sequence"] for line in shipment.lines]
         reader.acknowledge(shipment, shipment.last)
-        reader.offset -= journal.drop_before(reader.offset)
+        reader.offset -= asyncio.run(journal.drop_before(reader.offset))
     assert sequences == list(range(1, 27))
     kept = [json.loads(line)["sequence"] for line in journal.path.read_bytes().splitlines()]
     assert kept == [27]
@@ -144,8 +146,44 @@ def test_the_last_minute_stays_in_a_long_journal(
         begin(journal)
     journal.flush()
     whole = journal.path.read_bytes()
-    assert journal.drop_before(len(whole)) == 0
+    assert asyncio.run(journal.drop_before(len(whole))) == 0
     assert journal.path.read_bytes() == whole
+
+
+def test_lines_that_come_while_a_journal_is_copied_stay_in_it(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moulin.gateway.journal.DROPPED_BYTES_MIN", 100)
+    monkeypatch.setattr("moulin.gateway.journal.KEPT_S", 0.0)
+    monkeypatch.setattr("moulin.gateway.journal.MARK_EVERY_S", 0.0)
+    copies: list[int] = []
+
+    def slow(path: Path, beside: Path, first: int, end: int) -> int:
+        descriptor = begin_copy(path, beside, first, end)
+        begin(journal)
+        journal.flush()
+        copies.append(first)
+        return descriptor
+
+    begin_copy = journal_module._begin_copy
+    monkeypatch.setattr(journal_module, "_begin_copy", slow)
+    for _ in range(10):
+        begin(journal)
+        journal.flush()
+    old = journal.path.stat().st_size
+    assert 0 < asyncio.run(journal.drop_before(old)) <= old
+    begin(journal)
+    journal.flush()
+    kept = [json.loads(line)["sequence"] for line in journal.path.read_bytes().splitlines()]
+    assert kept[-2:] == [11, 12]
+    # Less than what stays would be no gain.
+    little = journal.path.stat().st_size // 3
+    monkeypatch.setattr("moulin.gateway.journal.DROPPED_BYTES_MIN", 1)
+    assert asyncio.run(journal.drop_before(little)) == 0
+    assert len(copies) == 1
+    # Nor is anything dropped once the gateway has closed its books.
+    journal.close()
+    assert asyncio.run(journal.drop_before(10**9)) == 0
 
 
 def test_large_journals_come_in_parts(journal: Journal) -> None:

@@ -151,7 +151,10 @@ class Gang:
         former, begin_ns = self.generation(), time.monotonic_ns()
         say(f"{self.engine}: {kind} on {node}")
         strike()
-        noticed_s = self._noticed_s(begin_ns, node)
+        # A node that is soon back may say itself what it lost, and is never called ill.
+        noticed_s = self._after_s(
+            begin_ns, lambda: self.is_ill(node) or self.generation() > former, NOTICED_S_MAX
+        )
         restarted_s = None
         if wait_for(lambda: self.generation() > former, RESTARTED_S_MAX):
             restarted_s = self._begun_s(begin_ns)
@@ -172,7 +175,7 @@ class Gang:
         former, begin_ns = self.generation(), time.monotonic_ns()
         say(f"{self.engine}: {kind} on {node}")
         begin()
-        noticed_s = self._noticed_s(begin_ns, node, seconds_max)
+        noticed_s = self._after_s(begin_ns, lambda: self.is_ill(node), seconds_max)
         end()
         self._wait_until_well()
         time.sleep(AFTER_S)
@@ -198,11 +201,11 @@ class Gang:
             return all(n.is_reachable and n.health is Verdict.HEALTHY for n in found)
         return False
 
-    def _noticed_s(
-        self, begin_ns: int, node: str, seconds_max: float = NOTICED_S_MAX
+    def _after_s(
+        self, begin_ns: int, is_so: Callable[[], bool], seconds_max: float
     ) -> float | None:
-        is_noticed = wait_for(lambda: self.is_ill(node), seconds_max)
-        return (time.monotonic_ns() - begin_ns) / 1e9 if is_noticed else None
+        came = wait_for(is_so, seconds_max)
+        return (time.monotonic_ns() - begin_ns) / 1e9 if came else None
 
     def _begun_s(self, begin_ns: int) -> float:
         newest = self.lives()[self.generation()]

@@ -241,7 +241,8 @@ class ImageBench(LocalBench):
         """Beside what every bench does, see that no container is left on record."""
         super().close()
         if self.containers.is_podman:
-            assert self.containers.left() == []
+            left = self.containers.left()
+            assert left == [], left
 
 
 @dataclass

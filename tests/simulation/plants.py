@@ -225,8 +225,8 @@ def gang_started_in_part() -> Any:
         else:
             plane.unstarted.discard(step)
 
-    original = act._start
-    return _patches((act, "_start", start))
+    original = act._gather
+    return _patches((act, "_gather", start))
 
 
 def time_limit_ignored() -> Any:

@@ -1,8 +1,10 @@
 """Tasks in real containers keep the contract of tasks without: what reaches them and what they leave."""
 
+import contextlib
 import os
 import shlex
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from moulin.domain.observation import TaskPhase
 from moulin.domain.workload import TaskTemplate
 from moulin.engines.local.cgroup import find_cgroup_base
 from moulin.engines.local.engine import LocalEngine
+from moulin.engines.task.shim import TOOL_ENDING_S, is_contained
 from tests.conformance.engine_bench import (
     ENDED,
     ImageBench,
@@ -213,3 +216,44 @@ def file(pid: int, name: str) -> bytes:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
         return b""
+
+
+def test_a_stop_before_the_program_has_begun_leaves_no_container_behind(bench):
+    """Podman waits for ever for a program whose place `crun` had made, and that was killed there."""
+    if not bench.containers.is_podman:
+        pytest.skip("Apptainer makes no place before it begins the program")
+
+    def tools() -> list[int]:
+        return [pid for pid in below(bench) if file(pid, "comm") == b"podman\n"]
+
+    step = make_step("a", shell(bench, "sleep 1000"))
+    bench.engine.start(step)
+    wait_until(lambda: bool(tools()))
+    tool = tools()
+    deadline_s = time.monotonic() + 20
+    while not (place := place_of(bench)):
+        assert time.monotonic() < deadline_s
+    for pid in tool:
+        os.kill(pid, signal.SIGSTOP)
+    assert not is_contained(place)  # nor is it told or killed before Podman lets it begin
+    bench.engine.stop(step.step, 0)
+    time.sleep(0.3)
+    for pid in tool:
+        os.kill(pid, signal.SIGCONT)
+    begin_s = time.monotonic()
+    wait_for(bench, step.step, *ENDED)
+    assert time.monotonic() - begin_s < TOOL_ENDING_S / 2
+
+
+def place_of(bench) -> int:
+    """Return the process of `crun` below the root of a container of this bench, 0 for none."""
+    mark, here = str(bench.containers.folder).encode(), Path("/").stat()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if not entry.name.isdigit() or (entry / "comm").read_bytes() != b"crun\n":
+                continue
+            there = (entry / "root").stat()
+            is_other = (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
+            if is_other and mark in (entry / "cmdline").read_bytes():
+                return int(entry.name)
+    return 0

@@ -39,7 +39,7 @@ TOLD_LATE_S = 0.5
 TICK_UNSEEN_S = 0.2
 # A container tool that is to stop has so long to start its program, and then to clean up after it.
 TOOL_STARTING_S = 3.0
-TOOL_ENDING_S = 20.0
+TOOL_ENDING_S = 5.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 LOOKING = {signal.SIGCHLD, signal.SIGUSR1, signal.SIGCONT}
@@ -120,13 +120,14 @@ def proportional_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(wanted))
 
 
-def has_other_root(pid: int) -> bool:
-    """Say whether a process is in a container: its root is another directory than ours."""
+def is_contained(pid: int) -> bool:
+    """Say whether a process is of a program in a container: `crun` has begun it, below another root."""
     try:
         there, here = os.stat(f"/proc/{pid}/root"), os.stat("/")
     except OSError:
         return False
-    return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
+    is_begun = read_bytes(f"/proc/{pid}/comm") != b"crun\n"  # killed sooner, Podman waits for ever
+    return is_begun and (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
 
 
 def marked(own: list[int]) -> list[int]:
@@ -224,8 +225,7 @@ class Owner:
         self.evidence = b"exit status"
         self.kill_at = 0.0
         self.is_stopping = False
-        self.reaped_cpu_ns = 0
-        self.cpu_ns = 0
+        self.reaped_cpu_ns = self.cpu_ns = 0
         self.memory_bytes_max = 0
         self.sampled_at = 0.0
         self.tick_s = TICK_UNSEEN_S if self.reach else TICK_S
@@ -268,7 +268,7 @@ class Owner:
         """Return the processes of the program; without a container those are all."""
         if self.reach == b"marked":
             return marked(descendants(os.getpid()))
-        return [pid for pid in self.pids() if not self.reach or has_other_root(pid)]
+        return [pid for pid in self.pids() if not self.reach or is_contained(pid)]
 
     def tell(self) -> None:
         """Send the stop signal to the program; to its container tool where no program appears."""

@@ -299,7 +299,9 @@ def test_changes_tell_each_phase_once(bench):
     while TaskPhase.EXITED not in told and time.monotonic() < deadline_s:
         told.extend(seen.phase for seen in bench.engine.changes())
         time.sleep(0.05)
-    assert told == [TaskPhase.STARTING, TaskPhase.RUNNING, TaskPhase.EXITED]
+    # Slurm may have started it before anybody looked.
+    assert told[-2:] == [TaskPhase.RUNNING, TaskPhase.EXITED]
+    assert told[:-2] in ([], [TaskPhase.STARTING])
     bench.renew()
     assert [seen.phase for seen in bench.engine.changes()] == [TaskPhase.EXITED]
 

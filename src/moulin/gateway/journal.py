@@ -59,7 +59,7 @@ class Journal:
         self._writers: list[Writer] = []
         self._is_due = False
         self._size_bytes = 0
-        self.is_closed = False
+        self._is_closed = False
         self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS_MAX)
         try:
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -119,7 +119,7 @@ class Journal:
         renewed = await asyncio.to_thread(_begin_copy, self.path, beside, cut, size)
         if renewed < 0:
             return 0
-        if self.is_closed or not _is_copied(self.path, renewed, size, self._size_bytes):
+        if self._is_closed or not _is_copied(self.path, renewed, size, self._size_bytes):
             os.close(renewed)
             return 0
         beside.replace(self.path)
@@ -131,7 +131,7 @@ class Journal:
         return cut
 
     def _droppable_bytes(self, offset: int) -> int:
-        if offset < DROPPED_BYTES_MIN or self.is_closed:
+        if offset < DROPPED_BYTES_MIN or self._is_closed:
             return 0
         until_s = self._loop.time() - KEPT_S
         old = max((size for at_s, size in self._marks if at_s <= until_s), default=0)
@@ -139,10 +139,12 @@ class Journal:
         return cut if cut >= max(DROPPED_BYTES_MIN, self._size_bytes - cut) else 0
 
     def close(self) -> None:
-        """Write what waits and close the file."""
+        """Write what waits and close the file; again is nothing."""
+        if self._is_closed:
+            return
         if self._lines:
             self.flush()
-        self.is_closed = True
+        self._is_closed = True
         os.close(self._file)
 
     def _write(self, data: bytes) -> None:

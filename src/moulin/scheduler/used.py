@@ -27,11 +27,13 @@ _PERCENT_PPM: Final = 10_000
 def attempt_view(row: WorkloadRow, attempt: AttemptRow) -> AttemptView:
     """Return what an attempt held and used, as far as it was read; on the path of every job."""
     used_ns = held_ns = read_ns = memory_bytes_max = accelerators = started = unweighed = 0
+    is_read = False
     for task in attempt.tasks:
         accelerators += len(task.devices)
         if task.started_at_ns:
             started += 1
             unweighed += not task.memory_bytes_max
+            is_read |= bool(task.cpu_ns or task.memory_bytes_max)
             until_ns = task.ended_at_ns or task.metered_ns
             held_ns += max(0, until_ns - task.started_at_ns) * task.cpu_milli // MILLI
         used_ns += task.cpu_ns
@@ -40,7 +42,7 @@ def attempt_view(row: WorkloadRow, attempt: AttemptRow) -> AttemptView:
     is_over = not attempt.is_live
     lacking = {
         "start": is_over and started < len(attempt.tasks),
-        "cpu": started and not (used_ns or memory_bytes_max),
+        "cpu": started and not is_read,
         "memory": is_over and unweighed,
         "accelerators": accelerators,
     }

@@ -32,9 +32,15 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     loop = asyncio.new_event_loop()
     made = Journal(tmp_path, 5, loop)
     yield made
-    if not made.is_closed:
-        made.close()
+    made.close()
     loop.close()
+
+
+def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a few lines a long journal, and old at once."""
+    monkeypatch.setattr("moulin.gateway.journal.DROPPED_BYTES_MIN", 100)
+    monkeypatch.setattr("moulin.gateway.journal.KEPT_S", 0.0)
+    monkeypatch.setattr("moulin.gateway.journal.MARK_EVERY_S", 0.0)
 
 
 def begin(journal: Journal, text: str = "") -> Request:
@@ -117,9 +123,7 @@ def test_a_leader_restored_from_a_backup_is_told_again(journal: Journal) -> None
 def test_what_the_leader_has_is_dropped_from_a_long_journal(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moulin.gateway.journal.DROPPED_BYTES_MIN", 100)
-    monkeypatch.setattr("moulin.gateway.journal.KEPT_S", 0.0)
-    monkeypatch.setattr("moulin.gateway.journal.MARK_EVERY_S", 0.0)
+    shorten(monkeypatch)
     reader = JournalReader(journal.path, is_finished=False)
     sequences = []
     for count in (1, 20, 3):
@@ -153,9 +157,7 @@ def test_the_last_minute_stays_in_a_long_journal(
 def test_lines_that_come_while_a_journal_is_copied_stay_in_it(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moulin.gateway.journal.DROPPED_BYTES_MIN", 100)
-    monkeypatch.setattr("moulin.gateway.journal.KEPT_S", 0.0)
-    monkeypatch.setattr("moulin.gateway.journal.MARK_EVERY_S", 0.0)
+    shorten(monkeypatch)
     copies: list[int] = []
 
     def slow(path: Path, beside: Path, first: int, end: int) -> int:

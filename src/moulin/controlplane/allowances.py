@@ -55,7 +55,8 @@ def portion(want: Want, available: int, gateways: int) -> int:
     if not least:
         return min(want.amount_neur, max(available, 0))
     fair = max(available // max(gateways, 1), least)
-    return max(0, min(want.amount_neur, fair - fair % least, available))
+    amount = max(0, min(want.amount_neur, fair, available))
+    return amount - amount % least if amount > least else amount
 
 
 def is_refused(want: Want, amount: int) -> bool:

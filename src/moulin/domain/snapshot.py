@@ -207,7 +207,8 @@ class Want:
     """A gateway's wish for escrow: best `amount_neur` for `project`, at least `least_neur`.
 
     `project` may also name an allowance (`moulin.domain.limits`), whose amounts may be tokens.
-    `least_neur` is what the request that waits longest needs; 0 asks for all or a refusal.
+    `least_neur` is what the request that waits longest needs, or where none waits the next is taken
+    to need; 0 asks for all or a refusal.
     """
 
     project: str

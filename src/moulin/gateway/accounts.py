@@ -60,18 +60,21 @@ class Account:
         self._wake = wake
         self._waiting: deque[Payer] = deque()
         self._is_wishing = False
+        self._latest_neur = 0
+        self._least_neur = 0
         self._refusal: Reason | None = None
         self._refused_at_s = 0.0
 
     def pay(self, payer: Payer) -> None:
         """Hold the payer's amount now, or let it wait for escrow."""
         self.used_at_s = self._loop.time()
+        self._latest_neur = payer.held_neur
         if not self._waiting and self.escrow.hold(payer.held_neur):
             if not self._is_wishing and self.escrow.is_running_low() and not self._refusal:
                 self._ask()
             payer.funded()
             return
-        if self._refusal and self.used_at_s - self._refused_at_s < REFUSAL_HOLDS_S:
+        if self._refusal and self._is_refused_too(payer):
             self._refuse(payer, self._refusal)
             return
         self._waiting.append(payer)
@@ -92,9 +95,13 @@ class Account:
         amount_neur = self.escrow.wish(needed_neur, now_ns)
         if amount_neur <= 0:
             return None
-        # Near exhaustion the leader gives little at a time: who waits longest is served first.
-        first_neur = self._waiting[0].held_neur - self.escrow.left_neur if self._waiting else 0
-        return Want(project=self.project, amount_neur=amount_neur, least_neur=max(first_neur, 1))
+        # Near exhaustion the leader gives little at a time, in whole requests: who waits longest is
+        # served first, and where nobody does the next is taken to be like the latest.
+        first_neur = self._latest_neur
+        if self._waiting:
+            first_neur = self._waiting[0].held_neur - self.escrow.left_neur
+        self._least_neur = max(first_neur, 1)
+        return Want(project=self.project, amount_neur=amount_neur, least_neur=self._least_neur)
 
     def take(self, grant: Grant) -> None:
         """Take in a grant, serve who waits in order, and refuse the rest if the leader did."""
@@ -123,6 +130,11 @@ class Account:
         if self._waiting or now_s - self.used_at_s < self._limits.escrow_idle_s:
             return 0
         return self.escrow.give_back()
+
+    def _is_refused_too(self, payer: Payer) -> bool:
+        """Say whether a request asks for at least what the leader has just refused."""
+        is_recent = self.used_at_s - self._refused_at_s < REFUSAL_HOLDS_S
+        return is_recent and payer.held_neur - self.escrow.left_neur >= self._least_neur
 
     def _ask(self) -> None:
         self._is_wishing = True

@@ -107,4 +107,5 @@ def test_a_small_request_is_asked_for_though_a_large_one_was_just_refused():
 
     large, small, is_asked = asyncio.run(story())
     assert isinstance(large.error, BudgetExceeded)
-    assert small.error is None and is_asked
+    assert small.error is None
+    assert is_asked

@@ -53,9 +53,9 @@ from moulin.engines.task.spool import (
     StepFiles,
     format_record,
     is_there,
-    listed_steps,
     look_again,
     make_directory,
+    make_private,
     read_log,
     read_record,
     read_small,
@@ -201,10 +201,10 @@ class SlurmEngine:
         """
         files = step_files(self._spool, step)
         try:
-            make_directory(files.directory)
+            attempt = self._book.of(step)
+            make_private(files.attempt_directory, files.directory)
             if is_there(files.exit):
                 return
-            attempt = self._book.of(step)
             if self._has_begun(attempt, files):
                 grace_ns = b"%d" % (grace_s * _NS_PER_S)
                 write_whole(files.stop, grace_ns, is_durable=False)
@@ -261,9 +261,11 @@ class SlurmEngine:
         """
         files = step_files(self._spool, step)
         look_again(files.directory)
-        if self._book.of(step).is_fenced():
+        attempt = self._book.of(step)
+        if attempt.is_fenced():
             raise NotFound(f"read the log of {step}", hint="it was never started here")
-        if is_there(files.spec) and not is_there(files.log):
+        is_recorded = attempt.array is not None or is_there(files.spec)
+        if is_recorded and not is_there(files.log):
             return LogChunk(data=b"", next_cursor=max(0, cursor), is_end=is_there(files.exit))
         return read_log(step, files, cursor, limit_bytes)
 
@@ -283,7 +285,7 @@ class SlurmEngine:
 
     def steps(self) -> tuple[StepId, ...]:
         """Return every step that was submitted and whose end is not on record, in step order."""
-        listed = listed_steps(self._spool)
+        listed = self._book.listed()
         return tuple(seen.step for seen in self.observe(listed) if seen.phase not in ENDED_PHASES)
 
     def forget(self, step: StepId) -> None:
@@ -314,7 +316,8 @@ class SlurmEngine:
         files = step_files(self._spool, step.step)
         try:
             attempt = self._book.get(step.attempt, files)
-            if attempt.is_fenced() or self._is_fenced(files):
+            is_begun = os.path.isdir(files.attempt_directory)
+            if is_begun and (attempt.is_fenced() or self._is_fenced(files)):
                 raise EngineRefused(
                     f"start {step.step}: it was stopped before it started",
                     hint="start a new attempt",
@@ -396,7 +399,7 @@ class SlurmEngine:
     def _tell_all(self, jobs: Reading[Jobs]) -> Iterator[Observation]:
         """Yield every step there is; what has not ended is watched from then on."""
         try:
-            listed = listed_steps(self._spool)
+            listed = self._book.listed()
         except OSError as cause:
             raise self._spool_failed("list", "the spool", cause) from cause
         self._has_told_all = True

@@ -266,6 +266,17 @@ def test_elements_that_wait_have_no_directory_and_are_adopted(bench, slurm_clust
     assert not list((spool / ".arrays").iterdir())
 
 
+def test_an_element_never_starts_with_half_of_what_it_needs(bench, slurm_cluster):
+    steps = elements(2, counted(bench.directory), nodes=("node-0",))
+    with waiting(slurm_cluster):
+        bench.engine.start_many(steps)
+        specs = next((bench.directory / "spool" / ".arrays").glob("*/specs"))
+        specs.write_bytes(specs.read_bytes()[:-1])
+    all_ended(bench, steps[:1], TaskPhase.EXITED)
+    assert all_ended(bench, steps[1:], TaskPhase.GONE)[0].phase is TaskPhase.GONE
+    assert [bench.runs(each.step) for each in steps] == [1, 0]
+
+
 def test_a_forgotten_element_stays_forgotten(bench):
     steps = elements(3, counted(bench.directory), nodes=("node-0",))
     bench.engine.start_many(steps)

@@ -214,7 +214,8 @@ def array_script(array: ArrayJob, launch: Launch) -> bytes:
         f'(umask 077; mkdir -p "$1/shared" {CHECKPOINTS}/"${{1%.g*}}") && cd "$1" || exit 1\n'
         f'job="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"\n{_TAKE}'
         f'[ -e 0/spec ] || (umask 077; mkdir -p 0 && tail -c "+$(($2 + 1))" {specs} |'
-        ' head -c "$3" > "0/spec.$job" && mv "0/spec.$job" 0/spec) || exit 1\n'
+        ' head -c "$3" > "0/spec.$job" && [ "$(wc -c < "0/spec.$job")" -eq "$3" ] &&'
+        ' mv "0/spec.$job" 0/spec) || exit 1\n'
         f"{launch.last_words()}\n"
     ).encode()
 

@@ -203,6 +203,8 @@ def _try_out(client: "Moulin", spec: "WorkloadSpec", *, is_json: bool) -> None:
 
 
 def _show_trial(spec: "WorkloadSpec", trial: "Trial") -> None:
+    from moulin.domain.reasons import hint_of
+
     if not trial.is_possible:
         write(f"{spec.name} can never run here:")
     elif trial.nodes:
@@ -212,6 +214,9 @@ def _show_trial(spec: "WorkloadSpec", trial: "Trial") -> None:
         write(f"{spec.name} would wait:")
     for line in sentences(trial.reasons):
         write(f"  {line}")
+    hint = hint_of(trial.reasons[0]) if trial.reasons else ""
+    if hint:
+        write(f"  hint: {hint}")
     if trial.is_possible:
         limit = duration(trial.time_limit_s * 1_000_000_000) if trial.time_limit_s else "none"
         write(f"  time limit   {limit}")

@@ -26,7 +26,7 @@ from moulin.domain.factory import Project
 from moulin.domain.ids import NodeId, OrganisationId, WorkloadId
 from moulin.domain.lease import checked_lease
 from moulin.domain.plan import Place
-from moulin.domain.reasons import Reason, ReasonCode, sentence
+from moulin.domain.reasons import Reason, ReasonCode, hint_of, sentence
 from moulin.domain.terms import not_served
 from moulin.domain.units import format_scaled
 from moulin.domain.usage import Meter
@@ -111,7 +111,7 @@ def refusal(attempted: str, reasons: Sequence[Reason]) -> MoulinError:
     kind = kinds.get(reasons[0].code, Refused)
     return kind(
         f"{attempted}: " + "; ".join(sentence(reason) for reason in reasons),
-        hint=_HINTS.get(reasons[0].code, "change the request; waiting would not help"),
+        hint=hint_of(reasons[0]) or "change the request; waiting would not help",
         details={
             "reasons": [
                 {"code": reason.code.value, "parameters": dict(reason.parameters)}
@@ -119,23 +119,6 @@ def refusal(attempted: str, reasons: Sequence[Reason]) -> MoulinError:
             ]
         },
     )
-
-
-_HINTS = {
-    ReasonCode.BUDGET_EXCEEDED: "shorten time_limit, ask for less, or have the budget raised",
-    ReasonCode.JURISDICTION_FORBIDS: "widen `where.countries`, or choose another zone",
-    ReasonCode.MODEL_TOO_LARGE: "choose a smaller model or variant, or a shorter context",
-    ReasonCode.EXCEEDS_NODE: "ask for less on each task, or spread over more nodes",
-    ReasonCode.LICENCE_NOT_ACCEPTED: "read the terms, then `moulin deploy … --accept-licence ID`",
-    ReasonCode.MODEL_RETIRED: "deploy its successor",
-    ReasonCode.DEPENDENCY_UNKNOWN: "`moulin jobs` lists ids and names",
-    ReasonCode.DEPENDENCY_FAILED: "run that again first, or write `when: any`",
-    ReasonCode.BUNDLE_UNKNOWN: "send the folder again; `moulin run` with a relative workdir does",
-    ReasonCode.SECRET_UNKNOWN: "`moulin secrets set NAME` sets it; `moulin secrets list` lists them",
-    ReasonCode.NOBODY_TO_TELL: "have the operator declare one for it, or leave `notify` out",
-    ReasonCode.DEPENDENCY_NEVER_OK: "write `when: any`",
-    ReasonCode.NODES_WANTED: "release the lease in time, or order another for later",
-}
 
 
 def _repeated(plane: Plane, draft: Draft, command: SubmitWorkload) -> WorkloadId | None:

@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from moulin.domain.image import read_image
 from moulin.domain.jobdata import check_copies, read_copies, read_secrets
+from moulin.domain.needs import HINTS, Need
 from moulin.domain.section import Keys, Section, check_name, nearest, section, shown
 from moulin.domain.units import parse_bytes, parse_cpu_milli, parse_duration_s
 from moulin.domain.workload import (
@@ -287,7 +289,7 @@ def _task(top: Section) -> TaskTemplate:
         setup=top.text("setup", characters_max=SCRIPT_CHARACTERS_MAX),
         env=top.text_map("envs", form=_VARIABLE, items_max=1_000),
         workdir=top.text("workdir"),
-        image=top.text("image"),
+        image=_image(top),
         secrets=secrets,
         secret_files=secret_files,
         inputs=read_copies(top, "inputs"),
@@ -296,6 +298,13 @@ def _task(top: Section) -> TaskTemplate:
     )
     check_copies(top, task, _array(top))
     return task
+
+
+def _image(top: Section) -> str:
+    written = top.text("image")
+    if written and read_image(written) is None:
+        top.refuse("image", f"{shown(written)} is no image", HINTS[Need.UNKNOWN_IMAGE])
+    return written
 
 
 def _endpoint(top: Section) -> EndpointSpec:

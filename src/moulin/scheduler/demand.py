@@ -7,12 +7,13 @@ it; this is what keeps a long queue cheap.
 from typing import NamedTuple
 
 from moulin.domain.workload import Resources, Submission, WorkloadKind, choices_of
+from moulin.scheduler.needs import need_mask, needs_of
 
 
 class Shape(NamedTuple):
     """What one task asks of its node; `is_whole_node` asks for all of it (a lease).
 
-    With `needs_login` people must be able to log in there.
+    `needs` is a mask of what it needs that is no amount, as `need_mask` makes it.
     """
 
     cpu_milli: int
@@ -20,7 +21,7 @@ class Shape(NamedTuple):
     accelerators: int
     accelerator_class: str
     is_whole_node: bool
-    needs_login: bool = False
+    needs: int = 0
 
 
 class Demand(NamedTuple):
@@ -54,9 +55,9 @@ def demand_of(submission: Submission) -> Demand:
     spec = submission.spec
     is_endpoint = spec.kind is WorkloadKind.ENDPOINT
     is_lease = spec.kind is WorkloadKind.LEASE
+    needs = need_mask(needs_of(spec))
     shapes = tuple(
-        _shape(resources, is_lease=is_lease, needs_login=spec.lease is not None)
-        for resources in choices_of(spec)
+        _shape(resources, is_lease=is_lease, needs=needs) for resources in choices_of(spec)
     )
     return Demand(
         shape=shapes[0],
@@ -71,12 +72,12 @@ def demand_of(submission: Submission) -> Demand:
     )
 
 
-def _shape(resources: Resources, *, is_lease: bool, needs_login: bool) -> Shape:
+def _shape(resources: Resources, *, is_lease: bool, needs: int) -> Shape:
     return Shape(
         cpu_milli=resources.cpu_milli,
         memory_bytes=resources.memory_bytes,
         accelerators=resources.accelerators,
         accelerator_class=resources.accelerator_class if resources.accelerators else "",
         is_whole_node=is_lease,
-        needs_login=needs_login,
+        needs=needs,
     )

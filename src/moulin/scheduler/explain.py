@@ -13,6 +13,7 @@ import numpy as np
 from moulin.domain.factory import ZoneState
 from moulin.domain.health import Verdict
 from moulin.domain.ids import WorkloadId
+from moulin.domain.needs import TITLES
 from moulin.domain.observation import TaskPhase
 from moulin.domain.plan import Place
 from moulin.domain.reasons import Reason, ReasonCode
@@ -21,6 +22,7 @@ from moulin.scheduler.decide import Placing, ends_of
 from moulin.scheduler.declared import NOT_OPEN_YET
 from moulin.scheduler.demand import Demand, Shape, demand_of, options
 from moulin.scheduler.fleet import Fleet, Indices
+from moulin.scheduler.needs import needs_in
 from moulin.scheduler.nodes import Column, Columns, added_draw_mw, when_empty
 from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.power import SitePower, power_by_site
@@ -200,6 +202,10 @@ def _hardware_reason(fleet: Fleet, demand: Demand, zones: tuple[str, ...]) -> Re
         parameters = {"wanted": str(demand.tasks), "total": str(total)}
         return Reason(code=ReasonCode.EXCEEDS_FACTORY, parameters=parameters)
     shape = demand.shape
+    carrying_aside = fleet.able(shape._replace(needs=0), zones)
+    if carrying_aside.size:
+        return _carrying_reason(fleet, carrying_aside, shape.needs)
+    shape = shape._replace(needs=0)
     smallest = shape._replace(cpu_milli=0, memory_bytes=0, accelerators=min(shape.accelerators, 1))
     of_class = fleet.able(smallest, zones)
     wanted = _shape_text(shape)
@@ -207,6 +213,23 @@ def _hardware_reason(fleet: Fleet, demand: Demand, zones: tuple[str, ...]) -> Re
         return Reason(code=ReasonCode.NO_SUCH_HARDWARE, parameters={"wanted": wanted})
     parameters = {"wanted": wanted, "largest": _largest_text(fleet, of_class, shape)}
     return Reason(code=ReasonCode.EXCEEDS_NODE, parameters=parameters)
+
+
+def _carrying_reason(fleet: Fleet, nodes: Indices, needs: int) -> Reason:
+    """Return which of its needs none of these nodes can carry, or which not together."""
+    lacks = fleet.columns[Column.LACKS][nodes] & needs
+    nowhere = int(np.bitwise_and.reduce(lacks))
+    lacking = needs_in(nowhere or int(np.bitwise_or.reduce(lacks)))
+    pools = sorted({fleet.state.nodes.rows[node].pool for node in nodes.tolist()})
+    return Reason(
+        code=ReasonCode.CANNOT_CARRY,
+        parameters={
+            "what": " and ".join(TITLES[need] for need in lacking),
+            "needs": " ".join(lacking),
+            "count": str(nodes.size),
+            "pools": ", ".join(pools),
+        },
+    )
 
 
 def _impossible_power(fleet: Fleet, demand: Demand, zones: tuple[str, ...]) -> Iterator[Reason]:
@@ -433,8 +456,6 @@ def _shape_text(shape: Shape) -> str:
     if shape.accelerators:
         named = shape.accelerator_class or "accelerator"
         parts.append(f"{shape.accelerators} × {named}")
-    if shape.needs_login:
-        parts.append("an SSH login")
     return ", ".join(parts)
 
 

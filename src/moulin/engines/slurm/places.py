@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from moulin.domain.ids import NodeId
+from moulin.domain.needs import Need
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.slurmwords import expand_hosts
 from moulin.engines.slurm.formats import SlurmJob, SlurmNode
@@ -35,14 +36,19 @@ def places(
     settings: SlurmSettings,
     *,
     time_limit_s: int = 0,
+    lacks: tuple[Need, ...] = (),
 ) -> tuple[NodeCapacity, ...]:
-    """Return what the pool offers, in the order of Slurm's node names, for `time_limit_s` each.
+    """Return what the pool offers, in the order of Slurm's node names, for `time_limit_s` each; all lack the same.
 
     `ours` are the numbers of jobs that this pool started; all else that is held is taken by others.
     """
     own = _held_by_node([job for job in jobs if job.id in ours and job.holds_nodes])
     found = tuple(
-        replace(_capacity(node, own.get(node.name, _NOTHING), settings), time_limit_s=time_limit_s)
+        replace(
+            _capacity(node, own.get(node.name, _NOTHING), settings),
+            time_limit_s=time_limit_s,
+            lacks=lacks,
+        )
         for node in nodes
     )
     return _anonymous(found, settings.prefix) if settings.is_delegated else found

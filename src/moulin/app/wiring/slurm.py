@@ -9,6 +9,7 @@ from moulin.app.clock import SystemClock
 from moulin.app.wiring.pool_settings import whole_number, yes_or_no
 from moulin.catalog.machines import MACHINE_CLASSES
 from moulin.domain.errors import (
+    EngineError,
     EngineUnavailable,
     InvalidSpec,
     NotFound,
@@ -31,6 +32,13 @@ from moulin.engines.slurm.importing import (
 )
 from moulin.engines.slurm.rest import Rest
 from moulin.engines.slurm.settings import SlurmSettings
+from moulin.engines.slurm.tenants import (
+    ASSOCIATIONS,
+    LEVELS,
+    levels_of,
+    read_associations,
+    tenants_of,
+)
 from moulin.engines.slurm.transport import LocalTransport, SshTransport, Transport
 from moulin.ports.registrations import Registrations
 
@@ -165,11 +173,13 @@ def import_slurm(
     site: str,
     settings: Mapping[str, str],
     is_delegated: bool,
-    files: Sequence[Path | None] = (None, None, None),
+    files: Sequence[Path | None] = (None, None, None, None),
 ) -> str:
     """Return the operator file of a Slurm cluster, from files or from its own commands.
 
-    `files` hold nodes, partitions and jobs; without nodes and partitions Slurm is asked for all.
+    `files` hold nodes, partitions, jobs and accounts; without nodes and partitions Slurm is asked for
+    all. A Slurm that keeps no accounts has none in the file.
+
     Raises `EngineUnavailable` when it cannot be asked, `NotFound` and `InvalidSpec` for the files,
     and `InvalidSpec` for a country that is no code.
     """
@@ -182,8 +192,9 @@ def import_slurm(
     )
     transport = _slurm_transport(words) if is_asked else None
     nodes, partitions, jobs = (
-        _said(transport, command, file) for command, file in zip(commands, files, strict=True)
+        _said(transport, command, file) for command, file in zip(commands, files[:3], strict=True)
     )
+    tenants, remarks = _tenants(transport, files[3])
     naming = Naming(
         site=check_name("--site", "site", site),
         country=check_country("--country", "country", country),
@@ -196,7 +207,25 @@ def import_slurm(
         read_cluster_partitions(partitions),
         read_jobs(jobs) if jobs else (),
         naming,
+        tenants=tenants,
+        remarks=remarks,
     )
+
+
+def _tenants(transport: Transport | None, file: Path | None) -> tuple[list[str], list[str]]:
+    """Return the lines that declare who uses a cluster, and what is to be said of its accounts."""
+    if file is not None:
+        return tenants_of(read_associations(_said(None, ASSOCIATIONS, file).decode())), []
+    if transport is None:
+        return [], []
+    try:
+        accounts, levels = (_said(transport, each, None) for each in (ASSOCIATIONS, LEVELS))
+    except EngineError:
+        return [], [
+            "# Slurm keeps no accounts that could be read: who may use it is yours to declare."
+        ]
+    tenants = tenants_of(read_associations(accounts.decode(errors="replace")))
+    return tenants, levels_of(levels.decode(errors="replace"))
 
 
 def _client(pool: Pool, words: Mapping[str, str], directory: Path) -> SlurmClient:

@@ -143,12 +143,8 @@ def test_the_file_counts_until_there_was_a_word_and_then_the_word_alone(tmp_path
 @pytest.mark.slurm
 def test_on_a_cluster_a_word_that_runs_out_ends_nothing(tmp_path, slurm_cluster, words):
     settings = SlurmSettings(directory=tmp_path, machine_class="here", poll_s=0.2)
-    engine = SlurmEngine(
-        settings,
-        Commands(LocalTransport(slurm_cluster.environment)),
-        clock=RealClock(),
-        registrations=words,
-    )
+    commands = Commands(LocalTransport(slurm_cluster.environment))
+    engine = SlurmEngine(settings, commands, clock=RealClock(), registrations=words)
     script = 'echo 127.0.0.1:9 > "$MOULIN_READY_FILE"; sleep 1000'
     task = TaskTemplate(command=("sh", "-c", script))
     step = replace(STEP, task=task, nodes=(NodeId("node-0"),))
@@ -173,6 +169,8 @@ def test_on_a_cluster_a_word_that_runs_out_ends_nothing(tmp_path, slurm_cluster,
         assert silent.evidence.startswith("its registration ran out")
         words.say("127.0.0.1:5000", time.time_ns() + 60 * 10**9)
         assert seen(lambda found: found.is_ready).address == "127.0.0.1:5000"
+        heir = SlurmEngine(settings, commands, clock=RealClock(), registrations=words)
+        assert heir.observe([step.step])[0].address == "127.0.0.1:5000"
     finally:
         engine.stop(step.step, 0)
     assert seen(lambda found: found.phase is TaskPhase.EXITED).exit_code == 137

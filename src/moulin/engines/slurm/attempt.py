@@ -142,6 +142,7 @@ def read_attempt(files: StepFiles, name: AttemptId, arrays: Arrays) -> Attempt:
     found.own_job = (read_small(found.path("job")) or b"").decode().strip()
     found.is_submitted = read_small(found.path("submitting")) is not None
     found.is_lease = is_there(found.path("lease"))
+    found.is_endpoint = is_there(f"{files.directory}/door")
     part = None if found.is_submitted else arrays.of(name)
     if part is not None:
         found.join(*part)

@@ -185,6 +185,10 @@ class Attempts:
         """Return the attempts that have a step whose end is not on record."""
         return tuple(self._open.values())
 
+    def is_open(self, name: AttemptId) -> bool:
+        """Say whether an attempt was started and has a step whose end is not on record."""
+        return bool(self.of(step_id(name, 0)).open)
+
     def of(self, step: StepId) -> Attempt:
         """Return the attempt of a step; raises `InvalidSpec` for an id that is no step's."""
         return self.get(AttemptId(step.rpartition(".t")[0]), step_files(self._spool, step))

@@ -6,6 +6,7 @@ record, so that the next control plane finds them as they are. Decision 0044.
 """
 
 import logging
+import re
 import socket
 import threading
 import time
@@ -30,6 +31,8 @@ PROBE_S: Final = 5.0
 PORTS_TRIED_MAX: Final = 8
 AT_ONCE: Final = 8
 _OPEN: Final = "connection"
+_NOT_YET: Final = "it is not reached over SSH just now"
+_LINE: Final = re.compile(r"[0-9]{1,5} ([A-Za-z0-9_.-]+) (\S+:[0-9]{1,5}) (-|[0-9]+)")
 _PROBE: Final = b"GET / HTTP/1.1\r\nHost: door\r\nConnection: close\r\n\r\n"
 
 
@@ -87,13 +90,16 @@ class Forwards:
         """Return why nobody can come to a replica, empty while that is not known."""
         with self._lock:
             mine = [each for (owner, _), each in self._known.items() if owner == attempt]
-            return next((each.why_not for each in mine if each.why_not), "")
+            missed = [each for each in mine if each.connection != self._connection]
+            return next((each.why_not or _NOT_YET for each in missed), "")
 
     def release(self, attempt: AttemptId) -> None:
         """Give up the ports of a replica that has ended."""
         with self._lock:
             for key in [key for key in self._known if key[0] == attempt]:
-                self._unwanted.append(self._known.pop(key))
+                forward = self._known.pop(key)
+                _let_go(forward)
+                self._unwanted.append(forward)
                 self._is_due = True
 
     def tend(self) -> None:
@@ -113,7 +119,7 @@ class Forwards:
         try:
             self._connect()
             with self._lock:
-                unwanted, self._unwanted = self._unwanted, []
+                unwanted = list(self._unwanted)
                 due = [each for each in self._known.values() if self._is_to_do(each)]
             for each in unwanted:
                 self._give_up(each)
@@ -231,6 +237,8 @@ class Forwards:
         if forward.port and self._connection:
             self._tunnel.drop(forward.port, forward.target)
         _let_go(forward)
+        with self._lock:
+            self._unwanted.remove(forward)
 
     def _say(self, words: str) -> None:
         """Log what is new about the connection as a whole."""
@@ -260,7 +268,10 @@ class Forwards:
             return
         self._connection = former if is_same else ""
         for port, words in facts.items():
-            name, target, connection = words.split(" ")
+            line = _LINE.fullmatch(f"{port} {words}")
+            if line is None:  # what a power cut left
+                continue
+            name, target, connection = line.groups()
             found = Forward(attempt=AttemptId(name), target=target, port=int(port))
             if is_same and connection == former:
                 found.connection = former

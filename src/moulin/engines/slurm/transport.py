@@ -190,7 +190,7 @@ def _held_sockets(record: Path) -> tuple[str, str]:
     try:
         facts = read_record(str(record)) or {}
         found = os.lstat(facts.get("sockets", ""))
-    except OSError:
+    except (OSError, ValueError):  # what a power cut left of it may be no path at all
         return "", ""
     is_own = found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) == _OWNER_ONLY
     if not (is_own and stat.S_ISDIR(found.st_mode)):

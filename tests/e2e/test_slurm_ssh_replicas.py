@@ -177,9 +177,12 @@ def check_vectors_and_the_end_of_a_replica(far: Far) -> None:
     endpoint = deploy(client, "vectors", EMBEDDER)
     credentials = client.credentials
     body = {"model": "vectors", "input": ["A cat sits on the mat."]}
-    status, said = gateway(far.served.running, credentials.api_key, "/v1/embeddings", body)
-    assert status == 200
-    assert len(said["data"][0]["embedding"]) == 384
+    answer = gateway(far.served.running, credentials.api_key, "/v1/embeddings", body)
+    assert len(answer.body["data"][0]["embedding"]) == 384
+    assert answer.headers["x-moulin-zone"] == "hall"
+    shown = ("receipt", "show", answer.headers["x-moulin-receipt"], "--json")
+    data = str(far.served.running.data)
+    assert wait_for(lambda: b'"tokens_input"' in moulin(*shown, "--data", data), WAIT_S)
     [port] = far.ports().keys() - before.keys()
     client.workloads.stop(endpoint)
     assert wait_for(lambda: far.ports() == before, WAIT_S)
@@ -205,6 +208,7 @@ def check_a_line_that_is_cut_for_a_while(far: Far) -> None:
     far.line.cut()
     assert wait_for(lambda: listeners(int(next(iter(ports)))) == [], WAIT_S)
     time.sleep(3.0)
+    assert "engine_unavailable" in stream(far.served, 4).why
     assert far.attempts() == attempts
     far.line.mend()
     assert wait_for(far.answers, WAIT_S)
@@ -261,16 +265,26 @@ def asked(port: int, path: str, key: str) -> int:
 
 def moulin(*words: str) -> bytes:
     command = moulin_command(*words)
-    return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    return subprocess.run(command, capture_output=True, check=False, timeout=60).stdout
 
 
-def gateway(running: Running, key: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+@dataclass
+class Answered:
+    """What the gateway answered."""
+
+    headers: dict[str, str]
+    body: Any
+
+
+def gateway(running: Running, key: str, path: str, body: dict[str, Any]) -> Answered:
     url = urlsplit(running.gateway_url)
     connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=60)
     headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
     try:
         connection.request("POST", path, json.dumps(body), headers)
         response = connection.getresponse()
-        return response.status, json.loads(response.read())
+        assert response.status == 200
+        found = {name.lower(): value for name, value in response.getheaders()}
+        return Answered(found, json.loads(response.read()))
     finally:
         connection.close()

@@ -116,7 +116,7 @@ def refused(forwards: Forwards, target: str) -> str:
     def is_refused() -> bool:
         forwards.tend()
         assert forwards.address(ATTEMPT, target) == ""
-        return bool(forwards.why_not(ATTEMPT))
+        return "(" in forwards.why_not(ATTEMPT)
 
     wait_until(is_refused)
     return forwards.why_not(ATTEMPT)
@@ -172,6 +172,26 @@ def test_a_connection_that_dies_is_followed_by_another_with_the_same_ports(forwa
     assert led(forwards, door) == port
     assert b" 200 " in said(port, KEY)
     assert forwards.word(ATTEMPT) not in ("", word)
+
+
+@pytest.mark.slow
+def test_a_connection_that_says_nothing_any_more_is_given_up_for_another(tmp_path, door, record):
+    server = SshServer(tmp_path)
+    try:
+        forwards = forwards_of(transport_of(server, record), record)
+        port, word = led(forwards, door), forwards.word(ATTEMPT)
+        server.freeze()
+
+        def is_another() -> bool:
+            forwards.tend()
+            return forwards.word(ATTEMPT) not in ("", word)
+
+        wait_until(is_another)
+        assert led(forwards, door) == port
+        assert b" 200 " in said(port, KEY)
+    finally:
+        server.drop_frozen()
+        server.stop()
 
 
 def test_a_port_that_somebody_took_meanwhile_is_given_up_for_another(transport, door, record):
@@ -269,6 +289,16 @@ def test_a_folder_of_another_host_or_that_others_may_write_is_not_used(record, t
     Path(other.control_path).parent.chmod(0o777)
     assert SshTransport("two", record=record).control_path != other.control_path
     Path(other.control_path).parent.rmdir()
+
+
+def test_records_that_a_power_cut_left_in_pieces_are_no_obstacle(transport, door, record):
+    record.write_bytes(b"host a\nsockets \0\0\n")
+    again = SshTransport("a", record=record)
+    assert again.control_path != transport.control_path
+    ports = record.with_name("ports")
+    ports.write_bytes(b"connection 1\n4000\n\0\0 x\n99999999 a b:1 1\n40")
+    forwards = forwards_of(transport, record)
+    assert led(forwards, door) > 0
 
 
 class Full:

@@ -220,7 +220,7 @@ def array_of(
         while (count := listed(cluster)) < elements:
             if time.monotonic() > until_s:
                 raise RuntimeError(f"Slurm lists {count} of {elements} elements")
-            time.sleep(0.05)
+            time.sleep(0.01)
         ours_s = time.monotonic() - begin_s
         front.client.workloads.stop(view.id)
         wait_for(lambda: front.is_over(view.id), RAN_S_MAX)

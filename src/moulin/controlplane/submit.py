@@ -41,7 +41,7 @@ from moulin.domain.workload import (
 from moulin.ledger import book_at, find_price
 from moulin.policy import Admitted, Denied, admit
 from moulin.policy.admit import UnitPrice, held_s, reservation_neur
-from moulin.scheduler import possible, possible_nodes, trial
+from moulin.scheduler import longest_time_s, possible, possible_nodes, trial
 
 HELD_METERS = (Meter.CPU_MILLI_MS, Meter.MEMORY_MB_MS, Meter.ACCELERATOR_MS)
 TENTH_GB = 10**8
@@ -192,17 +192,25 @@ def _submission(
         id=workload,
         organisation=OrganisationId(declared.organisation),
         project=command.project,
-        spec=_completed(plane, declared, spec),
+        spec=_completed(plane, spec),
         submitted_by=command.principal.name,
         submitted_at_ns=draft.now_ns,
     )
-    return submission, met, never
+    return _limited(draft, declared, submission), met, never
 
 
-def _completed(plane: Plane, project: Project, spec: WorkloadSpec) -> WorkloadSpec:
-    """Fill in what a spec leaves to the factory: time limits, endpoints' memory and variant."""
-    if spec.kind is WorkloadKind.JOB and spec.time_limit_s == 0:
-        spec = replace(spec, time_limit_s=project.job_time_limit_s)
+def _limited(draft: Draft, project: Project, submission: Submission) -> Submission:
+    """Give a job that names no time limit the project's, or the longest one that it can get."""
+    spec = submission.spec
+    if spec.kind is not WorkloadKind.JOB or spec.time_limit_s:
+        return submission
+    longest_s = longest_time_s(draft.books.schedule, submission)
+    limit_s = min(project.job_time_limit_s, longest_s) if longest_s else project.job_time_limit_s
+    return replace(submission, spec=replace(spec, time_limit_s=limit_s))
+
+
+def _completed(plane: Plane, spec: WorkloadSpec) -> WorkloadSpec:
+    """Fill in what a spec leaves to the factory: a lease's login, endpoints' memory and variant."""
     if spec.lease is not None:
         spec = replace(spec, lease=checked_lease(spec.lease, spec.time_limit_s))
     if spec.endpoint is not None:
@@ -285,10 +293,9 @@ def readmitted(
     Judged as a new one of that many replicas would be: raises what `submit_workload` does, and
     `NotFound` when its project is gone.
     """
-    project = draft.books.project(submission.project)
-    if project is None:
+    if draft.books.project(submission.project) is None:
         raise NotFound(f"roll out {submission.id}: its project is gone")
-    spec = _completed(plane, project, submission.spec)
+    spec = _completed(plane, submission.spec)
     submission = replace(submission, spec=spec)
     if spec.endpoint is not None:
         spec = replace(spec, endpoint=replace(spec.endpoint, replicas=replicas))

@@ -76,7 +76,8 @@ class NodeCapacity:
     `taken_*` is what work that Moulin did not start holds there. Nothing new is put on a node that has
     a `closed_because`: its engine's words for why, such as that somebody drained it; whoever leases a
     node that `has_login` can log in. `time_limit_s` is
-    how long a task may run there before the engine itself ends it, 0 where nothing does. `lacks` is what
+    how long a task may run there before the engine itself ends it, 0 where nothing does. Jobs and leases
+    may ask for at most `asked_time_limit_s`, 0 where for any time. `lacks` is what
     its engine cannot carry there, so that no work that needs it is placed.
     """
 
@@ -102,6 +103,7 @@ class NodeCapacity:
     has_login: bool = False
     time_limit_s: int = 0
     lacks: tuple[Need, ...] = ()
+    asked_time_limit_s: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ class ReasonCode(StrEnum):
     EXCEEDS_NODE = "ExceedsNode"
     EXCEEDS_FACTORY = "ExceedsFactory"
     CANNOT_CARRY = "CannotCarry"
+    EXCEEDS_TIME_LIMIT = "ExceedsTimeLimit"
     INSUFFICIENT_CAPACITY = "InsufficientCapacity"
     NODE_UNREACHABLE = "NodeUnreachable"
     POWER_ENVELOPE = "PowerEnvelope"
@@ -97,6 +98,10 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.CANNOT_CARRY: (
         "it needs {what}, which none of the {count} permitted node(s) large enough can carry"
         " (pools: {pools})"
+    ),
+    ReasonCode.EXCEEDS_TIME_LIMIT: (
+        "its time limit is {wanted_min} min, the longest that the {count} permitted node(s) large enough"
+        " allow is {longest_min} min (pools: {pools})"
     ),
     ReasonCode.INSUFFICIENT_CAPACITY: "{wanted} nodes with room are needed, {free} have it now",
     ReasonCode.NODE_UNREACHABLE: "{count} node(s) cannot be reached; their work is left alone",
@@ -217,6 +222,9 @@ HINTS: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.JURISDICTION_FORBIDS: "widen `where.countries`, or choose another zone",
     ReasonCode.MODEL_TOO_LARGE: "choose a smaller model or variant, or a shorter context",
     ReasonCode.EXCEEDS_NODE: "ask for less on each task, or spread over more nodes",
+    ReasonCode.EXCEEDS_TIME_LIMIT: (
+        "ask for a shorter `time_limit` and save checkpoints, or for a zone whose pools allow it"
+    ),
     ReasonCode.LICENCE_NOT_ACCEPTED: "read the terms, then `moulin deploy … --accept-licence ID`",
     ReasonCode.MODEL_RETIRED: "deploy its successor",
     ReasonCode.DEPENDENCY_UNKNOWN: "`moulin jobs` lists ids and names",

@@ -13,7 +13,8 @@ from moulin.scheduler.needs import need_mask, needs_of
 class Shape(NamedTuple):
     """What one task asks of its node; `is_whole_node` asks for all of it (a lease).
 
-    `needs` is a mask of what it needs that is no amount, as `need_mask` makes it.
+    `needs` is a mask of what it needs that is no amount, as `need_mask` makes it. `time_limit_min` is
+    how long a job or lease may last, in whole minutes as other systems' limits are: few differ then.
     """
 
     cpu_milli: int
@@ -22,6 +23,7 @@ class Shape(NamedTuple):
     accelerator_class: str
     is_whole_node: bool
     needs: int = 0
+    time_limit_min: int = 0
 
 
 class Demand(NamedTuple):
@@ -56,8 +58,10 @@ def demand_of(submission: Submission) -> Demand:
     is_endpoint = spec.kind is WorkloadKind.ENDPOINT
     is_lease = spec.kind is WorkloadKind.LEASE
     needs = need_mask(needs_of(spec))
+    time_limit_min = 0 if is_endpoint else -(-spec.time_limit_s // 60)
     shapes = tuple(
-        _shape(resources, is_lease=is_lease, needs=needs) for resources in choices_of(spec)
+        _shape(resources, is_lease=is_lease, needs=needs, time_limit_min=time_limit_min)
+        for resources in choices_of(spec)
     )
     return Demand(
         shape=shapes[0],
@@ -72,7 +76,7 @@ def demand_of(submission: Submission) -> Demand:
     )
 
 
-def _shape(resources: Resources, *, is_lease: bool, needs: int) -> Shape:
+def _shape(resources: Resources, *, is_lease: bool, needs: int, time_limit_min: int) -> Shape:
     return Shape(
         cpu_milli=resources.cpu_milli,
         memory_bytes=resources.memory_bytes,
@@ -80,4 +84,5 @@ def _shape(resources: Resources, *, is_lease: bool, needs: int) -> Shape:
         accelerator_class=resources.accelerator_class if resources.accelerators else "",
         is_whole_node=is_lease,
         needs=needs,
+        time_limit_min=time_limit_min,
     )

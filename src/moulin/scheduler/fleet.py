@@ -35,6 +35,8 @@ class Fleet:
             suited &= self.columns[Column.ACCELERATOR_CLASS] == wanted
         if shape.needs:
             suited &= self.columns[Column.LACKS] & shape.needs == 0
+        if shape.time_limit_min:
+            suited &= self.columns[Column.TIME_LIMIT_MIN] >= shape.time_limit_min
         return suited
 
     def most_in_a_domain(self, nodes: Indices) -> int:

@@ -30,8 +30,9 @@ class Column(IntEnum):
 
     ZONE, SITE and DOMAIN are indices into the names of `Declared`, -1 while undeclared;
     ACCELERATOR_CLASS is an index into `NodeTable.classes`, 0 for none. What work that is not
-    Moulin's takes is not free and counts as one of TASKS. LACKS is a mask of needs. The LASTING columns are what it and tasks
-    without a time limit hold: nobody knows their end, so no node is kept free until then.
+    Moulin's takes is not free and counts as one of TASKS. LACKS is a mask of needs, TIME_LIMIT_MIN
+    the most minutes that may be asked for. The LASTING columns are what it and tasks without a time
+    limit hold: nobody knows their end, so no node is kept free until then.
     """
 
     CPU_FREE = 0
@@ -54,9 +55,11 @@ class Column(IntEnum):
     DEVICES_LASTING = 17
     TASKS_LASTING = 18
     LACKS = 19
+    TIME_LIMIT_MIN = 20
 
 
 _FIRST_ROOM: Final = 16
+NO_LIMIT_MIN: Final = 1 << 40
 
 
 @dataclass(slots=True, kw_only=True)
@@ -222,6 +225,7 @@ class NodeTable:
         column[Column.PEAK_MW] = max(capacity.peak_mw, capacity.idle_mw)
         column[Column.ACCELERATOR_CLASS] = self.classes[capacity.accelerator_class]
         column[Column.LACKS] = _lacks(capacity)
+        column[Column.TIME_LIMIT_MIN] = capacity.asked_time_limit_s // 60 or NO_LIMIT_MIN
 
     def _insert(self, node: NodeId, row: NodeRow) -> None:
         count = len(self.names)

@@ -1,11 +1,12 @@
 """Elements of an array on a real Slurm: few submissions, and still each of them on its own."""
 
+import contextlib
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 
-from moulin.domain.errors import EngineRefused, EngineUnavailable
+from moulin.domain.errors import EngineRefused, EngineUnavailable, NotFound
 from moulin.domain.ids import attempt_id, step_id
 from moulin.domain.observation import Claim, TaskPhase
 from moulin.domain.workload import Resources, TaskTemplate
@@ -89,6 +90,16 @@ def all_ended(bench, steps, *phases):
         bench.pause,
     )
     return bench.engine.observe([each.step for each in steps])
+
+
+@contextlib.contextmanager
+def waiting(cluster):
+    """Have Slurm take jobs and start none until the block ends."""
+    cluster.run("scontrol", "update", "PartitionName=batch", "State=DOWN")
+    try:
+        yield
+    finally:
+        cluster.run("scontrol", "update", "PartitionName=batch", "State=UP")
 
 
 def counted(directory, words="exit 0"):
@@ -219,6 +230,61 @@ def test_an_array_is_forgotten_with_its_last_element(bench):
     bench.renew()
     bench.engine.forget(steps[2].step)
     assert list(arrays.iterdir()) == []
+
+
+def test_elements_that_wait_have_no_directory_and_are_adopted(bench, slurm_cluster):
+    words = f'umask; stat -c %a "$MOULIN_STEP_DIR" {bench.directory}/spool/"$MOULIN_ATTEMPT_ID"'
+    steps = elements(6, counted(bench.directory, words), nodes=("node-0",))
+    names = [each.step for each in steps]
+    spool = bench.directory / "spool"
+    with waiting(slurm_cluster):
+        answers = bench.engine.start_many(steps)
+        assert not list(spool.glob("[!.]*"))
+        bench.renew()
+        assert list(bench.engine.steps()) == sorted(names)
+        assert {seen.phase for seen in bench.engine.changes()} == {TaskPhase.STARTING}
+        assert bench.engine.start_many(steps) == answers
+        assert bench.engine.logs(names[0], 0, 100).data == b""
+        bench.engine.stop(names[1], 0)
+        wait_for(bench, names[1], TaskPhase.ABSENT)
+        with pytest.raises(NotFound):
+            bench.engine.logs(names[1], 0, 100)
+        array = next((spool / ".arrays").glob("*/job")).read_text().strip()
+        slurm_cluster.run("scancel", f"{array}_2")
+        wait_for(bench, names[2], TaskPhase.GONE)
+        bench.renew()
+        assert list(bench.engine.steps()) == sorted([names[0], *names[3:]])
+    run = [steps[0], *steps[3:]]
+    assert {end.exit_code for end in all_ended(bench, run, TaskPhase.EXITED)} == {0}
+    umask, *modes = bench.engine.logs(names[4], 0, 100).data.split()
+    assert umask != b"0077"
+    assert modes == [b"700", b"700"]
+    assert [bench.runs(name) for name in names] == [1, 0, 0, 1, 1, 1]
+    for name in names:
+        bench.engine.forget(name)
+    assert not list(spool.glob("[!.]*"))
+    assert not list((spool / ".arrays").iterdir())
+
+
+def test_an_element_never_starts_with_half_of_what_it_needs(bench, slurm_cluster):
+    steps = elements(2, counted(bench.directory), nodes=("node-0",))
+    with waiting(slurm_cluster):
+        bench.engine.start_many(steps)
+        specs = next((bench.directory / "spool" / ".arrays").glob("*/specs"))
+        specs.write_bytes(specs.read_bytes()[:-1])
+    all_ended(bench, steps[:1], TaskPhase.EXITED)
+    assert all_ended(bench, steps[1:], TaskPhase.GONE)[0].phase is TaskPhase.GONE
+    assert [bench.runs(each.step) for each in steps] == [1, 0]
+
+
+def test_a_forgotten_element_stays_forgotten(bench):
+    steps = elements(3, counted(bench.directory), nodes=("node-0",))
+    bench.engine.start_many(steps)
+    all_ended(bench, steps, TaskPhase.EXITED)
+    bench.engine.forget(steps[1].step)
+    bench.renew()
+    assert phase(bench, steps[1].step) is TaskPhase.ABSENT
+    assert {seen.step for seen in bench.engine.changes()} == {steps[0].step, steps[2].step}
 
 
 def test_many_stops_are_told_in_few_commands(bench):

@@ -2,22 +2,26 @@
 
 `spool/.arrays/NAME/` holds
 
-    members      the attempts, one on a line, in the order of their index        by the engine
+    members      the attempts, one on a line, in the order of their index,       by the engine
+                 and where in `specs` is what each of them needs
+    specs        what their shims need, one after the other                      by the engine
     submitting   a submission is under way or was: only Slurm knows              by the engine
     job          the number that Slurm gave the array                            by the engine
     batch.INDEX  what the batch script of one attempt had to say                 by the job
+    forgotten    those of the members that are of no interest any more           by the engine
 
 They are all read when the spool is opened. An array counts only once it is marked as being submitted:
-one that was prepared in vain binds nobody.
+one that was prepared in vain binds nobody. A member needs no directory of its own before its job begins,
+which then makes it from `specs`: a thousand directories cost more than the submission does.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from moulin.domain.ids import AttemptId
+from moulin.domain.ids import AttemptId, StepId, step_id
 from moulin.engines.task.dropped import Dropped
 from moulin.engines.task.spool import (
     is_there,
@@ -74,18 +78,26 @@ class Arrays:
             for name in sorted(os.listdir(self._folder)):
                 self._open(name)
 
-    def make(self, members: Sequence[AttemptId]) -> ArrayJob:
-        """Prepare an array of attempts that are on record and in none; it binds nobody yet."""
+    def make(self, specs: Mapping[AttemptId, bytes]) -> ArrayJob:
+        """Prepare an array of attempts that are in none; it binds nobody yet.
+
+        A member that has its specification on file already comes with an empty one.
+        """
+        members = tuple(specs)
         name = f"{members[0]}.a"
         found = ArrayJob(
             name=name,
             directory=f"{self._folder}/{name}",
-            members=tuple(members),
+            members=members,
             left=set(members),
         )
+        lines, offset = [], 0
+        for member, spec in specs.items():
+            lines.append(f"{member} {offset} {len(spec)}\n")
+            offset += len(spec)
         make_directory(found.directory)
-        lines = "".join(f"{member}\n" for member in members)
-        write_whole(found.path("members"), lines.encode(), is_durable=True)
+        write_whole(found.path("specs"), b"".join(specs.values()), is_durable=True)
+        write_whole(found.path("members"), "".join(lines).encode(), is_durable=True)
         self._keep(found)
         return found
 
@@ -93,6 +105,12 @@ class Arrays:
         """Return the array by which an attempt was submitted and its index, None without one."""
         found = self._places.get(attempt)
         return found if found is not None and found[0].is_submitted else None
+
+    def steps(self) -> Iterator[StepId]:
+        """Yield the only step of each member that was submitted and not forgotten."""
+        for member, (array, _) in tuple(self._places.items()):
+            if array.is_submitted:
+                yield step_id(member, 0)
 
     def dissolve(self, array: ArrayJob) -> None:
         """Take back an array that Slurm refused or that nobody is in: its members are in none."""
@@ -106,13 +124,17 @@ class Arrays:
         self._places.pop(attempt, None)
         if not array.left:
             self.dissolve(array)
+            return
+        with open(array.path("forgotten"), "a", encoding="ascii") as file:
+            file.write(f"{attempt}\n")
 
     def _open(self, name: str) -> None:
         """Read an array, or drop what a crash left of one that has no use any more."""
         directory = f"{self._folder}/{name}"
-        lines = read_exact(f"{directory}/members") or b""
-        members = tuple(AttemptId(line) for line in lines.decode().split())
-        left = {member for member in members if os.path.isdir(f"{self._spool}/{member}")}
+        lines = (read_exact(f"{directory}/members") or b"").decode().splitlines()
+        members = tuple(AttemptId(line.partition(" ")[0]) for line in lines)
+        forgotten = (read_exact(f"{directory}/forgotten") or b"").decode().split()
+        left = set(members) - {AttemptId(name) for name in forgotten}
         if not left or not is_there(f"{directory}/submitting"):
             self._dropped.take(directory)
             return

@@ -11,7 +11,8 @@ Beside the ranks' own files (see `moulin.engines.task.spool`) an attempt's direc
     lease       there for leased nodes, on which people log in                by the engine
     batch       what the batch script itself had to say                       by the job
 
-Of an element of an array `submitting`, `job` and `batch` are the array's: `moulin.engines.slurm.arrays`.
+Of an element of an array `submitting`, `job` and `batch` are the array's, and it may have no directory
+before its job begins: `moulin.engines.slurm.arrays`.
 """
 
 import os
@@ -26,6 +27,8 @@ from moulin.engines.task.dropped import Dropped
 from moulin.engines.task.spool import (
     StepFiles,
     is_there,
+    listed_steps,
+    make_private,
     read_small,
     step_files,
     sync_directory,
@@ -42,7 +45,8 @@ _SHOWN_BYTES_MAX: Final = 300
 class Attempt:
     """One attempt; times ending in `_s` are monotonic.
 
-    `own_job` is the number of a job of its own, empty until that is known or in an array. `open` are
+    `own_job` is the number of a job of its own, empty until that is known or in an array. `spec` is what
+    an element's shim needs, as long as it may have to be written for it alone. `open` are
     the steps whose end is not on record, `seen` what was last handed out of them. `missing` counts the
     readings in a row that did not list its job. `signs` has when the shim of a step last wrote, by the
     file system's clock, and since when that has been known.
@@ -52,6 +56,7 @@ class Attempt:
     directory: str
     size: int = 0
     own_job: str = ""
+    spec: bytes = b""
     array: ArrayJob | None = None
     index: int = 0
     is_submitted: bool = False
@@ -136,22 +141,29 @@ class Attempt:
 def read_attempt(files: StepFiles, name: AttemptId, arrays: Arrays) -> Attempt:
     """Return what an attempt's directory says; nothing but its name when there is none."""
     found = Attempt(id=name, directory=files.attempt_directory)
-    if not os.path.isdir(found.directory):
+    has_directory = os.path.isdir(found.directory)
+    if has_directory:
+        _read_directory(found)
+    part = None if found.is_submitted else arrays.of(name)
+    if part is None and not has_directory:
         return found
+    if part is not None:
+        found.join(*part)
+    if not found.is_fenced():
+        steps = {*found.steps(), *([step_id(name, 0)] if found.array is not None else ())}
+        found.open = {
+            step
+            for step in steps
+            if not is_there(f"{found.directory}/{step.rpartition('.t')[2]}/exit")
+        }
+    return found
+
+
+def _read_directory(found: Attempt) -> None:
     found.size = len((read_small(found.path("hosts")) or b"").splitlines())
     found.own_job = (read_small(found.path("job")) or b"").decode().strip()
     found.is_submitted = read_small(found.path("submitting")) is not None
     found.is_lease = is_there(found.path("lease"))
-    part = None if found.is_submitted else arrays.of(name)
-    if part is not None:
-        found.join(*part)
-    if not found.is_fenced():
-        found.open = {
-            step
-            for step in found.steps()
-            if not is_there(f"{found.directory}/{step.rpartition('.t')[2]}/exit")
-        }
-    return found
 
 
 class Attempts:
@@ -173,6 +185,11 @@ class Attempts:
         made = write_once(attempt.path("owner"), STOPPED, is_durable=False)
         self._is_unsettled = self._is_unsettled or made
         return made or attempt.is_fenced()
+
+    def refuse(self, attempt: Attempt) -> None:
+        """Hold that Slurm refused an attempt, so that no job ever runs it."""
+        make_private(attempt.directory, f"{attempt.directory}/0")
+        write_once(attempt.path("owner"), REFUSED)
 
     def settle(self) -> None:
         """Make all fences last, at once: a thousand of them cost what one does."""
@@ -207,6 +224,10 @@ class Attempts:
         attempt.seen.pop(step, None)
         if not attempt.open:
             self._open.pop(attempt.id, None)
+
+    def listed(self) -> tuple[StepId, ...]:
+        """Return every step that is on record, in step order."""
+        return tuple(sorted({*listed_steps(self._spool), *self.arrays.steps()}))
 
     def files(self, step: StepId) -> StepFiles:
         """Return where a step's files are."""

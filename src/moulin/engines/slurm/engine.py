@@ -53,9 +53,9 @@ from moulin.engines.task.spool import (
     StepFiles,
     format_record,
     is_there,
-    listed_steps,
     look_again,
     make_directory,
+    make_private,
     read_log,
     read_record,
     read_small,
@@ -201,10 +201,10 @@ class SlurmEngine:
         """
         files = step_files(self._spool, step)
         try:
-            make_directory(files.directory)
+            attempt = self._book.of(step)
+            make_private(files.attempt_directory, files.directory)
             if is_there(files.exit):
                 return
-            attempt = self._book.of(step)
             if self._has_begun(attempt, files):
                 grace_ns = b"%d" % (grace_s * _NS_PER_S)
                 write_whole(files.stop, grace_ns, is_durable=False)
@@ -240,8 +240,15 @@ class SlurmEngine:
         nodes = self._cluster.nodes().known()
         jobs = self._cluster.jobs().known()
         ours = frozenset(job.id for job in jobs.all() if self._cluster.is_ours(job))
-        limit_s, lacks = self._cluster.offered_s(), self._starter.lacks()
-        found = places(nodes, jobs.all(), ours, self._settings, time_limit_s=limit_s, lacks=lacks)
+        found = places(
+            nodes,
+            jobs.all(),
+            ours,
+            self._settings,
+            time_limit_s=self._cluster.offered_s(),
+            asked_time_limit_s=self._cluster.partition().time_limit_s,
+            lacks=self._starter.lacks(),
+        )
         calm = calmed(found, tuple(self._nodes.values()))
         self._nodes = {node.node: node for node in found}
         return calm
@@ -261,9 +268,11 @@ class SlurmEngine:
         """
         files = step_files(self._spool, step)
         look_again(files.directory)
-        if self._book.of(step).is_fenced():
+        attempt = self._book.of(step)
+        if attempt.is_fenced():
             raise NotFound(f"read the log of {step}", hint="it was never started here")
-        if is_there(files.spec) and not is_there(files.log):
+        is_recorded = attempt.array is not None or is_there(files.spec)
+        if is_recorded and not is_there(files.log):
             return LogChunk(data=b"", next_cursor=max(0, cursor), is_end=is_there(files.exit))
         return read_log(step, files, cursor, limit_bytes)
 
@@ -283,7 +292,7 @@ class SlurmEngine:
 
     def steps(self) -> tuple[StepId, ...]:
         """Return every step that was submitted and whose end is not on record, in step order."""
-        listed = listed_steps(self._spool)
+        listed = self._book.listed()
         return tuple(seen.step for seen in self.observe(listed) if seen.phase not in ENDED_PHASES)
 
     def forget(self, step: StepId) -> None:
@@ -314,7 +323,8 @@ class SlurmEngine:
         files = step_files(self._spool, step.step)
         try:
             attempt = self._book.get(step.attempt, files)
-            if attempt.is_fenced() or self._is_fenced(files):
+            is_begun = os.path.isdir(files.attempt_directory)
+            if is_begun and (attempt.is_fenced() or self._is_fenced(files)):
                 raise EngineRefused(
                     f"start {step.step}: it was stopped before it started",
                     hint="start a new attempt",
@@ -396,7 +406,7 @@ class SlurmEngine:
     def _tell_all(self, jobs: Reading[Jobs]) -> Iterator[Observation]:
         """Yield every step there is; what has not ended is watched from then on."""
         try:
-            listed = listed_steps(self._spool)
+            listed = self._book.listed()
         except OSError as cause:
             raise self._spool_failed("list", "the spool", cause) from cause
         self._has_told_all = True

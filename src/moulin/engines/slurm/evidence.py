@@ -28,6 +28,7 @@ from moulin.engines.task.spool import (
     is_there,
     last_written_ns,
     look_again,
+    make_private,
     read_address,
     read_end,
     read_login,
@@ -98,6 +99,7 @@ class Case:
     def has_begun(self) -> bool:
         """Say whether its shim took it; if not, see to it that none ever will."""
         if not self.started_ns():
+            make_private(self.files.attempt_directory, self.files.directory)
             write_once(self.files.started, format_record({"by": "stop", "at_ns": self.now_ns}))
         return self.started_ns() > 0
 
@@ -195,7 +197,7 @@ class Evidence:
 
 def _why_absent(case: Case) -> str:
     """Return why no job ever had the step, empty when one may have."""
-    if not is_there(case.files.spec):
+    if case.attempt.array is None and not is_there(case.files.spec):
         has_fence = read_record(case.files.started) is not None
         return "stopped before it started" if has_fence else "never started"
     if case.attempt.is_fenced():

@@ -36,9 +36,10 @@ def places(
     settings: SlurmSettings,
     *,
     time_limit_s: int = 0,
+    asked_time_limit_s: int = 0,
     lacks: tuple[Need, ...] = (),
 ) -> tuple[NodeCapacity, ...]:
-    """Return what the pool offers, in the order of Slurm's node names, for `time_limit_s` each; all lack the same.
+    """Return what the pool offers, in the order of Slurm's node names, with the same limits each.
 
     `ours` are the numbers of jobs that this pool started; all else that is held is taken by others.
     """
@@ -47,6 +48,7 @@ def places(
         replace(
             _capacity(node, own.get(node.name, _NOTHING), settings),
             time_limit_s=time_limit_s,
+            asked_time_limit_s=asked_time_limit_s,
             lacks=lacks,
         )
         for node in nodes

@@ -4,7 +4,6 @@ Attempts of one workload that ask for the same, on the same nodes where Moulin p
 job: one `sbatch` for all of them. Decision 0037.
 """
 
-import contextlib
 import os
 import time
 import zlib
@@ -20,7 +19,7 @@ from moulin.domain.needs import Need
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
 from moulin.engines.slurm.arrays import ArrayJob
-from moulin.engines.slurm.attempt import REFUSED, Attempt, Attempts
+from moulin.engines.slurm.attempt import Attempt, Attempts
 from moulin.engines.slurm.client import Crowded, JobRequest
 from moulin.engines.slurm.cluster import Cluster
 from moulin.engines.slurm.doors import Doors
@@ -37,10 +36,11 @@ from moulin.engines.slurm.submission import (
 )
 from moulin.engines.slurm.wellbeing import Wellbeing
 from moulin.engines.task.bundle_shelf import SharedData
-from moulin.engines.task.data import refuse_bad_data
+from moulin.engines.task.data import needs_data, refuse_bad_data
 from moulin.engines.task.handed import hand_secrets
+from moulin.engines.task.image import ContainerTool
 from moulin.engines.task.specification import refusal, with_login
-from moulin.engines.task.spool import StepFiles, write_once, write_whole
+from moulin.engines.task.spool import StepFiles, make_private, write_once, write_whole
 
 RETRY_S: Final = 5.0
 # How long one call goes on submitting before the rest is left to the next.
@@ -90,20 +90,40 @@ class Starter:
     def record(
         self, step: StartStep, files: StepFiles, attempt: Attempt, nodes: Mapping[str, NodeCapacity]
     ) -> None:
-        """Write what one task of the gang needs; safe to repeat until the gang is submitted.
+        """Put on record what one task of the gang needs; safe to repeat until it is submitted.
 
-        Raises `EngineRefused` when it can never start on these nodes, and `OSError`.
+        What may become an element of an array is written with the array. Raises `EngineRefused` when
+        it can never start on these nodes, and `OSError`.
         """
         refuse_what_slurm_cannot_run(step, nodes)
         refuse_bad_data(step)
         tool = self._images.tool_for(step)
-        _make_private(files.attempt_directory, files.directory)
+        if _is_element(step) and not _has_files(step):
+            attempt.spec = self._specification(step, files, nodes, tool)
+            attempt.size = 1
+        else:
+            make_private(files.attempt_directory, files.directory)
+            spec = self._specification(step, files, nodes, tool)
+            hand_secrets(step, files)
+            _write(files.spec, spec, is_new=not attempt.is_submitted)
+            self._record_gang(step, attempt)
+        attempt.open.add(step.step)
+        self._book.watch(attempt)
+
+    def _specification(
+        self,
+        step: StartStep,
+        files: StepFiles,
+        nodes: Mapping[str, NodeCapacity],
+        tool: ContainerTool | None,
+    ) -> bytes:
+        """Return what the shim reads, beside which a replica's door and a task's data are prepared."""
         chosen = [nodes[node] for node in step.nodes]
         step = with_login(step, self._settings.python, self._login, chosen[step.rank].address)
         if self._doors is not None:
             step = self._doors.behind(step, files, chosen[step.rank])
         step, beside = self._data.prepared(step, files)
-        spec = task_specification(
+        return task_specification(
             step,
             files,
             chosen[step.rank],
@@ -113,8 +133,9 @@ class Starter:
             beside=beside,
             tool=tool,
         )
-        hand_secrets(step, files)
-        _write(files.spec, spec, is_new=not attempt.is_submitted)
+
+    def _record_gang(self, step: StartStep, attempt: Attempt) -> None:
+        """Write what a job needs to know of all its tasks, with the first of them."""
         if not attempt.size:
             attempt.size = len(step.nodes)
             if attempt.size > 1:
@@ -125,8 +146,6 @@ class Starter:
         if step.lease is not None:
             attempt.is_lease = True
             write_whole(attempt.path("lease"), b"", is_durable=False)
-        attempt.open.add(step.step)
-        self._book.watch(attempt)
 
     def submit(self, waiting: Sequence[Waiting]) -> Failures:
         """Submit attempts that are on record, and return why some were not.
@@ -160,7 +179,7 @@ class Starter:
         return failures
 
     def _calls(self, waiting: Sequence[Waiting]) -> list[tuple[ArrayJob | None, list[Waiting]]]:
-        """Divide attempts into submissions: of an array that there is, of a new one, or alone."""
+        """Divide attempts into submissions: of an array that there is, or of those that will be one."""
         alone: list[Waiting] = []
         old: dict[str, list[Waiting]] = {}
         alike: dict[object, list[Waiting]] = {}
@@ -178,10 +197,8 @@ class Starter:
             (some[0][1].array, some) for some in old.values()
         ]
         for some in alike.values():
-            for first in range(0, len(some), size_max):
-                part = some[first : first + size_max]
-                new = self._book.arrays.make([each.id for _, each in part]) if part[1:] else None
-                calls.append((new, part))
+            parts = range(0, len(some), size_max)
+            calls.extend((None, some[first : first + size_max]) for first in parts)
         return [*calls, *((None, [each]) for each in alone)]
 
     def _likeness(self, step: StartStep) -> object:
@@ -197,6 +214,8 @@ class Starter:
                 raise EngineUnavailable("Slurm did not take it a moment ago")
             if now_s > deadline_s:
                 raise EngineUnavailable("Slurm is told of more in a moment")
+            if array is None and len(some) > 1:
+                array = self._book.arrays.make({each.id: each.spec for _, each in some})
             if array is not None:
                 return self._submit_array(array, some)
             self._submit_one(*some[0])
@@ -216,7 +235,10 @@ class Starter:
             try:
                 job = self._request(step, attempt.id)
                 files = self._book.files(step.step)
-                _make_private(os.path.dirname(files.checkpoint), files.checkpoint, files.shared)
+                make_private(files.attempt_directory, files.directory, files.shared)
+                make_private(os.path.dirname(files.checkpoint), files.checkpoint)
+                if attempt.spec:
+                    _write(files.spec, attempt.spec, is_new=not attempt.is_submitted)
                 write_once(attempt.path("submitting"), b"")
                 attempt.is_submitted = True
                 script = batch_script(attempt.directory, self._launch(step))
@@ -229,9 +251,9 @@ class Starter:
                     )
                 )
             except EngineRefused:
-                write_once(attempt.path("owner"), REFUSED)
+                self._book.refuse(attempt)
                 raise
-        attempt.own_job = str(number)
+        attempt.own_job, attempt.spec = str(number), b""
         write_whole(attempt.path("job"), b"%d\n" % number, is_durable=False)
         attempt.submitted_s = time.monotonic()
 
@@ -261,7 +283,7 @@ class Starter:
         array.number(number)
         now_s = time.monotonic()
         for _, attempt in some:
-            attempt.submitted_s = now_s
+            attempt.submitted_s, attempt.spec = now_s, b""
         return {}
 
     def _submit_instead(self, array: ArrayJob, some: Sequence[Waiting]) -> Failures:
@@ -275,7 +297,7 @@ class Starter:
             self._submit_one(*some[0])
         except EngineRefused:
             for _, attempt in some[1:]:
-                write_once(attempt.path("owner"), REFUSED)
+                self._book.refuse(attempt)
             raise
         for _, attempt in some:
             attempt.retry_s = 0.0
@@ -312,13 +334,6 @@ def _named(cause: EngineError | OSError) -> EngineError:
     return EngineUnavailable(f"submit: the spool failed with {cause!r}")
 
 
-def _make_private(*paths: str) -> None:
-    """Make directories; their names are made durable for all attempts at once."""
-    for path in paths:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-
-
 def _write(path: str, data: bytes, *, is_new: bool) -> None:
     """Write a file, at once where nobody can be reading it: that is half of what a start costs."""
     if not is_new:
@@ -332,6 +347,11 @@ def _write(path: str, data: bytes, *, is_new: bool) -> None:
 def _is_element(step: StartStep) -> bool:
     """Say whether a step may share a submission: replicas come and go one by one, and do not."""
     return step.endpoint is None and "MOULIN_ARRAY_INDEX" in step.env
+
+
+def _has_files(step: StartStep) -> bool:
+    """Say whether anything but its specification is to lie ready for a step, or for its gang."""
+    return bool(needs_data(step) or step.secrets or step.secret_files or len(step.nodes) > 1)
 
 
 def _port_of(step: StartStep) -> int:

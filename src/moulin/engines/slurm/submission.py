@@ -114,11 +114,12 @@ def task_specification(
     if not is_delegated:
         own |= set(step.env)
     later = () if not is_delegated else _unsaid(step)
-    is_strong = {name: name in own or name.startswith("MOULIN_") for name in whole}
-    strong = {name: value for name, value in whole.items() if is_strong[name]}
-    weak = {
-        name: value for name, value in whole.items() if not is_strong[name] and name not in later
-    }
+    strong, weak = {}, {}
+    for name, value in whole.items():
+        if name in own or name.startswith("MOULIN_"):
+            strong[name] = value
+        elif name not in later:
+            weak[name] = value
     passed = (*PASSED_ON, *_SLURMS_OWN, *(_CHOSEN_LATER if is_delegated else ()))
     more = [
         *(("default_env", f"{name}={value}") for name, value in sorted(weak.items())),
@@ -134,7 +135,7 @@ def task_specification(
         beside=beside,
         contained=contain(tool, contents(step, files, strong, {}), strong, {}) if tool else None,
     )
-    words = "".join(f"{name}\0{value}\0" for name, value in more)
+    words = "".join([f"{name}\0{value}\0" for name, value in more])
     return spec + words.encode(errors="surrogateescape")
 
 
@@ -203,15 +204,19 @@ def batch_script(directory: str, launch: Launch) -> bytes:
 def array_script(array: ArrayJob, launch: Launch) -> bytes:
     """Return the script of an array's jobs: each does as an attempt's own would, for its line."""
     spool = str(Path(array.directory).parent.parent)
-    members = quote(array.path("members"))
+    specs = quote(array.path("specs"))
     return (
         "#!/bin/sh\n"
         "# Started by Moulin, which finds it by its name; each job takes the attempt on its line of\n"
         "# `members`, and the first job to link an attempt's `owner` runs it.\n"
-        f'name="$(sed -n "$((SLURM_ARRAY_TASK_ID + 1)){{p;q;}}" {members})"\n'
-        f'[ -n "$name" ] && cd {quote(spool)}/"$name" || exit 1\n'
-        f'mkdir -p -m 700 shared {quote(spool)}/{CHECKPOINTS}/"${{name%.g*}}" || exit 1\n'
-        f'job="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"\n{_TAKE}{launch.last_words()}\n'
+        f'set -- $(sed -n "$((SLURM_ARRAY_TASK_ID + 1)){{p;q;}}" {quote(array.path("members"))})\n'
+        f'[ -n "$1" ] && cd {quote(spool)} || exit 1\n'
+        f'(umask 077; mkdir -p "$1/shared" {CHECKPOINTS}/"${{1%.g*}}") && cd "$1" || exit 1\n'
+        f'job="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"\n{_TAKE}'
+        f'[ -e 0/spec ] || (umask 077; mkdir -p 0 && tail -c "+$(($2 + 1))" {specs} |'
+        ' head -c "$3" > "0/spec.$job" && [ "$(wc -c < "0/spec.$job")" -eq "$3" ] &&'
+        ' mv "0/spec.$job" 0/spec) || exit 1\n'
+        f"{launch.last_words()}\n"
     ).encode()
 
 

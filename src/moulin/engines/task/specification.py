@@ -75,10 +75,8 @@ def specification(
         ("lease", "1" if step.lease is not None else ""),
         ("secrets", "1" if step.secrets or step.secret_files else ""),
     ]
-    return b"".join(
-        name.encode() + b"\0" + value.encode(errors="surrogateescape") + b"\0"
-        for name, value in pairs
-    )
+    words = "".join([f"{name}\0{value}\0" for name, value in pairs])
+    return words.encode(errors="surrogateescape")
 
 
 def program_words(step: StartStep) -> tuple[str, ...]:

@@ -262,6 +262,13 @@ def make_directory(path: str) -> None:
     sync_directory(parent)
 
 
+def make_private(*paths: str) -> None:
+    """Make directories in order, owner only, of which nothing is durable yet; those there stay."""
+    for path in paths:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+
+
 def sync_directory(path: str) -> None:
     """Make the names in a directory survive a power cut."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

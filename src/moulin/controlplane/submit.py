@@ -186,7 +186,8 @@ def _submission(
         )
     spec, met, never = resolved(plane, draft, command.project, command.spec)
     never += tuple(missing_secrets(draft, command.project, spec.task))
-    never += tuple(missing_bundle(draft, command.project, spec.task))
+    if isinstance(command, SubmitWorkload):  # who only tries has not sent it yet
+        never += tuple(missing_bundle(draft, command.project, spec.task))
     submission = Submission(
         id=workload,
         organisation=OrganisationId(declared.organisation),

@@ -52,7 +52,12 @@ TITLES: Final[Mapping[Need, str]] = {
     Need.OBJECTS: "inputs or outputs at s3:// addresses",
     Need.STOP_SIGNAL: "a stop signal other than TERM",
     Need.NO_IMAGE: "a program without an image",
-    **{need: f"an image that is {form.value}" for form, need in NEED_BY_FORM.items()},
+    Need.REGISTRY_IMAGE: "an image",
+    Need.DIRECTORY_IMAGE: "an image that is a directory",
+    Need.ARCHIVE_IMAGE: "an image archive",
+    Need.SIF_IMAGE: "a SIF image",
+    Need.SQUASHFS_IMAGE: "a SquashFS image",
+    Need.APPTAINERS_IMAGE: "an image at an address that only Apptainer knows",
     Need.UNKNOWN_IMAGE: "an image that no tool knows",
     Need.OUTPUTS_OF_IMAGE: "outputs of a program in an image",
 }

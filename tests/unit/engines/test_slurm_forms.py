@@ -148,6 +148,9 @@ def test_amounts_of_memory_and_devices():
     assert parse_slurm_memory_bytes("1T") == 1 << 40
     assert gres_count("(null)") == (0, "")
     assert gres_count("gpu") == (1, "")
+    assert gres_count("gpu:2080ti:4(S:0),gpu:3090:2") == (6, "2080ti")
+    assert gres_count("gres/gpu:1g.5gb=7") == (7, "1g.5gb")
+    assert gres_count("gres/gpu=12") == (12, "")
     assert expand_hosts("(null)") == ()
 
 

@@ -52,7 +52,8 @@ _JOB_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 # Where the accelerators of each node are written, the most exact first.
 _GRES_FIELDS: Final = ("tres_per_node", "gres_detail")
-_GRES: Final = re.compile(r"(?:gres[:/])?gpu(?::([A-Za-z][\w.-]*))?(?:[:=]([0-9]+))?")
+# A type may begin with a digit, as 2080ti and 1g.5gb do; digits with nothing after them are a count.
+_GRES: Final = re.compile(r"(?:gres[:/])?gpu(?::(?![0-9]+$)(\w[\w.-]*))?(?:[:=]([0-9]+))?")
 _PAIR: Final = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_/:]*)=")
 _JOB: Final = re.compile(r"([0-9]+)(?:_[0-9]+)?")
 _SPAN: Final = re.compile(r"([0-9]+)(?:-([0-9]+)(?::([0-9]+))?)?")
@@ -280,6 +281,8 @@ def gres_count(written: str) -> tuple[int, str]:
 
     >>> gres_count("gpu:h100:8(S:0-1),gpu:a100:2,nvme:1"), gres_count("gres:gpu:2")
     ((10, 'h100'), (2, ''))
+    >>> gres_count("gpu:2080ti:4"), gres_count("gpu:1g.5gb:7"), gres_count("gpu:3090=2")
+    ((4, '2080ti'), (7, '1g.5gb'), (2, '3090'))
     """
     total, kind = 0, ""
     for part in re.sub(r"\([^)]*\)", "", written).split(","):

@@ -92,6 +92,19 @@ class Cluster:
         """
         return job.name == name or job.comment == f"{self.own_comment}{name}"
 
+    def number(self, job: str) -> str:
+        """Return Slurm's own number of a job that has begun: an element of an array has one, too.
+
+        Empty when Slurm does not list that element. Raises `EngineUnavailable` when it cannot be asked.
+        """
+        if job.isdigit():
+            return job
+        found = self._jobs.read().known().get(job)
+        if found is None or found.element is None:  # as long as it waited, it was the array
+            self._jobs.doubt()
+            found = self._jobs.read().known().get(job)
+        return str(found.id) if found is not None and found.element is not None else ""
+
     def submit(self, job: JobRequest) -> int:
         """Submit a job and return its number.
 

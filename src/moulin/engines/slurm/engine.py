@@ -279,7 +279,7 @@ class SlurmEngine:
             self._book.of(step),
             wanted,
             settings=self._settings,
-            door=self._cluster.door,
+            cluster=self._cluster,
             program=self._enter,
         )
 

@@ -19,6 +19,7 @@ _TRANSIENT: Final = (
     *("munge", "protocol authentication", "invalid authentication credential"),
     *("configuration source", "connection reset", "in standby", "try again", "i/o error"),
     *("read-only file system", "no space left", "socket"),
+    "required partition not available",  # drained or inactive, until somebody sets it up again
 )
 # As in AssocGrpSubmitJobsLimit or QOSMaxSubmitJobPerUserLimit.
 _TOO_MANY: Final = "submitjob"

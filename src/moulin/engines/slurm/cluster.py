@@ -5,7 +5,7 @@ All jobs are read in one question and all nodes in another, each kept for as lon
 
 from typing import Final
 
-from moulin.domain.errors import EngineError, EngineRefused
+from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import Resources
 from moulin.engines.slurm.client import (
@@ -21,7 +21,7 @@ from moulin.engines.slurm.watched import Reading, Watched
 
 Jobs = JobBook
 NODES_PERIOD_S: Final = 4.0
-PARTITIONS_PERIOD_S: Final = 60.0
+PARTITIONS_PERIOD_S: Final = 15.0
 ARRAYS_PERIOD_S: Final = 600.0
 # More in one array is no gain, and a submission that Slurm takes whole stays short.
 ARRAY_MAX: Final = 5000
@@ -42,7 +42,8 @@ class Cluster:
         self._jobs: Watched[Jobs] = Watched(self._ask_jobs, settings.poll_s)
         nodes_period_s = min(NODES_PERIOD_S, 4 * settings.poll_s)
         self._nodes: Watched[tuple[SlurmNode, ...]] = Watched(self._ask_nodes, nodes_period_s)
-        self._partition: Watched[SlurmPartition] = Watched(self._ask_partition, PARTITIONS_PERIOD_S)
+        partition_period_s = min(PARTITIONS_PERIOD_S, 15 * settings.poll_s)
+        self._partition: Watched[SlurmPartition] = Watched(self._ask_partition, partition_period_s)
         self._array_max: Watched[int] = Watched(client.array_size_max, ARRAYS_PERIOD_S)
         self._missed: set[str] = set()
         self._recalled: dict[str, SlurmJob | None] = {}
@@ -111,7 +112,11 @@ class Cluster:
         Raises `EngineRefused` when Slurm will never take it, `EngineUnavailable` when it is not known
         whether it did.
         """
-        return self._client.submit(job)
+        try:
+            return self._client.submit(job)
+        except EngineUnavailable:
+            self._partition.hurry()  # it may have been closed
+            raise
 
     def find(self, name: str) -> int:
         """Return the number of this pool's job of that name, 0 when Slurm knows none.

@@ -240,8 +240,14 @@ class SlurmEngine:
         nodes = self._cluster.nodes().known()
         jobs = self._cluster.jobs().known()
         ours = frozenset(job.id for job in jobs.all() if self._cluster.is_ours(job))
-        limit_s = self._cluster.offered_s()
-        found = places(nodes, jobs.all(), ours, self._settings, time_limit_s=limit_s)
+        found = places(
+            nodes,
+            jobs.all(),
+            ours,
+            self._settings,
+            partition=self._cluster.partition(),
+            time_limit_s=self._cluster.offered_s(),
+        )
         calm = calmed(found, tuple(self._nodes.values()))
         self._nodes = {node.node: node for node in found}
         return calm

@@ -31,6 +31,8 @@ ENDED: Final = frozenset(
 )
 _STATES: Final = PENDING | STARTING | RUNNING | ENDED
 COMPLETING: Final = "COMPLETING"
+# States of a partition.
+_CLOSED: Final = frozenset({"DRAIN", "INACTIVE"})
 
 # Field of a job -> the names that versions gave it.
 _JOB_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -151,15 +153,20 @@ class SlurmNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmPartition:
-    """One partition; `time_limit_s` 0 is none."""
+    """One partition; `state` is Slurm's word for it, and `time_limit_s` 0 is none."""
 
     name: str
     is_default: bool = False
-    is_up: bool = True
+    state: str = "UP"
     nodes: str = ""
     node_count: int = 0
     time_limit_s: int = 0
     account: str = ""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether Slurm refuses jobs for it. One that is DOWN takes them, and starts them when it is up."""
+        return self.state in _CLOSED
 
 
 def read_jobs(data: bytes) -> tuple[SlurmJob, ...]:
@@ -395,7 +402,7 @@ def _partition(fields: Mapping[str, str]) -> SlurmPartition:
     return SlurmPartition(
         name=fields["PartitionName"],
         is_default=fields.get("Default") == "YES",
-        is_up=fields.get("State", "UP") == "UP",
+        state=fields.get("State", "UP").upper(),
         nodes="" if nodes == "(null)" else nodes,
         node_count=_integer(fields.get("TotalNodes")) or len(expand_hosts(nodes)),
         time_limit_s=parse_slurm_time_s(fields.get("MaxTime", "UNLIMITED")),

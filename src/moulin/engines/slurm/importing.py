@@ -239,11 +239,11 @@ def _json_node(body: Mapping[str, Any]) -> SlurmNode:
 def _json_partition(body: Mapping[str, Any]) -> SlurmPartition:
     nodes = body.get("nodes", "")
     listed = str(nodes.get("configured", "") if isinstance(nodes, Mapping) else nodes or "")
-    state = body.get("state") or (body.get("partition") or {}).get("state") or "UP"
+    said = body.get("state") or (body.get("partition") or {}).get("state") or "UP"
     return SlurmPartition(
         name=str(body.get("name", "")),
         is_default="default" in [str(flag).lower() for flag in body.get("flags") or ()],
-        is_up="UP" in state,
+        state=(said if isinstance(said, str) else str(said[0])).upper(),
         nodes=listed,
         node_count=len(expand_hosts(listed)),
         time_limit_s=_json_time_s(body),

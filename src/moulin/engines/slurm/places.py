@@ -11,7 +11,7 @@ from typing import Final
 from moulin.domain.ids import NodeId
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.slurmwords import expand_hosts
-from moulin.engines.slurm.formats import SlurmJob, SlurmNode
+from moulin.engines.slurm.formats import SlurmJob, SlurmNode, SlurmPartition
 from moulin.engines.slurm.settings import SlurmSettings
 
 # Words of a node's state that mean that nothing new may be put there, and that it does not answer.
@@ -26,6 +26,7 @@ CLOSING: Final = frozenset(
 ABSENT: Final = frozenset({"down", "not_responding", "no_respond", "unknown", "powered_down"})
 _HARMLESS: Final = frozenset({"planned", "reserved"})
 _CPU: Final = 1000
+_UP: Final = SlurmPartition(name="")
 
 
 def places(
@@ -34,6 +35,7 @@ def places(
     ours: frozenset[int],
     settings: SlurmSettings,
     *,
+    partition: SlurmPartition = _UP,
     time_limit_s: int = 0,
 ) -> tuple[NodeCapacity, ...]:
     """Return what the pool offers, in the order of Slurm's node names, for `time_limit_s` each.
@@ -45,6 +47,12 @@ def places(
         replace(_capacity(node, own.get(node.name, _NOTHING), settings), time_limit_s=time_limit_s)
         for node in nodes
     )
+    if partition.is_closed:
+        why = f"partition {partition.name} is {partition.state} and takes no jobs"
+        found = tuple(
+            replace(node, closed_because="; ".join(filter(None, (node.closed_because, why))))
+            for node in found
+        )
     return _anonymous(found, settings.prefix) if settings.is_delegated else found
 
 

@@ -225,6 +225,26 @@ def test_a_partition_that_takes_no_jobs_is_closed_and_refuses_none_for_good(benc
     assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 0
 
 
+def test_what_has_no_limit_is_not_cut_by_a_default(bench, slurm_cluster):
+    update = ("scontrol", "update", "PartitionName=batch")
+    slurm_cluster.run(*update, "MaxTime=UNLIMITED", "DefaultTime=2")
+    try:
+        bench.renew()
+        step = make_step("a", bench.program(seconds=1000))
+        limited = replace(make_step("b", bench.program(seconds=1000)), time_limit_s=600)
+        assert {node.time_limit_s for node in bench.engine.capacity()} == {0}
+        for each in (step, limited):
+            bench.engine.start(each)
+        limits = [
+            slurm_cluster.run("squeue", "-h", f"--name={each.attempt}", "-o", "%l")
+            for each in (step, limited)
+        ]
+        assert limits[0] == "UNLIMITED"
+        assert limits[1] != "UNLIMITED"
+    finally:
+        slurm_cluster.run(*update, "MaxTime=1-00:00:00", "DefaultTime=NONE")
+
+
 def test_jobs_of_others_are_counted_and_never_touched(bench, slurm_cluster):
     before = capacity(bench)["node-2"]
     own = make_step("a", bench.program(seconds=1000), nodes=("node-2",))

@@ -181,6 +181,11 @@ class Cluster:
         wanted_s = asked_s + step.stop_grace_s + TIME_MARGIN_S if asked_s else longest_s
         return min(wanted_s, longest_s) if longest_s else wanted_s
 
+    def outlasts_default(self, step: StartStep) -> bool:
+        """Say whether a step without a limit would get one: Slurm has a default, and no longest time."""
+        partition = self.partition()
+        return bool(partition.default_time_s) and not (partition.time_limit_s or step.time_limit_s)
+
     def extend(self, job: str, time_limit_s: int) -> None:
         """Let a job last `time_limit_s`, and what it takes to end, in all.
 

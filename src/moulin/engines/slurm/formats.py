@@ -153,7 +153,10 @@ class SlurmNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmPartition:
-    """One partition; `state` is Slurm's word for it, and `time_limit_s` 0 is none."""
+    """One partition; `state` is Slurm's word for it, and `time_limit_s` 0 is none.
+
+    `default_time_s` is what a job gets that asks for no time, 0: as long as the partition lets it.
+    """
 
     name: str
     is_default: bool = False
@@ -161,6 +164,7 @@ class SlurmPartition:
     nodes: str = ""
     node_count: int = 0
     time_limit_s: int = 0
+    default_time_s: int = 0
     account: str = ""
 
     @property
@@ -406,6 +410,7 @@ def _partition(fields: Mapping[str, str]) -> SlurmPartition:
         nodes="" if nodes == "(null)" else nodes,
         node_count=_integer(fields.get("TotalNodes")) or len(expand_hosts(nodes)),
         time_limit_s=parse_slurm_time_s(fields.get("MaxTime", "UNLIMITED")),
+        default_time_s=parse_slurm_time_s(fields.get("DefaultTime", "NONE")),
     )
 
 

@@ -251,8 +251,8 @@ class SlurmEngine:
             jobs.all(),
             ours,
             self._settings,
+            partition=self._cluster.partition(),
             time_limit_s=self._cluster.offered_s(),
-            asked_time_limit_s=self._cluster.partition().time_limit_s,
             lacks=self._starter.lacks(),
         )
         calm = calmed(found, tuple(self._nodes.values()))
@@ -292,7 +292,7 @@ class SlurmEngine:
             self._book.of(step),
             wanted,
             settings=self._settings,
-            door=self._cluster.door,
+            cluster=self._cluster,
             program=self._enter,
         )
 

@@ -40,6 +40,7 @@ _NODE_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "partitions": ("partitions",),
 }
 _TIME_FIELDS: Final = (("maximums", "time"), ("max_time_limit",), ("maximum_time",))
+_DEFAULT_TIME_FIELDS: Final = (("defaults", "time"), ("default_time_limit",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,20 +246,21 @@ def _json_node(body: Mapping[str, Any]) -> SlurmNode:
 def _json_partition(body: Mapping[str, Any]) -> SlurmPartition:
     nodes = body.get("nodes", "")
     listed = str(nodes.get("configured", "") if isinstance(nodes, Mapping) else nodes or "")
-    state = body.get("state") or (body.get("partition") or {}).get("state") or "UP"
+    said = body.get("state") or (body.get("partition") or {}).get("state") or "UP"
     return SlurmPartition(
         name=str(body.get("name", "")),
         is_default="default" in [str(flag).lower() for flag in body.get("flags") or ()],
-        is_up="UP" in state,
+        state=(said if isinstance(said, str) else str(said[0])).upper(),
         nodes=listed,
         node_count=len(expand_hosts(listed)),
-        time_limit_s=_json_time_s(body),
+        time_limit_s=_json_time_s(body, _TIME_FIELDS),
+        default_time_s=_json_time_s(body, _DEFAULT_TIME_FIELDS),
     )
 
 
-def _json_time_s(body: Mapping[str, Any]) -> int:
-    """Return a partition's longest time; JSON has it in minutes."""
-    for path in _TIME_FIELDS:
+def _json_time_s(body: Mapping[str, Any], paths: Sequence[Sequence[str]]) -> int:
+    """Return a time of a partition, 0 where none is set; JSON has it in minutes."""
+    for path in paths:
         value: Any = body
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None

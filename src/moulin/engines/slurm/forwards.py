@@ -29,6 +29,7 @@ TEND_S: Final = 1.0
 RETRY_S: Final = 5.0
 PROBE_S: Final = 5.0
 PORTS_TRIED_MAX: Final = 8
+PORT_MAX: Final = 65535
 AT_ONCE: Final = 8
 _OPEN: Final = "connection"
 _NOT_YET: Final = "it is not reached over SSH just now"
@@ -126,7 +127,8 @@ class Forwards:
             self._carry_all(due)
             if unwanted or due:
                 self._save()
-            self._say("")
+            if self._connection:
+                self._say("")
         except (EngineError, OSError) as failure:
             self._say(_words(failure))
 
@@ -269,7 +271,7 @@ class Forwards:
         self._connection = former if is_same else ""
         for port, words in facts.items():
             line = _LINE.fullmatch(f"{port} {words}")
-            if line is None:  # what a power cut left
+            if line is None or int(port) > PORT_MAX:  # what a power cut left
                 continue
             name, target, connection = line.groups()
             found = Forward(attempt=AttemptId(name), target=target, port=int(port))

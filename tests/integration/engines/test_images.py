@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 
 from moulin.domain.errors import EngineRefused
+from moulin.domain.needs import NEED_BY_FORM, Need
 from moulin.domain.observation import TaskPhase
 from moulin.domain.workload import TaskTemplate
 from moulin.engines.local.cgroup import find_cgroup_base
-from moulin.engines.local.engine import LocalEngine
+from moulin.engines.local.engine import LOOK_NS, LocalEngine
 from moulin.engines.task.shim import TOOL_ENDING_S, is_contained
 from tests.conformance.engine_bench import (
     ENDED,
     ImageBench,
+    ManualClock,
     RayBench,
     RealClock,
     make_step,
@@ -197,7 +199,26 @@ def test_without_a_tool_it_is_refused_with_what_to_install(programs, tmp_path):
     with pytest.raises(EngineRefused, match=PROGRAMS[programs]) as refused:
         made.start(step)
     assert "install" in refused.value.hint
+    [node] = made.capacity()
+    assert Need.SIF_IMAGE in node.lacks
+    assert (Need.REGISTRY_IMAGE in node.lacks) is (len(programs) < 3)
     assert made.observe([step.step])[0].phase is TaskPhase.ABSENT
+
+
+def test_what_is_installed_counts_without_a_restart(tmp_path):
+    folder, clock = tmp_path / "bin", ManualClock()
+    folder.mkdir()
+    made = LocalEngine(
+        tmp_path, clock=clock, nodes=nodes_of_this_machine(), environment={"PATH": str(folder)}
+    )
+    [before] = made.capacity()
+    assert set(NEED_BY_FORM.values()) <= set(before.lacks)
+    (folder / "apptainer").write_text("#!/bin/sh\n")
+    (folder / "apptainer").chmod(0o755)
+    assert made.capacity() == (before,)
+    clock.at_ns += LOOK_NS
+    [after] = made.capacity()
+    assert not set(NEED_BY_FORM.values()) & set(after.lacks)
 
 
 def below(bench) -> list[int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from moulin.domain.ids import NodeId, StepId, step_id
-from moulin.domain.image import Form
+from moulin.domain.image import Form, read_image
 from moulin.domain.needs import Need, image_lacks
 from moulin.domain.plan import StartStep
 from moulin.engines.task.specification import refusal, refuse_bad_words
@@ -93,6 +93,13 @@ def refuse_what_cannot_run(pool: KubernetesPool, step: StartStep) -> None:
             step,
             "it names no image, and a pod needs one",
             "give the job an `image`, or the pool a setting `image`",
+        )
+    image = read_image(step.task.image) if step.task.image else None
+    if step.task.image and (image is None or image.form is not Form.REGISTRY):
+        raise refusal(
+            step,
+            f"image {step.task.image!r} is no registry's, and a cluster runs no other",
+            "push it to a registry, and name it as that does",
         )
     if step.endpoint is not None:
         raise refusal(

@@ -3,6 +3,7 @@
 All jobs are read in one question and all nodes in another, each kept for as long as the pool says.
 """
 
+import time
 from typing import Final
 
 from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable
@@ -29,6 +30,8 @@ ARRAY_MAX: Final = 5000
 TIME_MARGIN_S: Final = 120
 # So many ends that accounting told are remembered: none of them changes any more.
 RECALLED_MAX: Final = 20_000
+# Accounting that failed is left alone for so long: each of ten thousand tasks may ask it.
+RECALL_RETRY_S: Final = 5.0
 
 
 class Cluster:
@@ -47,6 +50,7 @@ class Cluster:
         self._array_max: Watched[int] = Watched(client.array_size_max, ARRAYS_PERIOD_S)
         self._missed: set[str] = set()
         self._recalled: dict[str, SlurmJob | None] = {}
+        self._recall_again_s = float("-inf")
         self.ring = client.ring
         self.cancel = client.cancel
         self.door: Converses | None = client if isinstance(client, Converses) else None
@@ -132,10 +136,19 @@ class Cluster:
         self._missed.add(job)
 
     def recall(self, job: str) -> SlurmJob | None:
-        """Return what accounting says of a job that the controller has dropped; None without any."""
+        """Return what accounting says of a job that the controller has dropped; None without any.
+
+        Raises `EngineUnavailable` when it cannot be asked, and for a moment after that.
+        """
         if job not in self._recalled:
+            if time.monotonic() < self._recall_again_s:
+                raise EngineUnavailable("accounting gave no answer a moment ago")
             wanted = sorted({*self._missed, job})
-            found = self._client.recall(wanted) or {}
+            try:
+                found = self._client.recall(wanted) or {}
+            except EngineUnavailable:
+                self._recall_again_s = time.monotonic() + RECALL_RETRY_S
+                raise
             if len(self._recalled) > RECALLED_MAX:
                 self._recalled.clear()
             self._recalled.update((each, found.get(each)) for each in wanted)

@@ -20,10 +20,14 @@ CLOSING: Final = frozenset(
         *("down", "drain", "drained", "draining", "fail", "failing", "error", "unknown", "future"),
         *("maint", "reserved", "planned", "reboot", "reboot_issued", "reboot_requested"),
         *("not_responding", "no_respond", "invalid", "invalid_reg", "blocked", "perfctrs"),
-        *("powered_down", "powering_down", "power_down", "powering_up", "inval"),
+        *("powering_down", "inval"),
     }
 )
-ABSENT: Final = frozenset({"down", "not_responding", "no_respond", "unknown", "powered_down"})
+ABSENT: Final = frozenset({"down", "not_responding", "no_respond", "unknown"})
+# A node that saves power, or is on its way up: Slurm wakes it for a job, and only for one. That it
+# does not answer meanwhile means nothing.
+_ASLEEP: Final = frozenset({"powered_down", "power_down", "powering_up"})
+_SILENT: Final = frozenset({"not_responding", "no_respond"})
 _HARMLESS: Final = frozenset({"planned", "reserved"})
 _CPU: Final = 1000
 _UP: Final = SlurmPartition(name="")
@@ -74,7 +78,8 @@ def _held_by_node(jobs: Sequence[SlurmJob]) -> dict[str, _Held]:
 
 
 def _capacity(node: SlurmNode, own: _Held, settings: SlurmSettings) -> NodeCapacity:
-    closing = sorted((node.flags & CLOSING) - _HARMLESS)
+    flags = node.flags - _SILENT if node.flags & _ASLEEP else node.flags
+    closing = sorted((flags & CLOSING) - _HARMLESS)
     words = " ".join(closing)
     accelerator_class = settings.accelerator_class or node.accelerator_type
     return NodeCapacity(
@@ -89,7 +94,7 @@ def _capacity(node: SlurmNode, own: _Held, settings: SlurmSettings) -> NodeCapac
         idle_mw=settings.idle_mw,
         peak_mw=settings.peak_mw,
         power_source="stated by the operator" if settings.peak_mw else "",
-        is_reachable=not node.flags & ABSENT,
+        is_reachable=not flags & ABSENT,
         closed_because=f"{words}: {node.reason}" if node.reason and words else words,
         taken_cpu_milli=max(0, node.used_cpus - own[0]) * _CPU,
         taken_memory_bytes=max(0, node.used_memory_bytes - own[1]),

@@ -8,7 +8,7 @@ from typing import Final
 
 from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable
 from moulin.domain.plan import StartStep
-from moulin.domain.workload import Resources
+from moulin.engines.slurm.classes import type_meant
 from moulin.engines.slurm.client import (
     Converses,
     ExtendsJobs,
@@ -158,15 +158,15 @@ class Cluster:
             del self._recalled[job]
         return known
 
-    def gres_type(self, resources: Resources) -> str:
-        """Return Slurm's name for the accelerators asked for, empty when any will do."""
-        if not resources.accelerators or not resources.accelerator_class:
+    def gres_type(self, step: StartStep) -> str:
+        """Return Slurm's name for the accelerators that a step asks for, empty when any will do."""
+        asked, settings = step.resources, self._settings
+        if not asked.accelerators or not asked.accelerator_class:
             return ""
-        for node in self.nodes().known():
-            named = self._settings.accelerator_class or node.accelerator_type
-            if node.accelerators and named == resources.accelerator_class:
-                return node.accelerator_type
-        return ""
+        names = (node.removeprefix(settings.prefix) for node in step.nodes)
+        placed = () if settings.is_delegated else tuple(names)
+        nodes = self.nodes().known()
+        return type_meant(nodes, placed, settings.accelerator_class, asked.accelerator_class)
 
     def offered_s(self) -> int:
         """Return how long a replica may run here, so that it ends before Slurm ends it; 0 is for ever.

@@ -4,13 +4,14 @@ An owned pool's nodes are Slurm's. A delegated pool offers one place for each ma
 which: Slurm chooses, and what others hold is taken off the last places, so that sums are right.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from moulin.domain.ids import NodeId
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.slurmwords import expand_hosts
+from moulin.engines.slurm.classes import classes_by_type
 from moulin.engines.slurm.formats import SlurmJob, SlurmNode, SlurmPartition
 from moulin.engines.slurm.settings import SlurmSettings
 
@@ -47,8 +48,12 @@ def places(
     `ours` are the numbers of jobs that this pool started; all else that is held is taken by others.
     """
     own = _held_by_node([job for job in jobs if job.id in ours and job.holds_nodes])
+    classes = classes_by_type(nodes, settings.accelerator_class)
     found = tuple(
-        replace(_capacity(node, own.get(node.name, _NOTHING), settings), time_limit_s=time_limit_s)
+        replace(
+            _capacity(node, own.get(node.name, _NOTHING), settings, classes),
+            time_limit_s=time_limit_s,
+        )
         for node in nodes
     )
     if partition.is_closed:
@@ -77,11 +82,12 @@ def _held_by_node(jobs: Sequence[SlurmJob]) -> dict[str, _Held]:
     return held
 
 
-def _capacity(node: SlurmNode, own: _Held, settings: SlurmSettings) -> NodeCapacity:
+def _capacity(
+    node: SlurmNode, own: _Held, settings: SlurmSettings, classes: Mapping[str, str]
+) -> NodeCapacity:
     flags = node.flags - _SILENT if node.flags & _ASLEEP else node.flags
     closing = sorted((flags & CLOSING) - _HARMLESS)
     words = " ".join(closing)
-    accelerator_class = settings.accelerator_class or node.accelerator_type
     return NodeCapacity(
         has_login=not settings.is_delegated,  # of a place nobody knows whose machine it will be
         node=NodeId(f"{settings.prefix}{node.name}"),
@@ -89,7 +95,7 @@ def _capacity(node: SlurmNode, own: _Held, settings: SlurmSettings) -> NodeCapac
         memory_bytes=node.memory_bytes,
         machine_class=settings.machine_class,
         accelerators=node.accelerators,
-        accelerator_class=accelerator_class if node.accelerators else "",
+        accelerator_class=classes[node.accelerator_type] if node.accelerators else "",
         address=node.address,
         idle_mw=settings.idle_mw,
         peak_mw=settings.peak_mw,

@@ -190,6 +190,28 @@ def test_what_others_hold_is_taken_and_what_we_hold_is_not():
     assert (found[1].is_reachable, found[1].closed_because) == (False, "down not_responding: dead")
 
 
+@pytest.mark.parametrize(
+    ("state", "is_offered", "is_reachable"),
+    [
+        ("IDLE+CLOUD+POWERED_DOWN", True, True),
+        ("IDLE+CLOUD+POWER_DOWN", True, True),
+        ("MIXED+CLOUD+NOT_RESPONDING+POWERING_UP", True, True),
+        ("ALLOCATED#", True, True),
+        ("IDLE~", True, True),
+        ("IDLE+CLOUD+POWERING_DOWN", False, True),
+        ("IDLE+CLOUD+DRAIN+POWERED_DOWN", False, True),
+        ("DOWN+CLOUD+POWERED_DOWN", False, False),
+        ("DOWN+CLOUD+NOT_RESPONDING+POWERING_UP", False, False),
+        ("IDLE+CLOUD+NOT_RESPONDING", False, False),
+    ],
+)
+def test_a_node_that_saves_power_is_offered_because_only_a_job_wakes_it(
+    state, is_offered, is_reachable
+):
+    (found,) = places(nodes_of(f"n1 State={state}"), (), frozenset(), NO_SETTINGS)
+    assert (not found.closed_because, found.is_reachable) == (is_offered, is_reachable)
+
+
 def test_what_was_taken_for_one_reading_only_is_nobody_s():
     settings = SlurmSettings(directory=None)  # type: ignore[arg-type]
     busy = places(nodes_of("n1 CPUAlloc=5 State=MIXED"), (), frozenset(), settings)

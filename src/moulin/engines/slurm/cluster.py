@@ -3,11 +3,12 @@
 All jobs are read in one question and all nodes in another, each kept for as long as the pool says.
 """
 
+import time
 from typing import Final
 
 from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable
 from moulin.domain.plan import StartStep
-from moulin.domain.workload import Resources
+from moulin.engines.slurm.classes import type_meant
 from moulin.engines.slurm.client import (
     Converses,
     ExtendsJobs,
@@ -29,6 +30,8 @@ ARRAY_MAX: Final = 5000
 TIME_MARGIN_S: Final = 120
 # So many ends that accounting told are remembered: none of them changes any more.
 RECALLED_MAX: Final = 20_000
+# Accounting that failed is left alone for so long: each of ten thousand tasks may ask it.
+RECALL_RETRY_S: Final = 5.0
 
 
 class Cluster:
@@ -47,6 +50,7 @@ class Cluster:
         self._array_max: Watched[int] = Watched(client.array_size_max, ARRAYS_PERIOD_S)
         self._missed: set[str] = set()
         self._recalled: dict[str, SlurmJob | None] = {}
+        self._recall_again_s = float("-inf")
         self.ring = client.ring
         self.cancel = client.cancel
         self.door: Converses | None = client if isinstance(client, Converses) else None
@@ -132,10 +136,19 @@ class Cluster:
         self._missed.add(job)
 
     def recall(self, job: str) -> SlurmJob | None:
-        """Return what accounting says of a job that the controller has dropped; None without any."""
+        """Return what accounting says of a job that the controller has dropped; None without any.
+
+        Raises `EngineUnavailable` when it cannot be asked, and for a moment after that.
+        """
         if job not in self._recalled:
+            if time.monotonic() < self._recall_again_s:
+                raise EngineUnavailable("accounting gave no answer a moment ago")
             wanted = sorted({*self._missed, job})
-            found = self._client.recall(wanted) or {}
+            try:
+                found = self._client.recall(wanted) or {}
+            except EngineUnavailable:
+                self._recall_again_s = time.monotonic() + RECALL_RETRY_S
+                raise
             if len(self._recalled) > RECALLED_MAX:
                 self._recalled.clear()
             self._recalled.update((each, found.get(each)) for each in wanted)
@@ -145,15 +158,15 @@ class Cluster:
             del self._recalled[job]
         return known
 
-    def gres_type(self, resources: Resources) -> str:
-        """Return Slurm's name for the accelerators asked for, empty when any will do."""
-        if not resources.accelerators or not resources.accelerator_class:
+    def gres_type(self, step: StartStep) -> str:
+        """Return Slurm's name for the accelerators that a step asks for, empty when any will do."""
+        asked, settings = step.resources, self._settings
+        if not asked.accelerators or not asked.accelerator_class:
             return ""
-        for node in self.nodes().known():
-            named = self._settings.accelerator_class or node.accelerator_type
-            if node.accelerators and named == resources.accelerator_class:
-                return node.accelerator_type
-        return ""
+        names = (node.removeprefix(settings.prefix) for node in step.nodes)
+        placed = () if settings.is_delegated else tuple(names)
+        nodes = self.nodes().known()
+        return type_meant(nodes, placed, settings.accelerator_class, asked.accelerator_class)
 
     def offered_s(self) -> int:
         """Return how long a replica may run here, so that it ends before Slurm ends it; 0 is for ever.

@@ -311,7 +311,7 @@ class Starter:
         job = job_request(
             step,
             self._settings,
-            gres_type=cluster.gres_type(step.resources),
+            gres_type=cluster.gres_type(step),
             time_limit_s=cluster.time_limit_s(step),
         )
         return replace(

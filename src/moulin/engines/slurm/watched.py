@@ -4,19 +4,22 @@ Whoever reads gets what is known now and never waits for a slow controller, exce
 and for one so old that nothing could be concluded from it.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from moulin.domain.errors import EngineError
+from moulin.domain.errors import EngineError, EngineUnavailable
 
 T = TypeVar("T")
 HURRY_S: Final = 3.0
 HURRIED_PERIOD_S: Final = 0.25
 _STALE_PERIODS: Final = 5
 _STALE_S: Final = 5.0
+HINT: Final = "the log has the whole of it; it is asked for again"
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Watched(Generic[T]):
     """One question and its newest reading; safe to use from several threads."""
 
     def __init__(self, ask: Callable[[], T], period_s: float) -> None:
-        """Ask with `ask`, which may raise `EngineError`, at most every `period_s`."""
+        """Ask with `ask` at most every `period_s`; whatever it raises makes the reading a failure."""
         self._ask = ask
         self._period_s = period_s
         self._lock = threading.Lock()
@@ -47,6 +50,7 @@ class Watched(Generic[T]):
         self._reading: Reading[T] = Reading(0, float("-inf"), None)
         self._hurried_until_s = float("-inf")
         self._doubted_s = float("-inf")
+        self._logged = ""
 
     def hurry(self) -> None:
         """Ask more often for a moment: something was just done whose effect is waited for."""
@@ -84,3 +88,9 @@ class Watched(Generic[T]):
             self._reading = Reading(number, asked_s, self._ask())
         except EngineError as failure:
             self._reading = Reading(number, asked_s, None, failure)
+        except Exception as bug:  # noqa: BLE001 - it is no reason to believe the answer before it
+            unread = EngineUnavailable(f"an answer cannot be read: {bug!r}", hint=HINT)
+            self._reading = Reading(number, asked_s, None, unread)
+            if repr(bug) != self._logged:
+                self._logged = repr(bug)
+                _LOG.exception("an answer cannot be read; it is asked for again")

@@ -201,6 +201,10 @@ class Attempts:
         """Return the attempts that have a step whose end is not on record."""
         return tuple(self._open.values())
 
+    def opened(self, step: StepId) -> Attempt | None:
+        """Return the attempt of a step if it has one whose end is not on record; reads nothing."""
+        return self._open.get(AttemptId(step.rpartition(".t")[0]))
+
     def of(self, step: StepId) -> Attempt:
         """Return the attempt of a step; raises `InvalidSpec` for an id that is no step's."""
         return self.get(AttemptId(step.rpartition(".t")[0]), step_files(self._spool, step))

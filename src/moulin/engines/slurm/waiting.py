@@ -4,19 +4,17 @@ Words of limits are made of parts (`QOSMaxCpuPerUserLimit`), so most are known b
 Reference: Slurm's "Job Reason Codes", https://slurm.schedmd.com/job_reason_codes.html.
 """
 
-import contextlib
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
-from moulin.domain.errors import MoulinError
 from moulin.domain.ids import StepId
 from moulin.domain.standing import Standing
 from moulin.engines.slurm.attempt import Attempt, Attempts
 from moulin.engines.slurm.cluster import Cluster
 from moulin.engines.slurm.formats import NS_PER_S, PENDING, STARTING, JobBook, SlurmJob
+from moulin.engines.slurm.watched import Reading
 
 ENGINE: Final = "Slurm"
 # What Slurm itself writes for a job that its scheduler has not looked at.
@@ -117,13 +115,13 @@ def meaning(word: str) -> str:
     return f"{owner} allows no more {what}{together}"
 
 
-def standing_of(job: SlurmJob, name: str, read_at_ns: int) -> Standing:
+def standing_of(job: SlurmJob, name: str, read_at_ns: int, failure: str = "") -> Standing:
     """Return where a job stands that was listed; `name` is what Slurm calls this task of it.
 
     An estimate of its start that has passed is none.
     """
     if job.state not in PENDING and job.state not in STARTING:
-        return Standing(engine=ENGINE, job=name, read_at_ns=read_at_ns)
+        return Standing(engine=ENGINE, job=name, read_at_ns=read_at_ns, failure=failure)
     # Some words come with more: `ReqNodeNotAvail, UnavailableNodes:node-[1-4]`.
     first, _, more = job.reason.partition(",")
     word = job.reason_word or (first if " " not in first else "") or UNSAID
@@ -140,6 +138,7 @@ def standing_of(job: SlurmJob, name: str, read_at_ns: int) -> Standing:
         since_ns=job.submitted_at_ns,
         expected_ns=job.started_at_ns if is_reckoned else 0,
         read_at_ns=read_at_ns,
+        failure=failure,
     )
 
 
@@ -149,27 +148,33 @@ def standings(
     """Return where steps stand by the last answer there was, saying of each why it is not newer."""
     reading, failure = cluster.listed()
     age_ns = int((time.monotonic() - reading.asked_s) * NS_PER_S) if reading is not None else now_ns
+    said = failure.message if failure is not None else ""
     found = {}
     for step in steps:
-        with contextlib.suppress(MoulinError, OSError, ValueError):
-            attempt = book.of(step)
-            if attempt.is_submitted:
-                jobs = reading.value if reading is not None else None
-                is_newer = reading is None or attempt.submitted_s > reading.asked_s
-                found[step] = replace(
-                    _standing(cluster, attempt, jobs, now_ns - age_ns, is_newer=is_newer),
-                    failure=failure.message if failure is not None else "",
-                )
+        attempt = book.opened(step)
+        if attempt is not None and attempt.is_submitted:
+            found[step] = _standing(cluster, attempt, reading, now_ns - age_ns, said)
     return found
 
 
 def _standing(
-    cluster: Cluster, attempt: Attempt, jobs: JobBook | None, read_at_ns: int, *, is_newer: bool
+    cluster: Cluster,
+    attempt: Attempt,
+    reading: Reading[JobBook] | None,
+    read_at_ns: int,
+    failure: str,
 ) -> Standing:
-    job = jobs.get(attempt.job) if jobs is not None else None
+    name = attempt.job
+    job = reading.known().get(name) if reading is not None else None
     if job is not None and cluster.is_of(job, attempt.job_name):
-        return standing_of(job, attempt.job, read_at_ns)
-    word = UNSAID if is_newer and attempt.job else ""
+        return standing_of(job, name, read_at_ns, failure)
+    is_newer = reading is None or attempt.submitted_s > reading.asked_s
+    word = UNSAID if is_newer and name else ""
     return Standing(
-        engine=ENGINE, job=attempt.job, word=word, meaning=meaning(word), read_at_ns=read_at_ns
+        engine=ENGINE,
+        job=name,
+        word=word,
+        meaning=meaning(word),
+        read_at_ns=read_at_ns,
+        failure=failure,
     )

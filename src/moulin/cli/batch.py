@@ -100,9 +100,14 @@ def show_view(view: "WorkloadView") -> None:
         write(f"  {line}")
     if view.counts:
         write("  " + ", ".join(f"{count} {state}" for state, count in view.counts.items()))
+    tasks = [(unit, task) for unit in view.units for task in unit.tasks]
+    is_queued = any(task.job for _, task in tasks)
     table(
-        (*("unit", "attempt>", "restarts>", "state", "node", "exit>"), "cpu used>", "most memory>"),
-        (_cells(unit, task) for unit in view.units for task in unit.tasks),
+        (
+            *("unit", "attempt>", "restarts>", "state", "node", *(("job",) if is_queued else ())),
+            *("exit>", "cpu used>", "most memory>"),
+        ),
+        (_cells(unit, task, has_job=is_queued) for unit, task in tasks),
         empty="nothing of it was placed yet",
     )
     tried = [(unit, attempt) for unit in view.units for attempt in unit.attempts]
@@ -117,7 +122,8 @@ def show_view(view: "WorkloadView") -> None:
         write(f"nobody could read: {', '.join(unread)}")
 
 
-def _cells(unit: "UnitView", task: "TaskView") -> tuple[str, ...]:
+def _cells(unit: "UnitView", task: "TaskView", *, has_job: bool) -> tuple[str, ...]:
+    waits = f" (waits: {task.waits_for})" if task.waits_for else ""
     named = str(unit.unit if unit.index is None else unit.index)
     return (
         f"{named}.{task.rank}",
@@ -125,6 +131,7 @@ def _cells(unit: "UnitView", task: "TaskView") -> tuple[str, ...]:
         str(unit.restarts),
         unit.state,
         task.node,
+        *((f"{task.job or UNKNOWN}{waits}",) if has_job else ()),
         "-" if task.exit_code is None else str(task.exit_code),
         efficiency(task),
         memory(task.memory_bytes_max) if task.memory_bytes_max else UNKNOWN,

@@ -278,12 +278,12 @@ def _say_what_is_sent(spec: "WorkloadSpec") -> None:
 
 
 def _say_why_it_waits(client: "Moulin", id: str) -> None:
-    """Say once why a job waits, when it still does after a moment."""
+    """Say once why a job waits, here or where it was placed, when it still does after a moment."""
     import time
 
     deadline_s = time.monotonic() + NEWS_PERIOD_S
     while time.monotonic() < deadline_s:
-        if client.workloads.get(id).state != "admitted":
+        if client.workloads.get(id).state not in ("admitted", "placed"):
             return
         time.sleep(0.05)
     for line in sentences(client.workloads.why(id).reasons):

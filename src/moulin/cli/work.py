@@ -286,8 +286,11 @@ def _unit_of(view: "WorkloadView", index: int) -> int:
 
 
 def _otherwise(view: "WorkloadView") -> str:
-    nodes = [task.node for unit in view.units for task in unit.tasks]
-    return f"nothing holds it back; on {', '.join(nodes)}" if nodes else "nothing holds it back"
+    tasks = [task for unit in view.units for task in unit.tasks]
+    nodes = ", ".join(task.node for task in tasks)
+    jobs = ", ".join(dict.fromkeys(task.job for task in tasks if task.job))
+    where = f"; on {nodes}" if nodes else ""
+    return f"nothing holds it back{where}" + (f" as job {jobs}" if jobs else "")
 
 
 def _states(words: "Sequence[str]", *, is_live: bool) -> tuple[str, ...]:

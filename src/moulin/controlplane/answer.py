@@ -72,6 +72,7 @@ from moulin.controlplane.rows import view_of
 from moulin.controlplane.schedule import present_policy
 from moulin.controlplane.secrets import delete_secret, set_secret
 from moulin.controlplane.sessions import close_session, open_session
+from moulin.controlplane.standing import standings_of, with_standings
 from moulin.controlplane.status import read_status
 from moulin.controlplane.submit import submit_workload, try_workload
 from moulin.controlplane.sync import sync_gateway
@@ -168,15 +169,17 @@ def _explain(plane: Plane, draft: Draft, command: ExplainWorkload) -> Finish:
     if command.workload not in draft.books.schedule.workloads:
         ended = _ended(plane, command.workload, "explain")
         return lambda: Explanation(workload=ended, reasons=ended.reasons)
-    return lambda: Explanation(
-        workload=view_of(draft.books, command.workload),
-        reasons=explain(
-            draft.books.schedule,
-            command.workload,
-            draft.now_ns,
-            present_policy(draft, plane.policy),
-        ),
-    )
+
+    def finish() -> Explanation:
+        schedule = draft.books.schedule
+        standings = standings_of(plane, schedule, command.workload)
+        policy = present_policy(draft, plane.policy)
+        return Explanation(
+            workload=with_standings(view_of(draft.books, command.workload), standings),
+            reasons=explain(schedule, command.workload, draft.now_ns, policy, standings),
+        )
+
+    return finish
 
 
 def _ended(plane: Plane, workload: WorkloadId, doing: str) -> WorkloadView:

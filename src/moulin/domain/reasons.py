@@ -75,6 +75,11 @@ class ReasonCode(StrEnum):
     IDLE_SO_FAR = "IdleSoFar"
     IDLE_UNREAD = "IdleUnread"
     IDLE_NOT_A_JOB = "IdleNotAJob"
+    ENGINE_HOLDS = "EngineHolds"
+    ENGINE_HOLDS_SOME = "EngineHoldsSome"
+    ENGINE_SAYS = "EngineSays"
+    ENGINE_EXPECTS = "EngineExpects"
+    ENGINE_SILENT = "EngineSilent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +217,20 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ),
     ReasonCode.IDLE_NOT_A_JOB: (
         "only a job can be stopped when it is idle, and this is a workload of kind {kind}"
+    ),
+    ReasonCode.ENGINE_HOLDS: (
+        "{engine} holds it: job {job} has waited since {since}, now for {word}: {meaning}"
+    ),
+    ReasonCode.ENGINE_HOLDS_SOME: (
+        "{engine} holds {count} of its {jobs} jobs, such as {job}, since {since}, now for {word}: {meaning}"
+    ),
+    ReasonCode.ENGINE_SAYS: "{engine} says of job {job}: {words}",
+    ReasonCode.ENGINE_EXPECTS: (
+        "{engine} expects to start job {job} at {expected}: sooner if others end early, later if others"
+        " come first"
+    ),
+    ReasonCode.ENGINE_SILENT: (
+        "what {engine} says of {jobs} job(s) could not be read again (last read: {read_at}): {failure}"
     ),
     ReasonCode.NOBODY_TO_TELL: "its end is to be told, and project {project} has no webhook",
 }

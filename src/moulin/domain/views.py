@@ -18,7 +18,8 @@ class TaskView:
 
     `cpu_ns` and `memory_bytes_max` are what was last read of it, 0 before anything was; what a task
     of `cpu_milli` could have used at most is its time from start to end. Of a leased node, `address`
-    is where one logs in.
+    is where one logs in. Where somebody asked why: `job` is what the queue that its engine put it into
+    calls it, and `waits_for` that queue's own word for why it has not begun, expected at `expected_ns`.
     """
 
     rank: int
@@ -36,6 +37,9 @@ class TaskView:
     started_at_ns: int = 0
     ended_at_ns: int = 0
     memory_bytes: int = 0
+    job: str = ""
+    waits_for: str = ""
+    expected_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ An engine never retries, never decides policy and never guesses: sequence, retri
 belong to the control plane. Extra abilities are one-method protocols tested once, at wiring.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from moulin.domain.errors import EngineError
@@ -13,6 +13,7 @@ from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation
 from moulin.domain.plan import StartStep
 from moulin.domain.session import Entry, EntryWanted
+from moulin.domain.standing import Standing
 
 
 class Engine(Protocol):
@@ -135,5 +136,18 @@ class Enters(Protocol):
 
         Raises `NotFound` when the step does not run, `EngineRefused` with the reason where it cannot
         be entered, and `EngineUnavailable` when that cannot be known.
+        """
+        ...
+
+
+@runtime_checkable
+class TellsStandings(Protocol):
+    """An engine that puts what it is given into a queue of somebody else's, and knows what is read there."""
+
+    def standings(self, steps: Sequence[StepId]) -> Mapping[StepId, Standing]:
+        """Return where those of `steps` stand of which anything is known; never raises.
+
+        Answers at once from what was read last, and asks nobody: it is called from the cycle, also while
+        whoever has the queue is silent. A reading too old to be relied on says so in `failure`.
         """
         ...

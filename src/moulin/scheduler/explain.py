@@ -34,6 +34,7 @@ from moulin.scheduler.room import Room
 from moulin.scheduler.rows import Held, UnitRow, WorkloadRow
 from moulin.scheduler.scaling import load_reason, serving_reasons, target_of
 from moulin.scheduler.settle import NS_PER_S, budget_reason, dependency_failed, react
+from moulin.scheduler.standing import NOTHING_SAID, Standings, standing_reasons
 from moulin.scheduler.state import State
 from moulin.scheduler.used import idle_reasons
 
@@ -59,19 +60,23 @@ def possible(state: State, submission: Submission, policy: SchedulerPolicy) -> t
 
 
 def explain(
-    state: State, workload: WorkloadId, now_ns: int, policy: SchedulerPolicy
+    state: State,
+    workload: WorkloadId,
+    now_ns: int,
+    policy: SchedulerPolicy,
+    standings: Standings = NOTHING_SAID,
 ) -> tuple[Reason, ...]:
     """Return why a workload is where it is; empty when nothing keeps it or it is not known.
 
-    Of an ended workload: why it ended. Of a live one: which of its units still wait and why, and
-    how many of its nodes cannot be reached.
+    Of an ended workload: why it ended. Of a live one: which of its units still wait and why, how
+    many of its nodes cannot be reached, and what its engines hold back by what they say (`standings`).
     """
     row = state.workloads.get(workload)
     if row is None:
         return ()
     if row.is_final:
         return row.reasons
-    found = list(_unreachable(state, row))
+    found = [*_unreachable(state, row), *standing_reasons(state, row, standings)]
     waiting = [unit for unit in row.units if unit.is_waiting]
     if waiting and submitted_to_exhausted(row, policy):
         found.append(budget_reason(state, row))

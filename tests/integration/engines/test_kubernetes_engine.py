@@ -111,6 +111,39 @@ def test_a_gang_is_one_jobset_and_waits_for_its_queue(front):
     assert not any(front.cluster.objects[kind] for kind in ("jobsets", "pods", "secrets"))
 
 
+def test_what_waits_says_what_for_without_another_call(front):
+    front.queue = "team-a"
+    front.renew()
+    ranks = gang()
+    for step in ranks:
+        front.engine.start(step)
+    names = [step.step for step in ranks]
+    assert front.engine.standings(names) == {}
+    front.phases(*ranks)
+    front.cluster.calls.clear()
+    [jobset] = front.cluster.objects["jobsets"]
+    found = front.engine.standings(names)
+    assert {(each.job, each.word) for each in found.values()} == {(jobset, "Suspended")}
+    assert {each.meaning for each in found.values()} == {"its Kueue queue has not admitted it"}
+    assert front.cluster.calls == []
+
+    front.cluster.admit(jobset)
+    words = {"reason": "Unschedulable", "message": "0/2 nodes are available"}
+    front.cluster.pod(names[0])["status"]["conditions"] = [
+        {"type": "PodScheduled", "status": "False", **words}
+    ]
+    front.cluster.runs(names[1])
+    front.phases(*ranks)
+    found = front.engine.standings(names)
+    assert (found[names[0]].word, found[names[0]].detail) == tuple(words.values())
+    assert (found[names[1]].job, found[names[1]].word) == (jobset, "")
+    assert found[names[0]].failure == ""
+    front.cluster.status = 503
+    front.phases(*ranks)
+    silent = front.engine.standings(names)[names[0]]
+    assert (silent.word, bool(silent.failure)) == ("Unschedulable", True)
+
+
 def test_a_start_after_a_stop_is_refused_and_makes_nothing(front):
     step = single()
     front.engine.stop(step.step, 0)

@@ -27,12 +27,20 @@ class ScriptedSlurm:
         self.calls = []
         self.arrays = []
         self.state = "PENDING"
+        self.reason = "Priority"
 
     def jobs(self):
         self.calls.append("jobs")
         if self.state == "PENDING":
             return tuple(
-                SlurmJob(id=n, name=name, state="PENDING", array=n, waiting=f"0-{size - 1}")
+                SlurmJob(
+                    id=n,
+                    name=name,
+                    state="PENDING",
+                    array=n,
+                    waiting=f"0-{size - 1}",
+                    reason_word=self.reason,
+                )
                 for n, size, name in self.arrays
             )
         return tuple(
@@ -103,6 +111,11 @@ def test_ten_thousand_tasks_take_two_questions_a_cycle(quick, slurm, monkeypatch
         answers = engine.start_many(left)
         left = [s for s, said in zip(left, answers, strict=True) if not isinstance(said, Claim)]
     assert slurm.calls.count("submit") == TASKS // 1000
+    slurm.calls.clear()
+    found = engine.standings([step.step for step in steps])
+    assert len({each.job for each in found.values()}) == TASKS
+    assert {each.word for each in found.values()} == {"None"}  # nobody has asked since
+    assert slurm.calls == []
     slurm.state = "RUNNING"
     renewed = engine_over(slurm, quick, 60.0)  # a control plane that takes over knows nothing
     renewed.capacity()
@@ -114,6 +127,24 @@ def test_ten_thousand_tasks_take_two_questions_a_cycle(quick, slurm, monkeypatch
         assert {each.phase for each in seen} == {TaskPhase.STARTING}
         assert len(seen) == TASKS
         assert len(slurm.calls) <= 2, slurm.calls
+
+
+def test_a_waiting_array_is_known_element_by_element_from_one_reading(tmp_path, slurm):
+    engine = engine_over(slurm, tmp_path, 0.01)
+    engine.capacity()
+    steps = elements(200, TaskTemplate(command=("true",)), nodes=("n1",))
+    engine.start_many(steps)
+    names = [step.step for step in steps]
+    slurm.reason = "Licenses"
+
+    def words():
+        engine.changes()
+        return {each.word for each in engine.standings(names).values()}
+
+    wait_until(lambda: words() == {"Licenses"})
+    slurm.state = "RUNNING"
+    wait_until(lambda: words() == {""})
+    assert engine.standings(names)[names[7]].job == "100000_7"
 
 
 def test_jobs_that_slurm_dropped_are_asked_after_at_once(tmp_path, slurm):

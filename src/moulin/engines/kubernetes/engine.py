@@ -6,6 +6,7 @@ that does not answer is unreachable, never gone. Decision 0032.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from moulin.domain.errors import EngineRefused, EngineUnavailable, InUse, MoulinError, NotFound
@@ -21,6 +22,7 @@ from moulin.domain.observation import (
     TaskPhase,
 )
 from moulin.domain.plan import StartStep
+from moulin.domain.standing import Standing
 from moulin.engines.kubernetes.api import Api
 from moulin.engines.kubernetes.manifests import (
     ATTEMPT,
@@ -37,7 +39,7 @@ from moulin.engines.kubernetes.manifests import (
     refuse_what_cannot_run,
     workload,
 )
-from moulin.engines.kubernetes.readings import capacity, observation
+from moulin.engines.kubernetes.readings import capacity, observation, standing
 from moulin.engines.kubernetes.wellbeing import reading
 from moulin.ports.clock import Clock
 
@@ -54,6 +56,8 @@ class KubernetesEngine:
         self._api = api
         self._clock = clock
         self._away: frozenset[str] = frozenset()
+        self._standings: dict[StepId, Standing] = {}
+        self._silence = ""
 
     def start(self, step: StartStep) -> Claim:
         """Start the step, and with it the gang's Jobs, unless it was ever started.
@@ -84,13 +88,26 @@ class KubernetesEngine:
             is_asked = any(step in claims and step not in pods for step in steps)
             there = self._api.workloads(mine) if is_asked else []
         except MoulinError as error:
+            self._silence = error.message
             return tuple(
                 _plain(step, TaskPhase.UNREACHABLE, now_ns, error.message) for step in steps
             )
+        self._silence = ""
         attempts = {found["metadata"]["labels"][ATTEMPT] for found in there}
-        return tuple(
+        held = {
+            found["metadata"]["labels"][ATTEMPT] for found in there if found["spec"].get("suspend")
+        }
+        judged = tuple(
             self._judged(step, claims.get(step), pods.get(step), attempts, now_ns) for step in steps
         )
+        for seen in judged:
+            self._note_standing(seen, pods.get(seen.step), held)
+        return judged
+
+    def standings(self, steps: Sequence[StepId]) -> Mapping[StepId, Standing]:
+        """Return what each step's Job or JobSet is called and why it waits, as it was observed last."""
+        known = {step: self._standings[step] for step in steps if step in self._standings}
+        return {step: replace(found, failure=self._silence) for step, found in known.items()}
 
     def stop(self, step: StepId, grace_s: int) -> None:
         """End the step's whole attempt, as a gang is stopped as a whole; fence what never started.
@@ -172,6 +189,15 @@ class KubernetesEngine:
         if kind and len(self._api.claims(f"{ATTEMPT}={attempt}")) == 1:
             self._api.delete_workload(kind, object_name(attempt))
         self._api.delete_claim(object_name(step))
+
+    def _note_standing(self, seen: Observation, pod: Manifest | None, held: set[str]) -> None:
+        if seen.phase not in SEEN_PHASES:
+            self._standings.pop(seen.step, None)
+            return
+        attempt = seen.step.rpartition(".t")[0]
+        self._standings[seen.step] = standing(
+            object_name(attempt), pod, seen.at_ns, is_suspended=attempt in held
+        )
 
     def _claim(self, step: StepId) -> Manifest | None:
         found = self._api.claims(f"{STEP}={step}")

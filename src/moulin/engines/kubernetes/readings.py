@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Claim, NodeCapacity, Observation, TaskPhase
+from moulin.domain.standing import Standing
 from moulin.engines.kubernetes.manifests import KubernetesPool, lacks
 
 _FACTORS: Final[Mapping[str, Decimal]] = {
@@ -31,6 +32,20 @@ _FACTORS: Final[Mapping[str, Decimal]] = {
 _NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,2})?")
 # The reasons by which a pod "failed" though nobody knows what became of its processes.
 _UNKNOWN_ENDS: Final = frozenset({"NodeLost", "NodeUnreachable"})
+ENGINE: Final = "Kubernetes"
+# Whose word `Suspended` is: a workload that is handed to Kueue begins so.
+SUSPENDED: Final = "Suspended"
+_MEANINGS: Final[Mapping[str, str]] = {
+    SUSPENDED: "its Kueue queue has not admitted it",
+    "Unschedulable": "no node that it may use has room for it",
+    "SchedulingGated": "something in the cluster keeps its pod from being scheduled",
+    "ContainerCreating": "its node makes its container ready",
+    "PodInitializing": "its node makes its container ready",
+    "ErrImagePull": "its image could not be fetched",
+    "ImagePullBackOff": "its image could not be fetched, and is tried again more rarely",
+    "InvalidImageName": "its image has no valid name; it never starts",
+    "CreateContainerConfigError": "something it is to be given is not there",
+}
 
 
 def quantity(text: str) -> Decimal:
@@ -109,6 +124,34 @@ def observation(step: StepId, pod: Mapping[str, Any], at_ns: int, *, is_away: bo
         started_at_ns=started_ns,
         ended_at_ns=ended_ns,
         evidence=evidence,
+    )
+
+
+def standing(
+    job: str, pod: Mapping[str, Any] | None, at_ns: int, *, is_suspended: bool
+) -> Standing:
+    """Return where a step stands; `job` is the object that makes its pod, which may not be there yet."""
+    word, detail, since_ns = SUSPENDED if is_suspended and pod is None else "", "", 0
+    if pod is not None:
+        status = pod.get("status", {})
+        since_ns = instant_ns(pod["metadata"].get("creationTimestamp"))
+        states = [found["state"] for found in status.get("containerStatuses", ())]
+        waits = [state["waiting"] for state in states if "waiting" in state]
+        waits += [
+            found
+            for found in status.get("conditions", ())
+            if found["type"] == "PodScheduled" and found["status"] == "False"
+        ]
+        if waits:
+            word, detail = waits[0].get("reason", ""), waits[0].get("message", "")
+    return Standing(
+        engine=ENGINE,
+        job=job,
+        word=word,
+        meaning=_MEANINGS.get(word, ""),
+        detail=detail,
+        since_ns=since_ns,
+        read_at_ns=at_ns,
     )
 
 

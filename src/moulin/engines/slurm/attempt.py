@@ -206,6 +206,10 @@ class Attempts:
         """Say whether an attempt was started and has a step whose end is not on record."""
         return bool(self.of(step_id(name, 0)).open)
 
+    def opened(self, step: StepId) -> Attempt | None:
+        """Return the attempt of a step if it has one whose end is not on record; reads nothing."""
+        return self._open.get(AttemptId(step.rpartition(".t")[0]))
+
     def of(self, step: StepId) -> Attempt:
         """Return the attempt of a step; raises `InvalidSpec` for an id that is no step's."""
         return self.get(AttemptId(step.rpartition(".t")[0]), step_files(self._spool, step))

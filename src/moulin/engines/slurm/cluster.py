@@ -59,6 +59,10 @@ class Cluster:
         """Return the newest reading of all jobs."""
         return self._jobs.read()
 
+    def listed(self) -> tuple[Reading[Jobs] | None, EngineError | None]:
+        """Return the last answer about jobs, asking for none, and why it is not newer if it is too old."""
+        return self._jobs.peek()
+
     def nodes(self) -> Reading[tuple[SlurmNode, ...]]:
         """Return the newest reading of the partition's nodes, in Slurm's order."""
         return self._nodes.read()

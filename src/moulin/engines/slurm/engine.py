@@ -8,7 +8,7 @@ makes steps unreachable, never gone. It touches no job but those it submitted. D
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +33,7 @@ from moulin.domain.observation import (
 )
 from moulin.domain.plan import StartStep
 from moulin.domain.session import Entry, EntryWanted
+from moulin.domain.standing import Standing
 from moulin.engines.slurm.attempt import Attempt, Attempts
 from moulin.engines.slurm.client import SlurmClient
 from moulin.engines.slurm.cluster import Cluster, Jobs
@@ -46,6 +47,7 @@ from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.starting import Starter
 from moulin.engines.slurm.submission import install_program, shared_data
 from moulin.engines.slurm.tunnel import Tunnel
+from moulin.engines.slurm.waiting import standings
 from moulin.engines.slurm.watched import Reading
 from moulin.engines.slurm.wellbeing import LOOK, Wellbeing
 from moulin.engines.task.dropped import Dropped
@@ -236,6 +238,10 @@ class SlurmEngine:
             write_time_limit(step_files(self._spool, step), time_limit_s)
         except OSError as cause:
             raise self._spool_failed("extend", step, cause) from cause
+
+    def standings(self, steps: Sequence[StepId]) -> Mapping[StepId, Standing]:
+        """Return what Slurm calls each step's job and why it waits, as it was read last."""
+        return standings(self._cluster, self._book, steps, self._clock.now_ns())
 
     def capacity(self) -> tuple[NodeCapacity, ...]:
         """Return the partition's nodes, or a delegated pool's places, in a stable order.

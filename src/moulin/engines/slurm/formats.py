@@ -46,6 +46,7 @@ _JOB_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "description": ("state_description",),
     "cpus": ("cpus",),
     "node_count": ("node_count",),
+    "submit": ("submit_time",),
     "start": ("start_time",),
     "end": ("end_time",),
     "time_limit": ("time_limit",),
@@ -70,7 +71,8 @@ class SlurmJob:
     `state` is the base state, `is_completing` says that its processes are still being ended;
     amounts are per node. `exit_code` and `signal` are those of its batch script. Of an array job
     `array` is its number; what still waits is one job with its elements in `waiting` (`3-9,12`), and
-    each other one is a job of its own with its `element`.
+    each other one is a job of its own with its `element`. `reason` is what squeue shows, `reason_word` the
+    one word of it; of a job that waits, `started_at_ns` is when Slurm reckons to start it.
     """
 
     id: int
@@ -83,6 +85,7 @@ class SlurmJob:
     user: str = ""
     partition: str = ""
     reason: str = ""
+    reason_word: str = ""
     nodes: str = ""
     is_completing: bool = False
     exit_code: int = 0
@@ -90,6 +93,7 @@ class SlurmJob:
     cpus: int = 0
     memory_bytes: int = 0
     accelerators: int = 0
+    submitted_at_ns: int = 0
     started_at_ns: int = 0
     ended_at_ns: int = 0
     time_limit_s: int = 0
@@ -332,6 +336,7 @@ def _job(body: Mapping[str, Any]) -> SlurmJob:
         user=str(fields["user"] or ""),
         partition=str(fields["partition"] or ""),
         reason=str(fields["description"] or fields["reason"] or "").replace("None", ""),
+        reason_word=str(fields["reason"] or "").replace("None", ""),
         nodes=str(fields["nodes"] or ""),
         is_completing=is_completing,
         exit_code=exit_code,
@@ -339,6 +344,7 @@ def _job(body: Mapping[str, Any]) -> SlurmJob:
         cpus=cpus,
         memory_bytes=per_node * MIB,
         accelerators=_job_accelerators(body),
+        submitted_at_ns=number(fields["submit"]) * NS_PER_S,
         started_at_ns=number(fields["start"]) * NS_PER_S,
         ended_at_ns=number(fields["end"]) * NS_PER_S,
         time_limit_s=number(fields["time_limit"]) * 60,

@@ -247,15 +247,23 @@ def test_a_stop_before_the_program_has_begun_leaves_no_container_behind(bench):
     def tools() -> list[int]:
         return [pid for pid in below(bench) if file(pid, "comm") == b"podman\n"]
 
-    step = make_step("a", shell(bench, "sleep 1000"))
-    bench.engine.start(step)
-    wait_until(lambda: bool(tools()))
-    tool = tools()
-    deadline_s = time.monotonic() + 20
-    while not (place := place_of(bench)):
-        assert time.monotonic() < deadline_s
-    for pid in tool:
-        os.kill(pid, signal.SIGSTOP)
+    for number in range(20):
+        step = make_step(f"a{number}", shell(bench, "sleep 1000"))
+        bench.engine.start(step)
+        wait_until(lambda: bool(tools()))
+        tool, place = tools(), 0
+        until_s = time.monotonic() + 3
+        while not place and time.monotonic() < until_s:
+            place = place_of(bench)
+        for pid in tool:
+            os.kill(pid, signal.SIGSTOP)
+        if place and not is_contained(place):
+            break
+        # That moment is short: on a busy machine it may pass between two looks.
+        for pid in tool:
+            os.kill(pid, signal.SIGCONT)
+        bench.engine.stop(step.step, 0)
+        wait_for(bench, step.step, *ENDED)
     assert not is_contained(place)  # nor is it told or killed before Podman lets it begin
     bench.engine.stop(step.step, 0)
     time.sleep(0.3)

@@ -99,7 +99,7 @@ ATTEMPTS_MAX: Final = 100
 MEMORY_BYTES_MIN: Final = 10**6
 MEMORY_BYTES_MAX: Final = 10**15
 _ACCELERATORS: Final = re.compile(
-    r"(?:([A-Za-z][A-Za-z0-9._-]{0,62})(?::([0-9]{1,9}))?|([0-9]{1,9}))"
+    r"(?:(?![0-9]+$)([A-Za-z0-9][A-Za-z0-9._-]{0,62})(?::([0-9]{1,9}))?|([0-9]{1,9}))"
 )
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -203,6 +203,8 @@ def parse_accelerators(written: str) -> tuple[str, int] | None:
 
     >>> parse_accelerators("B300:8"), parse_accelerators("2"), parse_accelerators("B300:x")
     (('B300', 8), ('', 2), None)
+    >>> parse_accelerators("2080ti:4"), parse_accelerators("1g.5gb"), parse_accelerators("3090:2")
+    (('2080ti', 4), ('1g.5gb', 1), ('3090', 2))
     """
     found = _ACCELERATORS.fullmatch(written.strip())
     if found is None:

@@ -5,7 +5,7 @@ All jobs are read in one question and all nodes in another, each kept for as lon
 
 from typing import Final
 
-from moulin.domain.errors import EngineError, EngineRefused
+from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable
 from moulin.domain.plan import StartStep
 from moulin.domain.workload import Resources
 from moulin.engines.slurm.client import (
@@ -21,7 +21,7 @@ from moulin.engines.slurm.watched import Reading, Watched
 
 Jobs = JobBook
 NODES_PERIOD_S: Final = 4.0
-PARTITIONS_PERIOD_S: Final = 60.0
+PARTITIONS_PERIOD_S: Final = 15.0
 ARRAYS_PERIOD_S: Final = 600.0
 # More in one array is no gain, and a submission that Slurm takes whole stays short.
 ARRAY_MAX: Final = 5000
@@ -42,7 +42,8 @@ class Cluster:
         self._jobs: Watched[Jobs] = Watched(self._ask_jobs, settings.poll_s)
         nodes_period_s = min(NODES_PERIOD_S, 4 * settings.poll_s)
         self._nodes: Watched[tuple[SlurmNode, ...]] = Watched(self._ask_nodes, nodes_period_s)
-        self._partition: Watched[SlurmPartition] = Watched(self._ask_partition, PARTITIONS_PERIOD_S)
+        partition_period_s = min(PARTITIONS_PERIOD_S, 15 * settings.poll_s)
+        self._partition: Watched[SlurmPartition] = Watched(self._ask_partition, partition_period_s)
         self._array_max: Watched[int] = Watched(client.array_size_max, ARRAYS_PERIOD_S)
         self._missed: set[str] = set()
         self._recalled: dict[str, SlurmJob | None] = {}
@@ -92,13 +93,30 @@ class Cluster:
         """
         return job.name == name or job.comment == f"{self.own_comment}{name}"
 
+    def number(self, job: str) -> str:
+        """Return Slurm's own number of a job that has begun: an element of an array has one, too.
+
+        Empty when Slurm does not list that element. Raises `EngineUnavailable` when it cannot be asked.
+        """
+        if job.isdigit():
+            return job
+        found = self._jobs.read().known().get(job)
+        if found is None or found.element is None:  # as long as it waited, it was the array
+            self._jobs.doubt()
+            found = self._jobs.read().known().get(job)
+        return str(found.id) if found is not None and found.element is not None else ""
+
     def submit(self, job: JobRequest) -> int:
         """Submit a job and return its number.
 
         Raises `EngineRefused` when Slurm will never take it, `EngineUnavailable` when it is not known
         whether it did.
         """
-        return self._client.submit(job)
+        try:
+            return self._client.submit(job)
+        except EngineUnavailable:
+            self._partition.hurry()  # it may have been closed
+            raise
 
     def find(self, name: str) -> int:
         """Return the number of this pool's job of that name, 0 when Slurm knows none.
@@ -162,6 +180,11 @@ class Cluster:
             )
         wanted_s = asked_s + step.stop_grace_s + TIME_MARGIN_S if asked_s else longest_s
         return min(wanted_s, longest_s) if longest_s else wanted_s
+
+    def outlasts_default(self, step: StartStep) -> bool:
+        """Say whether a step without a limit would get one: Slurm has a default, and no longest time."""
+        partition = self.partition()
+        return bool(partition.default_time_s) and not (partition.time_limit_s or step.time_limit_s)
 
     def extend(self, job: str, time_limit_s: int) -> None:
         """Let a job last `time_limit_s`, and what it takes to end, in all.

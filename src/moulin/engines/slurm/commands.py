@@ -141,7 +141,7 @@ def sbatch_words(job: JobRequest) -> tuple[str, ...]:
         "mem": f"{job.memory_mib}M",
         "nodelist": ",".join(job.hosts),
         "gres": job.gres,
-        "time": str(job.time_limit_minutes or ""),
+        "time": job.time,
     }
     given = [f"--{name}={value}" for name, value in options.items() if value]
     if job.is_exclusive:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from moulin.domain.errors import (
@@ -38,11 +39,13 @@ from moulin.engines.slurm.cluster import Cluster, Jobs
 from moulin.engines.slurm.doors import SIDECAR, Doors
 from moulin.engines.slurm.evidence import Case, Evidence
 from moulin.engines.slurm.formats import PENDING, SlurmJob
+from moulin.engines.slurm.forwards import Forwards
 from moulin.engines.slurm.inside import entry_beside
 from moulin.engines.slurm.places import calmed, places
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.starting import Starter
 from moulin.engines.slurm.submission import install_program, shared_data
+from moulin.engines.slurm.tunnel import Tunnel
 from moulin.engines.slurm.watched import Reading
 from moulin.engines.slurm.wellbeing import LOOK, Wellbeing
 from moulin.engines.task.dropped import Dropped
@@ -91,10 +94,12 @@ class SlurmEngine:
         *,
         clock: Clock,
         registrations: Registrations | None = None,
+        way: tuple[Tunnel, Path] | None = None,
     ) -> None:
         """Open or make the spool under the settings' directory; Slurm is not asked yet.
 
-        With `registrations` replicas stand behind doors of their own.
+        With `registrations` replicas stand behind doors of their own. A `way` to these is where they are
+        reached over SSH: the connection, and the file on this machine that holds what goes over it.
 
         Raises `EngineUnavailable` when the directory cannot be made.
         """
@@ -112,6 +117,7 @@ class SlurmEngine:
             self._wellbeing = Wellbeing(self._spool, clock, settings, reader=reader)
             self._dropped = Dropped(self._spool)
             self._book = Attempts(self._spool, self._dropped)
+            forwards = Forwards(*way, self._book.is_open) if way is not None else None
         except OSError as cause:
             raise EngineUnavailable(
                 f"open {self._spool}: {cause.strerror}",
@@ -121,7 +127,7 @@ class SlurmEngine:
         self._evidence = Evidence(self._cluster)
         self._doors: Doors | None = None
         if registrations is not None:
-            self._doors = Doors(settings, registrations, clock, sidecar)
+            self._doors = Doors(settings, registrations, clock, sidecar, forwards)
         self._starter = Starter(
             self._book,
             settings,
@@ -245,8 +251,8 @@ class SlurmEngine:
             jobs.all(),
             ours,
             self._settings,
+            partition=self._cluster.partition(),
             time_limit_s=self._cluster.offered_s(),
-            asked_time_limit_s=self._cluster.partition().time_limit_s,
             lacks=self._starter.lacks(),
         )
         calm = calmed(found, tuple(self._nodes.values()))
@@ -286,7 +292,7 @@ class SlurmEngine:
             self._book.of(step),
             wanted,
             settings=self._settings,
-            door=self._cluster.door,
+            cluster=self._cluster,
             program=self._enter,
         )
 
@@ -372,6 +378,8 @@ class SlurmEngine:
 
     def _tend(self) -> None:
         """Do what stops left for later: tell jobs again, and cancel those that did not end."""
+        if self._doors is not None:
+            self._doors.tend()
         now_s = time.monotonic()
         if not (self._unwanted or self._stopping) or now_s < self._rung_s + TELLING_S:
             return
@@ -458,6 +466,8 @@ class SlurmEngine:
         self._book.close(attempt, step)
         if not attempt.open:
             self._stopping.pop(attempt.id, None)
+            if self._doors is not None:
+                self._doors.release(attempt.id)
 
     def _is_look_due(self) -> bool:
         """Say whether gangs are looked at this time: at least every second, more rarely if many."""

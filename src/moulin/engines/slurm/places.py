@@ -12,7 +12,7 @@ from moulin.domain.ids import NodeId
 from moulin.domain.needs import Need
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.slurmwords import expand_hosts
-from moulin.engines.slurm.formats import SlurmJob, SlurmNode
+from moulin.engines.slurm.formats import SlurmJob, SlurmNode, SlurmPartition
 from moulin.engines.slurm.settings import SlurmSettings
 
 # Words of a node's state that mean that nothing new may be put there, and that it does not answer.
@@ -27,6 +27,7 @@ CLOSING: Final = frozenset(
 ABSENT: Final = frozenset({"down", "not_responding", "no_respond", "unknown", "powered_down"})
 _HARMLESS: Final = frozenset({"planned", "reserved"})
 _CPU: Final = 1000
+_UP: Final = SlurmPartition(name="")
 
 
 def places(
@@ -35,11 +36,11 @@ def places(
     ours: frozenset[int],
     settings: SlurmSettings,
     *,
+    partition: SlurmPartition = _UP,
     time_limit_s: int = 0,
-    asked_time_limit_s: int = 0,
     lacks: tuple[Need, ...] = (),
 ) -> tuple[NodeCapacity, ...]:
-    """Return what the pool offers, in the order of Slurm's node names, with the same limits each.
+    """Return what the pool offers, in the order of Slurm's node names, for `time_limit_s` each.
 
     `ours` are the numbers of jobs that this pool started; all else that is held is taken by others.
     """
@@ -48,11 +49,17 @@ def places(
         replace(
             _capacity(node, own.get(node.name, _NOTHING), settings),
             time_limit_s=time_limit_s,
-            asked_time_limit_s=asked_time_limit_s,
+            asked_time_limit_s=partition.time_limit_s,
             lacks=lacks,
         )
         for node in nodes
     )
+    if partition.is_closed:
+        why = f"partition {partition.name} is {partition.state} and takes no jobs"
+        found = tuple(
+            replace(node, closed_because="; ".join(filter(None, (node.closed_because, why))))
+            for node in found
+        )
     return _anonymous(found, settings.prefix) if settings.is_delegated else found
 
 

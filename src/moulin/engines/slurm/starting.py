@@ -314,7 +314,12 @@ class Starter:
             gres_type=cluster.gres_type(step.resources),
             time_limit_s=cluster.time_limit_s(step),
         )
-        return replace(job, name=name, comment=f"{cluster.own_comment}{name}")
+        return replace(
+            job,
+            name=name,
+            comment=f"{cluster.own_comment}{name}",
+            is_unlimited=cluster.outlasts_default(step),
+        )
 
     def _launch(self, step: StartStep) -> Launch:
         return Launch(

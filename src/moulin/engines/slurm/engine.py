@@ -44,6 +44,7 @@ from moulin.engines.slurm.forwards import Forwards
 from moulin.engines.slurm.inside import entry_beside
 from moulin.engines.slurm.places import calmed, places
 from moulin.engines.slurm.settings import SlurmSettings
+from moulin.engines.slurm.sought import Sought
 from moulin.engines.slurm.starting import Starter
 from moulin.engines.slurm.submission import install_program, shared_data
 from moulin.engines.slurm.tunnel import Tunnel
@@ -143,6 +144,7 @@ class SlurmEngine:
         self._nodes: dict[str, NodeCapacity] = {}
         self._stopping: dict[AttemptId, Attempt] = {}
         self._unwanted: set[str] = set()
+        self._sought = Sought(self._cluster)
         self._fresh: dict[AttemptId, Attempt] = {}
         self._rung_s = float("-inf")
         self._has_told_all = False
@@ -360,6 +362,7 @@ class SlurmEngine:
             return True
         if attempt.is_submitted:
             self._unwanted |= self._numbers([attempt])
+            self._sought.add(attempt)
         else:
             fence = format_record({"by": "stop", "at_ns": self._clock.now_ns()})
             write_once(files.started, fence)
@@ -383,13 +386,18 @@ class SlurmEngine:
             raise self._spool_failed("sync", "the spool", cause) from cause
 
     def _tend(self) -> None:
-        """Do what stops left for later: tell jobs again, and cancel those that did not end."""
+        """Do what stops left for later: tell jobs again, and cancel those that did not end.
+
+        A job that was stopped before Slurm's answer to its submission came, or instead, is found first.
+        """
         if self._doors is not None:
             self._doors.tend()
         now_s = time.monotonic()
-        if not (self._unwanted or self._stopping) or now_s < self._rung_s + TELLING_S:
+        is_due = bool(self._unwanted or self._stopping or self._sought)
+        if not is_due or now_s < self._rung_s + TELLING_S:
             return
         self._rung_s = now_s
+        self._unwanted |= self._sought.found()
         late = [each for each in self._stopping.values() if now_s >= each.cancel_s]
         for attempt in late:
             attempt.cancel_s = now_s + RETRY_S
@@ -425,7 +433,9 @@ class SlurmEngine:
             raise self._spool_failed("list", "the spool", cause) from cause
         self._has_told_all = True
         for step in listed:
-            yield self._tell(self._book.of(step), step, jobs)
+            attempt = self._book.of(step)
+            self._sought.add(attempt)
+            yield self._tell(attempt, step, jobs)
 
     def _changed(self, jobs: Reading[Jobs]) -> Iterator[Observation]:
         is_look_due = self._is_look_due()

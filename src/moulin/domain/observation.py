@@ -75,7 +75,8 @@ class NodeCapacity:
     `taken_*` is what work that Moulin did not start holds there. Nothing new is put on a node that has
     a `closed_because`: its engine's words for why, such as that somebody drained it; whoever leases a
     node that `has_login` can log in. `time_limit_s` is
-    how long a task may run there before the engine itself ends it, 0 where nothing does.
+    how long a task may run there before the engine itself ends it, 0 where nothing does. A node that
+    `is_exclusive` is given as a whole: whatever is on it, nothing is free there.
     """
 
     node: NodeId
@@ -99,6 +100,7 @@ class NodeCapacity:
     closed_because: str = ""
     has_login: bool = False
     time_limit_s: int = 0
+    is_exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,6 +52,7 @@ class Column(IntEnum):
     DEVICES_LASTING = 17
     TASKS_LASTING = 18
     HAS_LOGIN = 19
+    IS_EXCLUSIVE = 20
 
 
 _FIRST_ROOM: Final = 16
@@ -160,7 +161,10 @@ class NodeTable:
         has_room = row.devices_free & mask == mask
         row.devices_free &= ~mask
         self._move(column, task, -1)
-        return has_room and int(column[: Column.CPU_TOTAL].min()) >= 0
+        has_room = has_room and int(column[: Column.CPU_TOTAL].min()) >= 0
+        if row.capacity.is_exclusive:
+            self._recount(row)
+        return has_room
 
     def release(self, task: TaskRow) -> None:
         """Give back what a task held."""
@@ -168,7 +172,7 @@ class NodeTable:
         row = self.rows[position]
         del row.tasks[task.step]
         is_gone = len(task.devices) and max(task.devices) >= row.capacity.accelerators
-        if is_gone or row.capacity.taken_accelerators:
+        if is_gone or row.capacity.taken_accelerators or row.capacity.is_exclusive:
             self._recount(row)
         else:
             row.devices_free |= _mask(task.devices)
@@ -220,6 +224,9 @@ class NodeTable:
         column[Column.PEAK_MW] = max(capacity.peak_mw, capacity.idle_mw)
         column[Column.ACCELERATOR_CLASS] = self.classes[capacity.accelerator_class]
         column[Column.HAS_LOGIN] = capacity.has_login
+        column[Column.IS_EXCLUSIVE] = capacity.is_exclusive
+        if capacity.is_exclusive:
+            _fill(column)
 
     def _insert(self, node: NodeId, row: NodeRow) -> None:
         count = len(self.names)
@@ -247,6 +254,15 @@ class NodeTable:
     def _number_from(self, position: int) -> None:
         for later in range(position, len(self.names)):
             self.index[self.names[later]] = later
+
+
+def _fill(column: Columns) -> None:
+    """Leave nothing free of a node that is given as a whole, as soon as anything is on it."""
+    if column[Column.TASKS]:
+        free = column[: Column.CPU_TOTAL]
+        np.minimum(free, 0, out=free)
+    if column[Column.TASKS_LASTING]:
+        column[Column.CPU_LASTING : Column.TASKS_LASTING] = column[Column.CPU_TOTAL : Column.TASKS]
 
 
 def node_draw_mw(columns: Columns) -> Columns:
@@ -288,6 +304,8 @@ def added_draw_mw(columns: Columns, shape: Shape) -> Columns:
     else:
         after[Column.CPU_FREE] -= shape.cpu_milli
         after[Column.DEVICES_FREE] -= shape.accelerators
+        is_exclusive = columns[Column.IS_EXCLUSIVE] > 0
+        after[Column.CPU_FREE, is_exclusive] = after[Column.DEVICES_FREE, is_exclusive] = 0
     added: Columns = node_draw_mw(after) - node_draw_mw(columns)
     return added
 

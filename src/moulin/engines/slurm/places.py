@@ -53,6 +53,7 @@ def places(
         replace(
             _capacity(node, own.get(node.name, _NOTHING), settings, classes),
             time_limit_s=time_limit_s,
+            is_exclusive=partition.is_exclusive,
         )
         for node in nodes
     )

@@ -79,6 +79,7 @@ class NodeCapacity:
     how long a task may run there before the engine itself ends it, 0 where nothing does. Jobs and leases
     may ask for at most `asked_time_limit_s`, 0 where for any time. `lacks` is what
     its engine cannot carry there, so that no work that needs it is placed.
+    A node that `is_exclusive` is given as a whole: whatever is on it, nothing is free there.
     """
 
     node: NodeId
@@ -104,6 +105,7 @@ class NodeCapacity:
     time_limit_s: int = 0
     lacks: tuple[Need, ...] = ()
     asked_time_limit_s: int = 0
+    is_exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

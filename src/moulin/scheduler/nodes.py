@@ -56,6 +56,7 @@ class Column(IntEnum):
     TASKS_LASTING = 18
     LACKS = 19
     TIME_LIMIT_MIN = 20
+    IS_EXCLUSIVE = 21
 
 
 _FIRST_ROOM: Final = 16
@@ -165,7 +166,10 @@ class NodeTable:
         has_room = row.devices_free & mask == mask
         row.devices_free &= ~mask
         self._move(column, task, -1)
-        return has_room and int(column[: Column.CPU_TOTAL].min()) >= 0
+        has_room = has_room and int(column[: Column.CPU_TOTAL].min()) >= 0
+        if row.capacity.is_exclusive:
+            self._recount(row)
+        return has_room
 
     def release(self, task: TaskRow) -> None:
         """Give back what a task held."""
@@ -173,7 +177,7 @@ class NodeTable:
         row = self.rows[position]
         del row.tasks[task.step]
         is_gone = len(task.devices) and max(task.devices) >= row.capacity.accelerators
-        if is_gone or row.capacity.taken_accelerators:
+        if is_gone or row.capacity.taken_accelerators or row.capacity.is_exclusive:
             self._recount(row)
         else:
             row.devices_free |= _mask(task.devices)
@@ -226,6 +230,9 @@ class NodeTable:
         column[Column.ACCELERATOR_CLASS] = self.classes[capacity.accelerator_class]
         column[Column.LACKS] = _lacks(capacity)
         column[Column.TIME_LIMIT_MIN] = capacity.asked_time_limit_s // 60 or NO_LIMIT_MIN
+        column[Column.IS_EXCLUSIVE] = capacity.is_exclusive
+        if capacity.is_exclusive:
+            _fill(column)
 
     def _insert(self, node: NodeId, row: NodeRow) -> None:
         count = len(self.names)
@@ -253,6 +260,15 @@ class NodeTable:
     def _number_from(self, position: int) -> None:
         for later in range(position, len(self.names)):
             self.index[self.names[later]] = later
+
+
+def _fill(column: Columns) -> None:
+    """Leave nothing free of a node that is given as a whole, as soon as anything is on it."""
+    if column[Column.TASKS]:
+        free = column[: Column.CPU_TOTAL]
+        np.minimum(free, 0, out=free)
+    if column[Column.TASKS_LASTING]:
+        column[Column.CPU_LASTING : Column.TASKS_LASTING] = column[Column.CPU_TOTAL : Column.TASKS]
 
 
 def node_draw_mw(columns: Columns) -> Columns:
@@ -294,6 +310,8 @@ def added_draw_mw(columns: Columns, shape: Shape) -> Columns:
     else:
         after[Column.CPU_FREE] -= shape.cpu_milli
         after[Column.DEVICES_FREE] -= shape.accelerators
+        is_exclusive = columns[Column.IS_EXCLUSIVE] > 0
+        after[Column.CPU_FREE, is_exclusive] = after[Column.DEVICES_FREE, is_exclusive] = 0
     added: Columns = node_draw_mw(after) - node_draw_mw(columns)
     return added
 

@@ -210,10 +210,16 @@ class Preempting:
     def _frees(self, attempt: AttemptRow) -> dict[int, Amounts]:
         index = self._state.nodes.index
         return {
-            index[task.node]: Amounts(task.cpu_milli, task.memory_bytes, len(task.devices), 1)
-            for task in attempt.tasks
-            if not task.is_ended
+            index[task.node]: self._freed_by(task) for task in attempt.tasks if not task.is_ended
         }
+
+    def _freed_by(self, task: TaskRow) -> Amounts:
+        """Return what a task frees by its end: of a node that is given as a whole, all of it."""
+        row = self._state.nodes.row(task.node)
+        if row is not None and row.capacity.is_exclusive:
+            has = row.capacity
+            return Amounts(has.cpu_milli, has.memory_bytes, has.accelerators, 1)
+        return Amounts(task.cpu_milli, task.memory_bytes, len(task.devices), 1)
 
     def _domains(
         self,

@@ -123,6 +123,8 @@ class Room(Fleet):
         self.memory[node] -= memory
         self.devices[node] -= count
         self.tasks[node] += 1
+        if self.state.nodes.rows[node].capacity.is_exclusive:
+            self.cpu[node] = self.memory[node] = self.devices[node] = 0
         return self._take_devices(node, count) if count else ()
 
     def columns_left(self) -> Columns:
@@ -205,6 +207,8 @@ class Room(Fleet):
         capacity = self.state.nodes.rows[node].capacity
         span = max(capacity.peak_mw - capacity.idle_mw, 0)
         cpu, _, count = self.held_by(shape, node)
+        if capacity.is_exclusive:
+            cpu, count = self.cpu[node], self.devices[node]
         cpu_total, devices_total = capacity.cpu_milli, capacity.accelerators
         cpu_held, devices_held = cpu_total - self.cpu[node], devices_total - self.devices[node]
         before = draw_mw(span, (cpu_held, cpu_total), (devices_held, devices_total))

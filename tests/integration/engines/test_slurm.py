@@ -245,6 +245,24 @@ def test_what_has_no_limit_is_not_cut_by_a_default(bench, slurm_cluster):
         slurm_cluster.run(*update, "MaxTime=1-00:00:00", "DefaultTime=NONE")
 
 
+def test_a_partition_that_gives_whole_nodes_says_so(bench, slurm_cluster):
+    update = ("scontrol", "update", "PartitionName=batch")
+    assert not capacity(bench)["node-0"].is_exclusive
+    slurm_cluster.run(*update, "OverSubscribe=EXCLUSIVE")
+    try:
+        wait_until(lambda: capacity(bench)["node-0"].is_exclusive, bench.pause)
+        step = make_step("a", bench.program(seconds=1000), nodes=("node-0",))
+        words = ("--nodelist=node-2", "--output=/dev/null", "--wrap", "sleep 1000")
+        other = slurm_cluster.run("sbatch", "--parsable", *words)
+        bench.engine.start(step)
+        wait_for(bench, step.step, TaskPhase.RUNNING)
+        wait_until(lambda: bool(capacity(bench)["node-2"].taken_cpu_milli), bench.pause)
+        assert capacity(bench)["node-0"].taken_cpu_milli == 0
+        slurm_cluster.run("scancel", other)
+    finally:
+        slurm_cluster.run(*update, "OverSubscribe=NO")
+
+
 def test_jobs_of_others_are_counted_and_never_touched(bench, slurm_cluster):
     before = capacity(bench)["node-2"]
     own = make_step("a", bench.program(seconds=1000), nodes=("node-2",))

@@ -62,3 +62,12 @@ def test_accounting_that_failed_is_left_alone_for_a_moment(tmp_path):
         with pytest.raises(EngineUnavailable):
             cluster.recall(job)
     assert transport.asked == 1
+
+
+@pytest.mark.parametrize(("select", "is_exclusive"), [("linear", True), ("cons_tres", False)])
+def test_where_slurm_selects_whole_nodes_partitions_give_whole_nodes(select, is_exclusive):
+    partition = Answer(0, b"PartitionName=p Nodes=n1 OverSubscribe=NO\n", "")
+    config = Answer(0, f"SelectType              = select/{select}\n".encode(), "")
+    driver = Commands(Scripted(partition, config, partition))
+    for _ in range(2):
+        assert driver.partitions()[0].is_exclusive is is_exclusive

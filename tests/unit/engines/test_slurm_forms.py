@@ -137,6 +137,23 @@ def test_nodes_of_a_partition_that_refuses_jobs_are_closed(state, is_closed):
         assert read_cluster_partitions(told)[0].is_closed is is_closed
 
 
+@pytest.mark.parametrize(
+    ("words", "is_linear", "is_exclusive"),
+    [
+        ("OverSubscribe=EXCLUSIVE", False, True),
+        ("Shared=EXCLUSIVE", False, True),
+        ("OverSubscribe=NO", False, False),
+        ("OverSubscribe=NO", True, True),
+        ("OverSubscribe=FORCE:4", True, False),
+    ],
+)
+def test_a_partition_that_gives_whole_nodes(words, is_linear, is_exclusive):
+    (partition,) = read_partitions(f"PartitionName=p Nodes=n1 {words}", is_linear=is_linear)
+    assert partition.is_exclusive is is_exclusive
+    (found,) = places(nodes_of("n1"), (), frozenset(), NO_SETTINGS, partition=partition)
+    assert found.is_exclusive is is_exclusive
+
+
 def test_accounting_of_a_job_and_of_none():
     text = "12.batch|x|COMPLETED|0:0|a|b\n12|a|TIMEOUT|0:15|a|b\n7_3|a|FAILED|2:0|a|b\n"
     found = read_accounting(text)

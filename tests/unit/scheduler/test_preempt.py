@@ -79,6 +79,14 @@ def test_a_project_that_is_not_preemptible_keeps_what_it_runs():
     assert stopped(here) == []
 
 
+def test_a_small_task_that_holds_a_whole_node_gives_all_of_it():
+    here = preemptive(node("n1", is_exclusive=True))
+    here.submit("low", job(1, priority=0))
+    run_all(here)
+    here.submit("high", job(4, priority=100))
+    assert stopped(here) == ["low.u0.g1"]
+
+
 @pytest.mark.parametrize("priority", [49, 50])
 def test_only_a_higher_priority_takes_a_place(priority):
     here = preemptive(node("n1"))

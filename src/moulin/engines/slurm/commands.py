@@ -24,6 +24,7 @@ _ENDED_ALREADY: Final = ("invalid job id", "already completing", "already comple
 # What `sacct` says with accounting_storage/none, and the status of a shell that finds no such program.
 _NOT_STORED: Final = "accounting storage is disabled"
 _NO_PROGRAM: Final = 127
+_LINEAR: Final = re.compile(r"^SelectType\s*=\s*select/linear\b", re.MULTILINE)
 _ARRAY_MAX: Final = re.compile(r"^MaxArraySize\s*=\s*([0-9]+)", re.MULTILINE)
 
 
@@ -33,6 +34,7 @@ class Commands:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._has_accounting = True
+        self._is_linear: bool | None = None
 
     def talking(self, command: Sequence[str], *, is_terminal: bool) -> Entry:
         """Return the program that runs a command where Slurm's are, with pipes or on a terminal."""
@@ -49,9 +51,12 @@ class Commands:
         )
 
     def partitions(self) -> tuple[SlurmPartition, ...]:
-        """Return all partitions, by `scontrol show partition`."""
+        """Return all partitions, by `scontrol show partition`; the first time the configuration, too."""
         answer = self._ask("read the partitions", "scontrol", "show", "partition", "-o")
-        return read_partitions(_text(answer))
+        if self._is_linear is None:
+            told = _text(self._ask("read the configuration", "scontrol", "show", "config"))
+            self._is_linear = _LINEAR.search(told) is not None
+        return read_partitions(_text(answer), is_linear=self._is_linear)
 
     def array_size_max(self) -> int:
         """Return what `scontrol show config` says; an index is below MaxArraySize."""

@@ -159,7 +159,8 @@ class SlurmNode:
 class SlurmPartition:
     """One partition; `state` is Slurm's word for it, and `time_limit_s` 0 is none.
 
-    `default_time_s` is what a job gets that asks for no time, 0: as long as the partition lets it.
+    `default_time_s` is what a job gets that asks for no time, 0: as long as the partition lets it. One
+    that `is_exclusive` gives whole nodes, however little a job asks for.
     """
 
     name: str
@@ -169,6 +170,7 @@ class SlurmPartition:
     node_count: int = 0
     time_limit_s: int = 0
     default_time_s: int = 0
+    is_exclusive: bool = False
     account: str = ""
 
     @property
@@ -204,9 +206,16 @@ def read_nodes(text: str) -> tuple[SlurmNode, ...]:
     return tuple(_node(fields) for fields in records(text) if "NodeName" in fields)
 
 
-def read_partitions(text: str) -> tuple[SlurmPartition, ...]:
-    """Return the partitions of a `scontrol show partition -o`, in its order."""
-    return tuple(_partition(fields) for fields in records(text) if "PartitionName" in fields)
+def read_partitions(text: str, *, is_linear: bool = False) -> tuple[SlurmPartition, ...]:
+    """Return the partitions of a `scontrol show partition -o`, in its order.
+
+    With `is_linear` (`SelectType=select/linear`) nodes are whole unless a partition shares them.
+    """
+    return tuple(
+        _partition(fields, is_linear=is_linear)
+        for fields in records(text)
+        if "PartitionName" in fields
+    )
 
 
 def read_accounting(text: str) -> dict[str, SlurmJob]:
@@ -407,8 +416,9 @@ def _node(fields: Mapping[str, str]) -> SlurmNode:
     )
 
 
-def _partition(fields: Mapping[str, str]) -> SlurmPartition:
+def _partition(fields: Mapping[str, str], *, is_linear: bool) -> SlurmPartition:
     nodes = fields.get("Nodes", "")
+    shared = fields.get("OverSubscribe") or fields.get("Shared") or "NO"
     return SlurmPartition(
         name=fields["PartitionName"],
         is_default=fields.get("Default") == "YES",
@@ -417,6 +427,7 @@ def _partition(fields: Mapping[str, str]) -> SlurmPartition:
         node_count=_integer(fields.get("TotalNodes")) or len(expand_hosts(nodes)),
         time_limit_s=parse_slurm_time_s(fields.get("MaxTime", "UNLIMITED")),
         default_time_s=parse_slurm_time_s(fields.get("DefaultTime", "NONE")),
+        is_exclusive=shared.startswith("EXCLUSIVE") or (is_linear and shared == "NO"),
     )
 
 

@@ -57,6 +57,7 @@ def places(
             time_limit_s=time_limit_s,
             asked_time_limit_s=partition.time_limit_s,
             lacks=lacks,
+            is_exclusive=partition.is_exclusive,
         )
         for node in nodes
     )

@@ -131,7 +131,7 @@ def test_what_has_no_limit_is_not_cut_by_a_default(bench, rest_cluster):
         limit = rest_cluster.run("squeue", "-h", f"--name={step.attempt}", "-o", "%l")
         assert limit == "UNLIMITED"
     finally:
-        rest_cluster.run(*update, "MaxTime=1-00:00:00", "DefaultTime=NONE")
+        rest_cluster.run("scontrol", "reconfigure")
 
 
 def test_a_token_that_is_not_known_is_no_refusal(tmp_path, rest_cluster):

@@ -375,6 +375,8 @@ class SlurmEngine:
         if not (self._unwanted or self._stopping) or now_s < self._rung_s + TELLING_S:
             return
         self._rung_s = now_s
+        if self._cluster.hangs():
+            return
         late = [each for each in self._stopping.values() if now_s >= each.cancel_s]
         for attempt in late:
             attempt.cancel_s = now_s + RETRY_S

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.containers import apptainer, podman  # noqa: F401 - fixtures for every folder
+from tests.object_server import store  # noqa: F401 - the same
 from tests.postgres_server import postgres_server  # noqa: F401 - a fixture for every folder
 from tests.ray_cluster import ray_cluster  # noqa: F401 - the same
 from tests.slurm_accounting import accounted_cluster  # noqa: F401 - the same

@@ -5,6 +5,7 @@ their own on the loopback, so that they are told apart as two servers would be.
 """
 
 import fcntl
+import hashlib
 import os
 import secrets
 import signal
@@ -58,8 +59,9 @@ OPEN_S = 120.0
 
 @cache
 def ray_directory() -> Path:
-    """Return the environment with Ray, made when needed; skip the test where it cannot be."""
-    place = cache_directory() / "ray"
+    """Return the environment with Ray, one for each lock, made when needed; skip where it cannot be."""
+    digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
+    place = cache_directory() / f"ray-{digest}"
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.with_suffix(".lock").open("ab") as alone:
         fcntl.flock(alone, fcntl.LOCK_EX)  # tests run side by side
@@ -69,7 +71,7 @@ def ray_directory() -> Path:
 
 def _make(place: Path) -> None:
     mark = place / "lock.txt"
-    if not mark.exists() or mark.read_bytes() != LOCK.read_bytes():
+    if not mark.exists():
         venv.create(place, with_pip=True, clear=True)
         command = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input"]
         command += ["--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(LOCK)]

@@ -31,7 +31,7 @@ from moulin.engines.simulated.engine import SimulatedEngine
 from moulin.engines.simulated.world import World
 from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.engine import SlurmEngine
-from moulin.engines.slurm.settings import SlurmSettings
+from moulin.engines.slurm.settings import ANY_PYTHON, SlurmSettings
 from moulin.engines.slurm.transport import LocalTransport
 from moulin.ports.engine import Engine
 from tests.containers import Containers
@@ -304,6 +304,7 @@ class SlurmBench(EffectsInFiles):
     cluster: SlurmCluster
     is_delegated: bool = False
     constraint: str = ""
+    python: str = ANY_PYTHON
     engine: SlurmEngine = field(init=False)
 
     def __post_init__(self) -> None:
@@ -327,6 +328,7 @@ class SlurmBench(EffectsInFiles):
             is_delegated=self.is_delegated,
             prefix="node-" if self.is_delegated else "",
             constraint=self.constraint,
+            python=self.python,
             poll_s=0.2,
         )
         driver = Commands(LocalTransport(environment))

@@ -152,6 +152,24 @@ def test_files_are_copied_in_and_out_as_a_job_file_says(mill):
     assert (mill.folder / "out" / job).read_text() == "rye\n"
 
 
+def test_flags_give_a_command_what_a_job_file_would(mill):
+    (mill.folder / "oats").write_text("oats\n")
+    assert mill.moulin("secrets", "set", "flour", text="sieved\n").returncode == 0
+    given = ("--secret", "WORD=flour", "--input", f"in/grain={mill.folder}/oats")
+    kept = ("--output", f"made={mill.folder}/flour.txt", "--stop-signal", "USR1", "--grace", "3s")
+    script = 'test "$WORD" = sieved && cat in/grain > made'
+    done = mill.moulin("run", "--follow", *SMALL, *given, *kept, "--", "sh", "-c", script)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (mill.folder / "flour.txt").read_text() == "oats\n"
+    spec = mill.json("show", "sh")["spec"]
+    assert (spec["stop_signal"], spec["stop_grace_s"]) == ("USR1", 3)
+    refused = mill.moulin("run", "--image", "no image", "--", "true")
+    assert (refused.returncode, "is no image" in refused.stderr) == (1, True)
+    saved = ("--image", "alpine", "--output", "made=/tmp/x")
+    assert "are not saved" in mill.moulin("run", *saved, "--", "true").stderr
+    assert mill.moulin("secrets", "delete", "flour").returncode == 0
+
+
 def test_an_empty_secret_is_refused(mill):
     done = mill.moulin("secrets", "set", "empty", "--json", text="\n")
     assert done.returncode == 1

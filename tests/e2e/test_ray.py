@@ -18,7 +18,9 @@ sites:
   here: {{country: FR}}
 zones:
   cellar: {{site: here}}
+  desk: {{site: here}}
 pools:
+  desk: {{zone: desk, engine: local, machine_class: this-machine}}
   node:
     zone: cellar
     engine: ray
@@ -29,6 +31,8 @@ projects:
 prices:
   list: {{cpu_hour: 0.02, accelerator_hour: {{H100: 2.5}}}}
 """
+
+CELLAR = ("--zone", "cellar")
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +48,13 @@ def front(tmp_path_factory, ray_cluster):
         )
     )
     opened.up("--factory", str(path))
-    opened.until(lambda: len(opened.json("status")["nodes"]) >= 2)
+    opened.until(lambda: len(opened.json("status")["nodes"]) >= 3)
     yield opened
     opened.close()
 
 
 def test_a_command_runs_on_a_server_and_is_charged(front):
-    words = ("--accelerators", "H100:2", "--", "sh", "-c")
+    words = (*CELLAR, "--accelerators", "H100:2", "--", "sh", "-c")
     done = front.moulin("run", "--follow", *words, "echo with $CUDA_VISIBLE_DEVICES; sleep 1")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "with 0,1\n"
@@ -61,7 +65,7 @@ def test_a_gang_outlives_the_control_plane_and_is_adopted(front):
     effects = front.folder / "effects"
     effects.mkdir()
     script = f"echo $MASTER_PORT > {effects}/$RANK; sleep 4; echo $RANK of $WORLD_SIZE"
-    view = front.json("run", "--nodes", "2", "--", "sh", "-c", script)
+    view = front.json("run", *CELLAR, "--nodes", "2", "--", "sh", "-c", script)
     front.until(lambda: len(list(effects.iterdir())) == 2)
     control = json.loads((front.data / "run.json").read_text())["control"]["pid"]
     os.kill(control, signal.SIGKILL)
@@ -77,12 +81,35 @@ def test_a_gang_outlives_the_control_plane_and_is_adopted(front):
 def test_a_stop_reaches_the_program(front):
     effects = front.folder / "stopped"
     script = f"trap 'echo told >> {effects}; exit 3' TERM; touch {effects}; sleep 1000 & wait"
-    view = front.json("run", "--", "sh", "-c", script)
+    view = front.json("run", *CELLAR, "--", "sh", "-c", script)
     front.until(effects.exists)
     assert front.moulin("stop", view["id"]).returncode == 0
     with Moulin(credentials=credentials(front)) as client:
         front.until(lambda: is_over(client, view["id"]))
     assert effects.read_text().split() == ["told"]
+
+
+def test_what_a_ray_pool_cannot_carry_is_refused_when_it_is_submitted(front):
+    assert front.moulin("secrets", "set", "TOKEN", text="grain\n").returncode == 0
+    secretive = ("--name", "secretive", "--secret", "TOKEN")
+    script = ("--", "sh", "-c", "echo $TOKEN")
+    refused = front.moulin("run", *CELLAR, *secretive, *script)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    words = "it needs secrets, which none of the 2 permitted node(s) large enough can carry"
+    assert f"{words} (pools: node)" in refused.stderr
+    assert "hint: let it run on a pool of engine local or slurm" in refused.stderr
+    tried = front.moulin("run", *CELLAR, *secretive, "--dry-run", *script)
+    assert (tried.returncode, words in tried.stdout) == (1, True)
+    assert "  hint: let it run on a pool of engine local or slurm" in tried.stdout
+    tried = front.moulin("run", *CELLAR, *secretive, "--dry-run", "--json", *script)
+    [reason] = json.loads(tried.stdout)["reasons"]
+    assert (reason["code"], reason["parameters"]["needs"]) == ("CannotCarry", "secrets")
+    # Where somebody can carry it, it goes there, however often and whatever is free elsewhere.
+    for _ in range(3):
+        done = front.moulin("run", "--follow", *secretive, *script)
+        assert (done.returncode, done.stdout) == (0, "grain\n"), done.stderr
+        [unit] = front.json("show", "secretive")["units"]
+        assert unit["tasks"][0]["node"].startswith("desk-")
 
 
 def test_join_prints_one_command_and_no_token(front, ray_cluster):

@@ -96,10 +96,26 @@ def test_a_delegated_pool_lets_slurm_place(front):
     assert "0 of 2 at " in done.stdout
 
 
-def test_more_time_than_the_partition_gives_is_refused_in_so_many_words(front):
-    done = front.moulin("run", "--follow", "--zone", "anywhere", "--time-limit", "2h", "--", "true")
+def test_more_time_than_the_partition_gives_is_refused_at_once_and_goes_elsewhere(front):
+    long = ("--time-limit", "2h", "--", "true")
+    done = front.moulin("run", "--zone", "anywhere", *long)
     assert done.returncode == 1
-    assert "7200 s is more than the 1800 s of partition short" in done.stderr
+    assert "its time limit is 120 min, the longest" in done.stderr
+    assert "allow is 30 min (pools: shared)" in done.stderr
+    assert "hint: ask for a shorter `time_limit`" in done.stderr
+    for _ in range(3):
+        done = front.moulin("run", "--follow", "--zone", "hpc", "--zone", "anywhere", *long)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_job_that_names_no_time_gets_what_the_partition_gives(front, slurm_cluster):
+    view = front.json("run", "--zone", "anywhere", "--", "sleep", "20")
+    assert view["spec"]["time_limit_s"] == 1800
+    listed = ("squeue", "-h", "-o", "%j %l")
+    front.until(lambda: view["id"] in slurm_cluster.run(*listed))
+    [job] = [x for x in slurm_cluster.run(*listed).splitlines() if x.startswith(view["id"])]
+    assert job.split()[1] == "30:00"
+    front.json("stop", view["id"])
 
 
 def test_a_job_outlives_the_control_plane_and_is_adopted(front, slurm_cluster):

@@ -3,7 +3,14 @@
 from dataclasses import replace
 from typing import Final
 
-from moulin.domain.events import FactoryApplied, KeyCreated, KeyUpdated, ObjectChange, Payload
+from moulin.domain.events import (
+    FactoryApplied,
+    KeyCreated,
+    KeyUpdated,
+    LicenceAccepted,
+    ObjectChange,
+    Payload,
+)
 from moulin.domain.factory import ObjectKind, Organisation, Project
 from moulin.domain.gateway_events import (
     AlertSettled,
@@ -134,3 +141,8 @@ def course_key() -> ApiKey:
         rate=RateLimit(requests_per_minute=60, tokens_per_minute=20_000),
         allowance=Allowance(amount_neur=1000, period=Period.MONTH, alerts_ppm=(800_000,)),
     )
+
+
+def licence() -> list[Payload]:
+    """A licence accepted before its model is deployed."""
+    return [LicenceAccepted(licence="gemma", model="gemma-3-1b-it", by="ada")]

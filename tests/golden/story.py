@@ -100,7 +100,7 @@ from moulin.domain.workload import (
     WorkloadSpec,
     WorkloadState,
 )
-from tests.golden import comforts_story, limits_story, objects_story, secrets_story
+from tests.golden import comforts_story, limits_story, needs_story, objects_story, secrets_story
 from tests.golden.batch_story import ARRAY, REPORT, TRAIN, batch
 from tests.golden.health_story import health, preflight
 from tests.golden.lease_story import LEASE, lease
@@ -133,6 +133,7 @@ ENDS: Final = {
     "v1_scaling": {ENDPOINT: WorkloadState.RUNNING},
     "v1_replicas": {TIMED: WorkloadState.RUNNING},
     "v1_lease": {LEASE: WorkloadState.SUCCEEDED},
+    "v1_needs": needs_story.ENDS,
     "v1_secrets": {secrets_story.JOB: WorkloadState.ADMITTED},
     "v1_batch": {
         ARRAY: WorkloadState.FAILED,
@@ -148,6 +149,7 @@ HELD: Final = {
     "v1_scaling": {ENDPOINT: 0},
     "v1_replicas": {TIMED: 0},
     "v1_lease": {LEASE: 1001},
+    "v1_needs": {needs_story.CARRIED: 5},
     "v1_secrets": {secrets_story.JOB: 7},
     "v1_batch": {ARRAY: 0, REPORT: 0},
     "v1_comforts": dict.fromkeys(comforts_story.ENDS, 0),
@@ -162,7 +164,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_faults": [*beginning(), *faults()],
         "v1_retention": [*beginning(), *retention()],
         "v1_scaling": [*beginning(), *scaling()],
-        "v1_licence": [*beginning(), *licence()],
+        "v1_licence": [*beginning(), *limits_story.licence()],
         "v1_objects": [*beginning(), *objects_story.objects()],
         "v1_limits": [*beginning(), *limits_story.limits()],
         "v1_batch": [*beginning(), *batch()],
@@ -173,6 +175,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_secrets": [*beginning(), *secrets_story.secrets()],
         "v1_replicas": [*beginning(), *replicas()],
         "v1_lease": [*beginning(), *lease()],
+        "v1_needs": [*beginning(), *needs_story.needs()],
     }
     return {name: numbered(payloads) for name, payloads in stories.items()}
 
@@ -526,11 +529,6 @@ def retention() -> list[Payload]:
         charged(JOB, 5),
         TasksForgotten(workloads=(JOB,)),
     ]
-
-
-def licence() -> list[Payload]:
-    """A licence accepted before its model is deployed."""
-    return [LicenceAccepted(licence="gemma", model="gemma-3-1b-it", by="ada")]
 
 
 def scaling() -> list[Payload]:

@@ -65,6 +65,7 @@ def bring_down(data: Path, *, wait_s: float, report: Report) -> Stopped:
     try:
         if not has_control:
             stopped = _stop_without_control(data, wait_s=wait_s, report=report)
+        _hang_up(data)
         steps = _stop_left_over(data, wait_s=wait_s)
         (data / RUN).unlink(missing_ok=True)
     finally:
@@ -133,6 +134,14 @@ def _stop_without_control(data: Path, *, wait_s: float, report: Report) -> int:
     except MoulinError as problem:
         report(f"{problem.message}; only tasks of this machine are stopped")
         return 0
+
+
+def _hang_up(data: Path) -> None:
+    """Close what a control plane that was killed left open to login nodes."""
+    if (data / "slurm").is_dir():
+        from moulin.app.wiring.slurm import hang_up_all
+
+        hang_up_all(data)
 
 
 def _stop_left_over(data: Path, *, wait_s: float) -> int:

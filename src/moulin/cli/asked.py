@@ -5,11 +5,13 @@ is refused for the same reasons and in the same words as a key.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from moulin.domain.errors import InvalidRequest
+from moulin.domain.jobdata import check_copies
 from moulin.domain.jobfile import parse_job
+from moulin.domain.section import Section
 from moulin.domain.workload import Resources, Retry, TaskTemplate, Where, WorkloadSpec
 
 COMMAND_LINE = "the command line"
@@ -38,6 +40,20 @@ class Flags:
     array: str | None = None
     after: Sequence[str] = ()
     is_held: bool = False
+    image: str | None = None
+    secrets: Sequence[str] = ()
+    inputs: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+    stop_signal: str | None = None
+    grace: str | None = None
+    is_notified: bool = False
+
+
+def read_flags(values: Mapping[str, object]) -> Flags:
+    """Return what of a command's parameters, by name, was given as a flag."""
+    given = {each.name: values.get(each.name) for each in fields(Flags)}
+    given = {name: value for name, value in given.items() if value is not None}
+    return Flags(**given)  # type: ignore[arg-type] # one mapping for fields of many types
 
 
 def wanted(words: Sequence[str], command: Sequence[str] | None, flags: Flags) -> WorkloadSpec:
@@ -89,7 +105,7 @@ def _scripted(path: Path, arguments: Sequence[str]) -> WorkloadSpec:
 def _changed(spec: WorkloadSpec, flags: Flags) -> WorkloadSpec:
     """Return the spec with what was given by flags; lists of a flag replace, mappings add."""
     given = _parse({"command": ["true"], **_body(flags)}, spec.name)
-    fields: dict[str, object] = {
+    parts: dict[str, object] = {
         "name": given.name if flags.name else spec.name,
         "nodes": given.nodes if flags.nodes is not None else spec.nodes,
         "resources": _resources(spec.resources, given.resources, flags),
@@ -107,8 +123,14 @@ def _changed(spec: WorkloadSpec, flags: Flags) -> WorkloadSpec:
         "array": given.array or spec.array,
         "after": given.after or spec.after,
         "is_held": given.is_held or spec.is_held,
+        "stop_signal": given.stop_signal if flags.stop_signal else spec.stop_signal,
+        "stop_grace_s": given.stop_grace_s if flags.grace else spec.stop_grace_s,
+        "is_notified": given.is_notified or spec.is_notified,
     }
-    return replace(spec, **fields)  # type: ignore[arg-type] # one mapping for fields of many types
+    changed = replace(spec, **parts)  # type: ignore[arg-type] # one mapping for fields of many types
+    if changed.task is not None:  # what flags and file say together was judged by neither
+        check_copies(Section(COMMAND_LINE, ""), changed.task, changed.array)
+    return changed
 
 
 def _resources(spec: Resources, given: Resources, flags: Flags) -> Resources:
@@ -130,9 +152,25 @@ def _retry(spec: Retry, given: Retry, flags: Flags) -> Retry:
 
 def _task(task: TaskTemplate | None, given: WorkloadSpec, flags: Flags) -> TaskTemplate | None:
     if task is None or given.task is None:
+        of_programs = (flags.env, flags.workdir, flags.image, flags.secrets, flags.inputs)
+        if any((*of_programs, flags.outputs)):
+            raise InvalidRequest(
+                "run: --env, --workdir, --image, --secret, --input and --output are for jobs",
+                hint="leave them out, or name a job file of `kind: job`",
+            )
         return task
-    workdir = str(flags.workdir.expanduser()) if flags.workdir else task.workdir
-    return replace(task, env={**task.env, **given.task.env}, workdir=workdir)
+    secrets = given.task.secrets
+    files = {name: each for name, each in task.secret_files.items() if name not in secrets}
+    return replace(
+        task,
+        env={**task.env, **given.task.env},
+        workdir=str(flags.workdir.expanduser()) if flags.workdir else task.workdir,
+        image=given.task.image or task.image,
+        secrets={**task.secrets, **secrets},
+        secret_files=files,
+        inputs={**task.inputs, **given.task.inputs},
+        outputs={**task.outputs, **given.task.outputs},
+    )
 
 
 def _body(flags: Flags) -> dict[str, object]:
@@ -154,6 +192,13 @@ def _body(flags: Flags) -> dict[str, object]:
         "array": flags.array,
         "after": [_after(word) for word in flags.after],
         "hold": flags.is_held or None,
+        "image": flags.image,
+        "secrets": dict(_secret(word) for word in flags.secrets),
+        "inputs": _pairs("--input", flags.inputs, "PLACE=ADDRESS"),
+        "outputs": _pairs("--output", flags.outputs, "PLACE=ADDRESS"),
+        "stop_signal": flags.stop_signal,
+        "grace": flags.grace,
+        "notify": flags.is_notified or None,
     }
     return _given(body)
 
@@ -168,14 +213,18 @@ def _after(word: str) -> dict[str, str]:
     return {"workload": workload, "when": when or "ok"}
 
 
-def _pairs(flag: str, words: Sequence[str]) -> dict[str, str]:
+def _secret(word: str) -> tuple[str, str]:
+    """Read `VARIABLE`, for a secret of that name, or `VARIABLE=NAME`."""
+    variable, _, name = word.partition("=")
+    return variable, name or variable
+
+
+def _pairs(flag: str, words: Sequence[str], form: str = "NAME=VALUE") -> dict[str, str]:
     pairs: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise InvalidRequest(
-                f"read {flag} {word!r}: it has no =", hint=f"write {flag} NAME=VALUE"
-            )
+            raise InvalidRequest(f"read {flag} {word!r}: it has no =", hint=f"write {flag} {form}")
         pairs[name] = value
     return pairs
 

@@ -30,6 +30,9 @@ def import_cluster(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the file here, not to stdout.")
     ] = None,
+    directory: Annotated[
+        str, typer.Option(help="Folder for tasks' files that the nodes see at the same path.")
+    ] = "",
     ssh: Annotated[str, typer.Option(help="Reach Slurm's commands on this host over SSH.")] = "",
     conf: Annotated[str, typer.Option(help="Path of slurm.conf, when it is not the usual.")] = "",
     is_delegated: Annotated[
@@ -38,26 +41,29 @@ def import_cluster(
     nodes: Input = None,
     partitions: Input = None,
     jobs: Input = None,
+    accounts: Input = None,
     is_json: IsJson = False,
 ) -> None:
     """Write the operator file of a Slurm cluster, which stays as it is.
 
-    Each partition becomes a zone and a pool. Jobs that others run are counted and left alone.
+    Each partition becomes a zone and a pool, each account with users a project with its limits as
+    quota. Jobs that others run are counted and left alone.
     Nothing is changed: look at the file, then `moulin apply` it.
 
     \b
     Examples:
       moulin cluster import --country FR -o cluster.yaml
-      moulin cluster import --country SE --ssh login1 --delegated
+      moulin cluster import --country SE --ssh login1 --delegated --directory /shared/moulin
     """
     from moulin.app.wiring.slurm import import_slurm
 
+    settings = (("directory", directory), ("ssh", ssh), ("conf", conf))
     text = import_slurm(
         country=country,
         site=site,
-        settings={name: value for name, value in (("ssh", ssh), ("conf", conf)) if value},
+        settings={name: value for name, value in settings if value},
         is_delegated=is_delegated,
-        files=(nodes, partitions, jobs),
+        files=(nodes, partitions, jobs, accounts),
     )
     if output is None:
         answer({"operator_file": text}, is_json=is_json, show=lambda: write(text.rstrip("\n")))

@@ -48,7 +48,8 @@ MemoryFlag = Annotated[
     str | None, typer.Option("--memory", help="Memory of each task: 512MB, 64GB.")
 ]
 AcceleratorsFlag = Annotated[
-    str | None, typer.Option("--accelerators", help="Accelerators of each task: B300:8, or 2.")
+    str | None,
+    typer.Option("--accelerators", "--gpus", help="Accelerators of each task: B300:8, or 2."),
 ]
 NodesFlag = Annotated[
     int | None, typer.Option("--nodes", help="Nodes that start together, one task each.")
@@ -78,6 +79,34 @@ WorkdirFlag = Annotated[
         help="Folder to run in: relative, it is sent along; absolute, it is on the nodes.",
     ),
 ]
+ImageFlag = Annotated[
+    str | None,
+    typer.Option("--image", metavar="IMAGE", help="Run it in this image's file system."),
+]
+SecretFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--secret",
+        metavar="VARIABLE[=NAME]",
+        help="A variable with the value of a secret of the project.",
+    ),
+]
+InputFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="PLACE=ADDRESS",
+        help="Copy s3://… or an absolute path there before it starts.",
+    ),
+]
+OutputFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output",
+        metavar="PLACE=ADDRESS",
+        help="Copy that file or folder to s3://… or an absolute path when it has succeeded.",
+    ),
+]
 RetryFlag = Annotated[
     int | None, typer.Option("--retry", help="How often to try, the first time included.")
 ]
@@ -100,6 +129,15 @@ AfterFlag = Annotated[
     typer.Option("--after", metavar="ID[:any]", help="Start when that succeeded, or ended at all."),
 ]
 HoldFlag = Annotated[bool, typer.Option("--hold", help="Wait until it is released.")]
+StopSignalFlag = Annotated[
+    str | None, typer.Option("--stop-signal", help="What it is asked to end with: USR1 (TERM).")
+]
+GraceFlag = Annotated[
+    str | None, typer.Option("--grace", help="How long it then has to end: 30s, 5m (10s).")
+]
+NotifyFlag = Annotated[
+    bool, typer.Option("--notify", help="Have the project's webhook told when it ends.")
+]
 
 
 class TakesCommand(TyperCommand):
@@ -126,19 +164,26 @@ def run(
     memory: MemoryFlag = None,
     accelerators: AcceleratorsFlag = None,
     nodes: NodesFlag = None,
-    country: CountryFlag = None,
-    zone: ZoneFlag = None,
+    countries: CountryFlag = None,
+    zones: ZoneFlag = None,
     time_limit: TimeLimitFlag = None,
     priority: PriorityFlag = None,
     env: EnvFlag = None,
-    label: LabelFlag = None,
+    labels: LabelFlag = None,
     workdir: WorkdirFlag = None,
+    image: ImageFlag = None,
+    secrets: SecretFlag = None,
+    inputs: InputFlag = None,
+    outputs: OutputFlag = None,
     retry: RetryFlag = None,
     deadline: DeadlineFlag = None,
     retention: RetentionFlag = None,
     array: ArrayFlag = None,
     after: AfterFlag = None,
     is_held: HoldFlag = False,
+    stop_signal: StopSignalFlag = None,
+    grace: GraceFlag = None,
+    is_notified: NotifyFlag = False,
     data: Data = None,
     project: Project = "",
     is_json: IsJson = False,
@@ -155,33 +200,12 @@ def run(
       moulin run job.yaml --dry-run
       moulin run train.sh
       moulin run --array 0-99%10 -- python3 sweep.py
+      moulin run --image python:3.13 --secret HF_TOKEN --workdir . -- python3 train.py
     """
-    from moulin.cli.asked import Flags, wanted
+    from moulin.cli.asked import read_flags, wanted
 
-    spec = wanted(
-        words or (),
-        context.meta.get(COMMAND),
-        Flags(
-            name=name,
-            cpus=cpus,
-            memory=memory,
-            accelerators=accelerators,
-            nodes=nodes,
-            countries=country or (),
-            zones=zone or (),
-            time_limit=time_limit,
-            priority=priority,
-            env=env or (),
-            labels=label or (),
-            workdir=workdir,
-            retry=retry,
-            deadline=deadline,
-            retention=retention,
-            array=array,
-            after=after or (),
-            is_held=is_held,
-        ),
-    )
+    flags = read_flags(locals())
+    spec = wanted(words or (), context.meta.get(COMMAND), flags)
     begin = _try_out if is_dry_run else _submit_and_follow if is_following else _submit
     with connect(data, project) as client:
         begin(client, spec, is_json=is_json)
@@ -203,6 +227,8 @@ def _try_out(client: "Moulin", spec: "WorkloadSpec", *, is_json: bool) -> None:
 
 
 def _show_trial(spec: "WorkloadSpec", trial: "Trial") -> None:
+    from moulin.domain.reasons import hint_of
+
     if not trial.is_possible:
         write(f"{spec.name} can never run here:")
     elif trial.nodes:
@@ -212,6 +238,9 @@ def _show_trial(spec: "WorkloadSpec", trial: "Trial") -> None:
         write(f"{spec.name} would wait:")
     for line in sentences(trial.reasons):
         write(f"  {line}")
+    hint = hint_of(trial.reasons[0]) if trial.reasons else ""
+    if hint:
+        write(f"  hint: {hint}")
     if trial.is_possible:
         limit = duration(trial.time_limit_s * 1_000_000_000) if trial.time_limit_s else "none"
         write(f"  time limit   {limit}")

@@ -128,7 +128,7 @@ def logs(
 @app.command()
 def why(word: Word, data: Data = None, project: Project = "", is_json: IsJson = False) -> None:
     """Say why a workload waits, was refused or ended, with the numbers."""
-    from moulin.domain.reasons import sentence
+    from moulin.domain.reasons import hint_of, sentence
 
     with connect(data, project) as client:
         found = client.workloads.why(find_workload(client, word).id)
@@ -139,6 +139,9 @@ def why(word: Word, data: Data = None, project: Project = "", is_json: IsJson = 
         write(f"{view.id} {view.name} is {view.state}")
         for line in sentences(reasons) or [_otherwise(view)]:
             write(f"  {line}")
+        hint = hint_of(reasons[0]) if reasons else ""
+        if hint:
+            write(f"  hint: {hint}")
         write(f"  {timeline(view)}")
 
     told = {

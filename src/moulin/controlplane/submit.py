@@ -26,7 +26,7 @@ from moulin.domain.factory import Project
 from moulin.domain.ids import NodeId, OrganisationId, WorkloadId
 from moulin.domain.lease import checked_lease
 from moulin.domain.plan import Place
-from moulin.domain.reasons import Reason, ReasonCode, sentence
+from moulin.domain.reasons import Reason, ReasonCode, hint_of, sentence
 from moulin.domain.terms import not_served
 from moulin.domain.units import format_scaled
 from moulin.domain.usage import Meter
@@ -41,7 +41,7 @@ from moulin.domain.workload import (
 from moulin.ledger import book_at, find_price
 from moulin.policy import Admitted, Denied, admit
 from moulin.policy.admit import UnitPrice, held_s, reservation_neur
-from moulin.scheduler import possible, possible_nodes, trial
+from moulin.scheduler import longest_time_s, possible, possible_nodes, trial
 
 HELD_METERS = (Meter.CPU_MILLI_MS, Meter.MEMORY_MB_MS, Meter.ACCELERATOR_MS)
 TENTH_GB = 10**8
@@ -111,7 +111,7 @@ def refusal(attempted: str, reasons: Sequence[Reason]) -> MoulinError:
     kind = kinds.get(reasons[0].code, Refused)
     return kind(
         f"{attempted}: " + "; ".join(sentence(reason) for reason in reasons),
-        hint=_HINTS.get(reasons[0].code, "change the request; waiting would not help"),
+        hint=hint_of(reasons[0]) or "change the request; waiting would not help",
         details={
             "reasons": [
                 {"code": reason.code.value, "parameters": dict(reason.parameters)}
@@ -119,23 +119,6 @@ def refusal(attempted: str, reasons: Sequence[Reason]) -> MoulinError:
             ]
         },
     )
-
-
-_HINTS = {
-    ReasonCode.BUDGET_EXCEEDED: "shorten time_limit, ask for less, or have the budget raised",
-    ReasonCode.JURISDICTION_FORBIDS: "widen `where.countries`, or choose another zone",
-    ReasonCode.MODEL_TOO_LARGE: "choose a smaller model or variant, or a shorter context",
-    ReasonCode.EXCEEDS_NODE: "ask for less on each task, or spread over more nodes",
-    ReasonCode.LICENCE_NOT_ACCEPTED: "read the terms, then `moulin deploy … --accept-licence ID`",
-    ReasonCode.MODEL_RETIRED: "deploy its successor",
-    ReasonCode.DEPENDENCY_UNKNOWN: "`moulin jobs` lists ids and names",
-    ReasonCode.DEPENDENCY_FAILED: "run that again first, or write `when: any`",
-    ReasonCode.BUNDLE_UNKNOWN: "send the folder again; `moulin run` with a relative workdir does",
-    ReasonCode.SECRET_UNKNOWN: "`moulin secrets set NAME` sets it; `moulin secrets list` lists them",
-    ReasonCode.NOBODY_TO_TELL: "have the operator declare one for it, or leave `notify` out",
-    ReasonCode.DEPENDENCY_NEVER_OK: "write `when: any`",
-    ReasonCode.NODES_WANTED: "release the lease in time, or order another for later",
-}
 
 
 def _repeated(plane: Plane, draft: Draft, command: SubmitWorkload) -> WorkloadId | None:
@@ -203,22 +186,31 @@ def _submission(
         )
     spec, met, never = resolved(plane, draft, command.project, command.spec)
     never += tuple(missing_secrets(draft, command.project, spec.task))
-    never += tuple(missing_bundle(draft, command.project, spec.task))
+    if isinstance(command, SubmitWorkload):  # who only tries has not sent it yet
+        never += tuple(missing_bundle(draft, command.project, spec.task))
     submission = Submission(
         id=workload,
         organisation=OrganisationId(declared.organisation),
         project=command.project,
-        spec=_completed(plane, declared, spec),
+        spec=_completed(plane, spec),
         submitted_by=command.principal.name,
         submitted_at_ns=draft.now_ns,
     )
-    return submission, met, never
+    return _limited(draft, declared, submission), met, never
 
 
-def _completed(plane: Plane, project: Project, spec: WorkloadSpec) -> WorkloadSpec:
-    """Fill in what a spec leaves to the factory: time limits, endpoints' memory and variant."""
-    if spec.kind is WorkloadKind.JOB and spec.time_limit_s == 0:
-        spec = replace(spec, time_limit_s=project.job_time_limit_s)
+def _limited(draft: Draft, project: Project, submission: Submission) -> Submission:
+    """Give a job that names no time limit the project's, or the longest one that it can get."""
+    spec = submission.spec
+    if spec.kind is not WorkloadKind.JOB or spec.time_limit_s:
+        return submission
+    longest_s = longest_time_s(draft.books.schedule, submission)
+    limit_s = min(project.job_time_limit_s, longest_s) if longest_s else project.job_time_limit_s
+    return replace(submission, spec=replace(spec, time_limit_s=limit_s))
+
+
+def _completed(plane: Plane, spec: WorkloadSpec) -> WorkloadSpec:
+    """Fill in what a spec leaves to the factory: a lease's login, endpoints' memory and variant."""
     if spec.lease is not None:
         spec = replace(spec, lease=checked_lease(spec.lease, spec.time_limit_s))
     if spec.endpoint is not None:
@@ -301,10 +293,9 @@ def readmitted(
     Judged as a new one of that many replicas would be: raises what `submit_workload` does, and
     `NotFound` when its project is gone.
     """
-    project = draft.books.project(submission.project)
-    if project is None:
+    if draft.books.project(submission.project) is None:
         raise NotFound(f"roll out {submission.id}: its project is gone")
-    spec = _completed(plane, project, submission.spec)
+    spec = _completed(plane, submission.spec)
     submission = replace(submission, spec=spec)
     if spec.endpoint is not None:
         spec = replace(spec, endpoint=replace(spec.endpoint, replicas=replicas))

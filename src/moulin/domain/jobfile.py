@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from moulin.domain.image import read_image
 from moulin.domain.jobdata import check_copies, read_copies, read_secrets
+from moulin.domain.needs import HINTS, Need
 from moulin.domain.section import Keys, Section, check_name, nearest, section, shown
 from moulin.domain.units import parse_bytes, parse_cpu_milli, parse_duration_s
 from moulin.domain.workload import (
@@ -97,7 +99,7 @@ ATTEMPTS_MAX: Final = 100
 MEMORY_BYTES_MIN: Final = 10**6
 MEMORY_BYTES_MAX: Final = 10**15
 _ACCELERATORS: Final = re.compile(
-    r"(?:([A-Za-z][A-Za-z0-9._-]{0,62})(?::([0-9]{1,9}))?|([0-9]{1,9}))"
+    r"(?:(?![0-9]+$)([A-Za-z0-9][A-Za-z0-9._-]{0,62})(?::([0-9]{1,9}))?|([0-9]{1,9}))"
 )
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -201,6 +203,8 @@ def parse_accelerators(written: str) -> tuple[str, int] | None:
 
     >>> parse_accelerators("B300:8"), parse_accelerators("2"), parse_accelerators("B300:x")
     (('B300', 8), ('', 2), None)
+    >>> parse_accelerators("2080ti:4"), parse_accelerators("1g.5gb"), parse_accelerators("3090:2")
+    (('2080ti', 4), ('1g.5gb', 1), ('3090', 2))
     """
     found = _ACCELERATORS.fullmatch(written.strip())
     if found is None:
@@ -287,7 +291,7 @@ def _task(top: Section) -> TaskTemplate:
         setup=top.text("setup", characters_max=SCRIPT_CHARACTERS_MAX),
         env=top.text_map("envs", form=_VARIABLE, items_max=1_000),
         workdir=top.text("workdir"),
-        image=top.text("image"),
+        image=_image(top),
         secrets=secrets,
         secret_files=secret_files,
         inputs=read_copies(top, "inputs"),
@@ -296,6 +300,13 @@ def _task(top: Section) -> TaskTemplate:
     )
     check_copies(top, task, _array(top))
     return task
+
+
+def _image(top: Section) -> str:
+    written = top.text("image")
+    if written and read_image(written) is None:
+        top.refuse("image", f"{shown(written)} is no image", HINTS[Need.UNKNOWN_IMAGE])
+    return written
 
 
 def _endpoint(top: Section) -> EndpointSpec:

@@ -9,6 +9,7 @@ from typing import Final
 
 from moulin.domain.factory import EnergyClass
 from moulin.domain.ids import NodeId, StepId
+from moulin.domain.needs import Need
 
 
 class TaskPhase(StrEnum):
@@ -75,7 +76,9 @@ class NodeCapacity:
     `taken_*` is what work that Moulin did not start holds there. Nothing new is put on a node that has
     a `closed_because`: its engine's words for why, such as that somebody drained it; whoever leases a
     node that `has_login` can log in. `time_limit_s` is
-    how long a task may run there before the engine itself ends it, 0 where nothing does.
+    how long a task may run there before the engine itself ends it, 0 where nothing does. Jobs and leases
+    may ask for at most `asked_time_limit_s`, 0 where for any time. `lacks` is what
+    its engine cannot carry there, so that no work that needs it is placed.
     """
 
     node: NodeId
@@ -99,6 +102,8 @@ class NodeCapacity:
     closed_because: str = ""
     has_login: bool = False
     time_limit_s: int = 0
+    lacks: tuple[Need, ...] = ()
+    asked_time_limit_s: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

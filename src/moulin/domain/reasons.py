@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from moulin.domain.needs import HINTS as NEED_HINTS
+
 
 class ReasonCode(StrEnum):
     """CamelCase codes as Kubernetes conditions use them; the comment order is the check order."""
@@ -19,6 +21,8 @@ class ReasonCode(StrEnum):
     NO_SUCH_HARDWARE = "NoSuchHardware"
     EXCEEDS_NODE = "ExceedsNode"
     EXCEEDS_FACTORY = "ExceedsFactory"
+    CANNOT_CARRY = "CannotCarry"
+    EXCEEDS_TIME_LIMIT = "ExceedsTimeLimit"
     INSUFFICIENT_CAPACITY = "InsufficientCapacity"
     NODE_UNREACHABLE = "NodeUnreachable"
     POWER_ENVELOPE = "PowerEnvelope"
@@ -96,6 +100,14 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.NO_SUCH_HARDWARE: "no permitted node has {wanted}",
     ReasonCode.EXCEEDS_NODE: "each task needs {wanted}, the largest permitted node has {largest}",
     ReasonCode.EXCEEDS_FACTORY: "{wanted} nodes are needed at once, {total} could ever fit a task",
+    ReasonCode.CANNOT_CARRY: (
+        "it needs {what}, which none of the {count} permitted node(s) large enough can carry"
+        " (pools: {pools})"
+    ),
+    ReasonCode.EXCEEDS_TIME_LIMIT: (
+        "its time limit is {wanted_min} min, the longest that the {count} permitted node(s) large enough"
+        " allow is {longest_min} min (pools: {pools})"
+    ),
     ReasonCode.INSUFFICIENT_CAPACITY: "{wanted} nodes with room are needed, {free} have it now",
     ReasonCode.NODE_UNREACHABLE: "{count} node(s) cannot be reached; their work is left alone",
     ReasonCode.POWER_ENVELOPE: (
@@ -222,6 +234,39 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ),
     ReasonCode.NOBODY_TO_TELL: "its end is to be told, and project {project} has no webhook",
 }
+
+
+HINTS: Final[Mapping[ReasonCode, str]] = {
+    ReasonCode.BUDGET_EXCEEDED: "shorten time_limit, ask for less, or have the budget raised",
+    ReasonCode.JURISDICTION_FORBIDS: "widen `where.countries`, or choose another zone",
+    ReasonCode.MODEL_TOO_LARGE: "choose a smaller model or variant, or a shorter context",
+    ReasonCode.EXCEEDS_NODE: "ask for less on each task, or spread over more nodes",
+    ReasonCode.EXCEEDS_TIME_LIMIT: (
+        "ask for a shorter `time_limit` and save checkpoints, or for a zone whose pools allow it"
+    ),
+    ReasonCode.LICENCE_NOT_ACCEPTED: "read the terms, then `moulin deploy … --accept-licence ID`",
+    ReasonCode.MODEL_RETIRED: "deploy its successor",
+    ReasonCode.DEPENDENCY_UNKNOWN: "`moulin jobs` lists ids and names",
+    ReasonCode.DEPENDENCY_FAILED: "run that again first, or write `when: any`",
+    ReasonCode.BUNDLE_UNKNOWN: "send the folder again; `moulin run` with a relative workdir does",
+    ReasonCode.SECRET_UNKNOWN: "`moulin secrets set NAME` sets it; `moulin secrets list` lists them",
+    ReasonCode.NOBODY_TO_TELL: "have the operator declare one for it, or leave `notify` out",
+    ReasonCode.DEPENDENCY_NEVER_OK: "write `when: any`",
+    ReasonCode.NODES_WANTED: "release the lease in time, or order another for later",
+}
+
+
+def hint_of(reason: Reason) -> str:
+    """Return what to do about a refusal, empty for what there is no advice for.
+
+    Of what engines cannot carry it is about the first of it.
+    """
+    if reason.code is ReasonCode.CANNOT_CARRY:
+        known = (each for each in NEED_HINTS if each in reason.parameters.get("needs", "").split())
+        need = next(known, None)
+        if need is not None:
+            return NEED_HINTS[need]
+    return HINTS.get(reason.code, "")
 
 
 def sentence(reason: Reason, catalogue: Mapping[ReasonCode, str] = ENGLISH) -> str:

@@ -92,8 +92,9 @@ _REFUSED: Final[Mapping[str, str]] = {
     "wrap": "write the command into the script",
 }
 _NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
-_GRES: Final = re.compile(r"(?:gres[:/])?gpu(?::([A-Za-z][\w.-]*))?(?::([0-9]{1,4}))?")
-_GPUS: Final = re.compile(r"(?:([A-Za-z][\w.-]*):)?([0-9]{1,5})")
+# A type may begin with a digit, as 2080ti and 1g.5gb do; digits with nothing after them are a count.
+_GRES: Final = re.compile(r"(?:gres[:/])?gpu(?::(?![0-9]+$)(\w[\w.-]*))?(?::([0-9]{1,4}))?")
+_GPUS: Final = re.compile(r"(?:(\w[\w.-]*):)?([0-9]{1,5})")
 _DEPENDENCY: Final = re.compile(r"(afterok|afterany):([A-Za-z0-9_.:-]+)")
 
 

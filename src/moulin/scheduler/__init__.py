@@ -6,7 +6,7 @@ code, so equal logs give bit-identical plans.
 
 from moulin.scheduler.decide import decide, plan_events
 from moulin.scheduler.digest import plan_digest
-from moulin.scheduler.explain import explain, possible, trial
+from moulin.scheduler.explain import explain, longest_time_s, possible, trial
 from moulin.scheduler.fold import fold
 from moulin.scheduler.health import clears, needs_check, symptoms_of
 from moulin.scheduler.health import is_news as is_health_news
@@ -48,6 +48,7 @@ __all__ = [
     "is_load_news",
     "leased_nodes",
     "live_steps",
+    "longest_time_s",
     "lots",
     "needs_check",
     "next_due_ns",

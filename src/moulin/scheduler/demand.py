@@ -7,12 +7,14 @@ it; this is what keeps a long queue cheap.
 from typing import NamedTuple
 
 from moulin.domain.workload import Resources, Submission, WorkloadKind, choices_of
+from moulin.scheduler.needs import need_mask, needs_of
 
 
 class Shape(NamedTuple):
     """What one task asks of its node; `is_whole_node` asks for all of it (a lease).
 
-    With `needs_login` people must be able to log in there.
+    `needs` is a mask of what it needs that is no amount, as `need_mask` makes it. `time_limit_min` is
+    how long a job or lease may last, in whole minutes as other systems' limits are: few differ then.
     """
 
     cpu_milli: int
@@ -20,7 +22,8 @@ class Shape(NamedTuple):
     accelerators: int
     accelerator_class: str
     is_whole_node: bool
-    needs_login: bool = False
+    needs: int = 0
+    time_limit_min: int = 0
 
 
 class Demand(NamedTuple):
@@ -54,8 +57,10 @@ def demand_of(submission: Submission) -> Demand:
     spec = submission.spec
     is_endpoint = spec.kind is WorkloadKind.ENDPOINT
     is_lease = spec.kind is WorkloadKind.LEASE
+    needs = need_mask(needs_of(spec))
+    time_limit_min = 0 if is_endpoint else -(-spec.time_limit_s // 60)
     shapes = tuple(
-        _shape(resources, is_lease=is_lease, needs_login=spec.lease is not None)
+        _shape(resources, is_lease=is_lease, needs=needs, time_limit_min=time_limit_min)
         for resources in choices_of(spec)
     )
     return Demand(
@@ -71,12 +76,13 @@ def demand_of(submission: Submission) -> Demand:
     )
 
 
-def _shape(resources: Resources, *, is_lease: bool, needs_login: bool) -> Shape:
+def _shape(resources: Resources, *, is_lease: bool, needs: int, time_limit_min: int) -> Shape:
     return Shape(
         cpu_milli=resources.cpu_milli,
         memory_bytes=resources.memory_bytes,
         accelerators=resources.accelerators,
         accelerator_class=resources.accelerator_class if resources.accelerators else "",
         is_whole_node=is_lease,
-        needs_login=needs_login,
+        needs=needs,
+        time_limit_min=time_limit_min,
     )

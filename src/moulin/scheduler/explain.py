@@ -13,6 +13,7 @@ import numpy as np
 from moulin.domain.factory import ZoneState
 from moulin.domain.health import Verdict
 from moulin.domain.ids import WorkloadId
+from moulin.domain.needs import TITLES
 from moulin.domain.observation import TaskPhase
 from moulin.domain.plan import Place
 from moulin.domain.reasons import Reason, ReasonCode
@@ -21,7 +22,8 @@ from moulin.scheduler.decide import Placing, ends_of
 from moulin.scheduler.declared import NOT_OPEN_YET
 from moulin.scheduler.demand import Demand, Shape, demand_of, options
 from moulin.scheduler.fleet import Fleet, Indices
-from moulin.scheduler.nodes import Column, Columns, added_draw_mw, when_empty
+from moulin.scheduler.needs import needs_in
+from moulin.scheduler.nodes import NO_LIMIT_MIN, Column, Columns, added_draw_mw, when_empty
 from moulin.scheduler.policy import SchedulerPolicy
 from moulin.scheduler.power import SitePower, power_by_site
 from moulin.scheduler.preempt import preemption_reasons
@@ -205,6 +207,14 @@ def _hardware_reason(fleet: Fleet, demand: Demand, zones: tuple[str, ...]) -> Re
         parameters = {"wanted": str(demand.tasks), "total": str(total)}
         return Reason(code=ReasonCode.EXCEEDS_FACTORY, parameters=parameters)
     shape = demand.shape
+    time_aside = fleet.able(shape._replace(time_limit_min=0), zones)
+    if time_aside.size:
+        return _time_reason(fleet, time_aside, shape)
+    shape = shape._replace(time_limit_min=0)
+    carrying_aside = fleet.able(shape._replace(needs=0), zones)
+    if carrying_aside.size:
+        return _carrying_reason(fleet, carrying_aside, shape.needs)
+    shape = shape._replace(needs=0)
     smallest = shape._replace(cpu_milli=0, memory_bytes=0, accelerators=min(shape.accelerators, 1))
     of_class = fleet.able(smallest, zones)
     wanted = _shape_text(shape)
@@ -212,6 +222,57 @@ def _hardware_reason(fleet: Fleet, demand: Demand, zones: tuple[str, ...]) -> Re
         return Reason(code=ReasonCode.NO_SUCH_HARDWARE, parameters={"wanted": wanted})
     parameters = {"wanted": wanted, "largest": _largest_text(fleet, of_class, shape)}
     return Reason(code=ReasonCode.EXCEEDS_NODE, parameters=parameters)
+
+
+def longest_time_s(state: State, submission: Submission) -> int:
+    """Return the longest time limit that a workload may ask for where it could run, 0 for any."""
+    fleet = Fleet(state)
+    limits_min = fleet.columns[Column.TIME_LIMIT_MIN]
+    longest_min = 0
+    if not limits_min.size or int(limits_min.min()) == NO_LIMIT_MIN:
+        return 0
+    for option in options(demand_of(submission)):
+        zones = state.declared.permitted_zones(option)
+        able = fleet.able(option.shape._replace(time_limit_min=0), zones)
+        longest_min = max(longest_min, _longest_min(fleet, able) if able.size else 0)
+    return longest_min * 60 if longest_min < NO_LIMIT_MIN else 0
+
+
+def _longest_min(fleet: Fleet, nodes: Indices) -> int:
+    return int(fleet.columns[Column.TIME_LIMIT_MIN][nodes].max())
+
+
+def _time_reason(fleet: Fleet, nodes: Indices, shape: Shape) -> Reason:
+    """Return how much longer the time limit is than the longest that such nodes allow."""
+    return Reason(
+        code=ReasonCode.EXCEEDS_TIME_LIMIT,
+        parameters={
+            "wanted_min": str(shape.time_limit_min),
+            "longest_min": str(_longest_min(fleet, nodes)),
+            "count": str(nodes.size),
+            "pools": _pools(fleet, nodes),
+        },
+    )
+
+
+def _pools(fleet: Fleet, nodes: Indices) -> str:
+    return ", ".join(sorted({fleet.state.nodes.rows[node].pool for node in nodes.tolist()}))
+
+
+def _carrying_reason(fleet: Fleet, nodes: Indices, needs: int) -> Reason:
+    """Return which of its needs none of these nodes can carry, or which not together."""
+    lacks = fleet.columns[Column.LACKS][nodes] & needs
+    nowhere = int(np.bitwise_and.reduce(lacks))
+    lacking = needs_in(nowhere or int(np.bitwise_or.reduce(lacks)))
+    return Reason(
+        code=ReasonCode.CANNOT_CARRY,
+        parameters={
+            "what": " and ".join(TITLES[need] for need in lacking),
+            "needs": " ".join(lacking),
+            "count": str(nodes.size),
+            "pools": _pools(fleet, nodes),
+        },
+    )
 
 
 def _impossible_power(fleet: Fleet, demand: Demand, zones: tuple[str, ...]) -> Iterator[Reason]:
@@ -438,8 +499,6 @@ def _shape_text(shape: Shape) -> str:
     if shape.accelerators:
         named = shape.accelerator_class or "accelerator"
         parts.append(f"{shape.accelerators} × {named}")
-    if shape.needs_login:
-        parts.append("an SSH login")
     return ", ".join(parts)
 
 

@@ -33,8 +33,10 @@ class Fleet:
         if shape.accelerator_class:
             wanted = self.state.nodes.classes.get(shape.accelerator_class, -1)
             suited &= self.columns[Column.ACCELERATOR_CLASS] == wanted
-        if shape.needs_login:
-            suited &= self.columns[Column.HAS_LOGIN] > 0
+        if shape.needs:
+            suited &= self.columns[Column.LACKS] & shape.needs == 0
+        if shape.time_limit_min:
+            suited &= self.columns[Column.TIME_LIMIT_MIN] >= shape.time_limit_min
         return suited
 
     def most_in_a_domain(self, nodes: Indices) -> int:

@@ -14,10 +14,12 @@ import numpy.typing as npt
 from moulin.domain.factory import ZoneState
 from moulin.domain.health import Verdict
 from moulin.domain.ids import NodeId, StepId
+from moulin.domain.needs import NOWHERE, Need
 from moulin.domain.observation import NodeCapacity
 from moulin.scheduler.declared import Declared
 from moulin.scheduler.demand import Shape
 from moulin.scheduler.health import HealthRow
+from moulin.scheduler.needs import need_mask
 from moulin.scheduler.rows import TaskRow
 
 Columns = npt.NDArray[np.int64]
@@ -28,8 +30,9 @@ class Column(IntEnum):
 
     ZONE, SITE and DOMAIN are indices into the names of `Declared`, -1 while undeclared;
     ACCELERATOR_CLASS is an index into `NodeTable.classes`, 0 for none. What work that is not
-    Moulin's takes is not free and counts as one of TASKS. The LASTING columns are what it and tasks
-    without a time limit hold: nobody knows their end, so no node is kept free until then.
+    Moulin's takes is not free and counts as one of TASKS. LACKS is a mask of needs, TIME_LIMIT_MIN
+    the most minutes that may be asked for. The LASTING columns are what it and tasks without a time
+    limit hold: nobody knows their end, so no node is kept free until then.
     """
 
     CPU_FREE = 0
@@ -51,10 +54,12 @@ class Column(IntEnum):
     MEMORY_LASTING = 16
     DEVICES_LASTING = 17
     TASKS_LASTING = 18
-    HAS_LOGIN = 19
+    LACKS = 19
+    TIME_LIMIT_MIN = 20
 
 
 _FIRST_ROOM: Final = 16
+NO_LIMIT_MIN: Final = 1 << 40
 
 
 @dataclass(slots=True, kw_only=True)
@@ -219,7 +224,8 @@ class NodeTable:
         column[Column.IDLE_MW] = capacity.idle_mw
         column[Column.PEAK_MW] = max(capacity.peak_mw, capacity.idle_mw)
         column[Column.ACCELERATOR_CLASS] = self.classes[capacity.accelerator_class]
-        column[Column.HAS_LOGIN] = capacity.has_login
+        column[Column.LACKS] = _lacks(capacity)
+        column[Column.TIME_LIMIT_MIN] = capacity.asked_time_limit_s // 60 or NO_LIMIT_MIN
 
     def _insert(self, node: NodeId, row: NodeRow) -> None:
         count = len(self.names)
@@ -303,6 +309,11 @@ def _share(span_mw: Columns, free: Columns, total: Columns) -> Columns:
     held = np.where(total > 0, total - free, 0)
     share: Columns = -(-span_mw * held // np.maximum(total, 1))
     return share
+
+
+def _lacks(capacity: NodeCapacity) -> int:
+    login = () if capacity.has_login else (Need.LOGIN,)
+    return need_mask((*capacity.lacks, *login, *NOWHERE))
 
 
 def _mask(devices: tuple[int, ...]) -> int:

@@ -315,5 +315,6 @@ def _is_within(small: Shape, large: Shape) -> bool:
         and small.accelerators <= large.accelerators
         and small.accelerator_class in ("", large.accelerator_class)
         and small.is_whole_node <= large.is_whole_node
-        and small.needs_login <= large.needs_login
+        and not small.needs & ~large.needs
+        and small.time_limit_min <= large.time_limit_min
     )

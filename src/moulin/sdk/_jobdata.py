@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # What a bundle that is there must still live, or it is sent again: jobs wait, and are retried.
 KEPT_NS_MIN: Final = BUNDLE_KEPT_S * NS_PER_S // 2
+# In the place of a digest in a trial: that there is a folder decides where a job may go.
+_NOT_SENT: Final = "0" * 64
 
 
 class Bundles:
@@ -114,14 +116,14 @@ def folder_of(spec: WorkloadSpec) -> Path | None:
 
 
 def started_in(spec: WorkloadSpec, digest: str) -> WorkloadSpec:
-    """Return a spec whose tasks start in copies of a bundle; without a digest, in empty folders."""
+    """Return a spec whose tasks start in copies of a bundle."""
     assert spec.task is not None
     return replace(spec, task=replace(spec.task, workdir="", bundle=digest))
 
 
 def tried(spec: WorkloadSpec) -> WorkloadSpec:
-    """Return a spec as it can be tried out without sending its folder."""
-    return spec if folder_of(spec) is None else started_in(spec, "")
+    """Return a spec as it can be tried out without packing and sending its folder."""
+    return spec if folder_of(spec) is None else started_in(spec, _NOT_SENT)
 
 
 def is_kept(stored: StoredObject) -> bool:

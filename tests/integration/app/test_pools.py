@@ -45,6 +45,8 @@ def test_a_pool_has_the_engine_it_names(tmp_path, engine):
         (pool("p", "slurm", control_url="https://login1/api"), "no address of a control plane"),
         (pool("p", "slurm", replica_time_limit="long"), "long"),
         (pool("p", "slurm", read_nodes="maybe"), "read_nodes is 'maybe'"),
+        (pool("p", "slurm", ssh="login1", reach_replicas="tunnel"), "reach_replicas is 'tunnel'"),
+        (pool("p", "slurm", reach_replicas="ssh"), "needs the pool's SSH connection"),
         (pool("p", "kubernetes", name_space="n"), "no setting 'name_space'"),
         (pool("p", "kubernetes", PoolMode.DELEGATED), "is owned"),
     ],

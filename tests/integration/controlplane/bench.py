@@ -323,6 +323,7 @@ class Bench:
                 pool.name,
                 int(pool.settings.get("nodes", self.nodes)),
                 int(pool.settings.get("cpus", self.cpus)),
+                int(pool.settings.get("asked_time_limit_s", 0)),
             )
             self.machines[key] = Machines(World(self.clock, nodes))
         return self.machines[key]
@@ -429,7 +430,9 @@ class Bench:
         return self.plane.books.balances.available_neur(project)
 
 
-def machines_of(pool: str, count: int, cpus: int) -> list[NodeCapacity]:
+def machines_of(
+    pool: str, count: int, cpus: int, asked_time_limit_s: int = 0
+) -> list[NodeCapacity]:
     return [
         NodeCapacity(
             node=NodeId(f"{pool}-{number}"),
@@ -440,6 +443,7 @@ def machines_of(pool: str, count: int, cpus: int) -> list[NodeCapacity]:
             idle_mw=40_000,
             peak_mw=120_000,
             power_source="a test's table",
+            asked_time_limit_s=asked_time_limit_s,
         )
         for number in range(count)
     ]

@@ -16,7 +16,7 @@ from moulin.domain.errors import (
     Refused,
 )
 from moulin.domain.events import WorkloadRefused, WorkloadScaled, WorkloadSubmitted
-from moulin.domain.factory import Quota, Site, Zone, ZoneState
+from moulin.domain.factory import Pool, Quota, Site, Zone, ZoneState
 from moulin.domain.ids import ProjectId, WorkloadId
 from moulin.domain.reasons import ReasonCode
 from moulin.domain.workload import EndpointSpec, Resources, Where, WorkloadKind
@@ -274,6 +274,24 @@ def test_a_job_without_a_time_limit_gets_its_projects(mill):
     answer = trial(mill, job(1, time_limit_s=0))
     assert answer.time_limit_s == 3600
     assert answer.reserved_neur == EURO
+
+
+def test_or_the_longest_that_it_can_get(mill):
+    settings = {"cpus": "64", "asked_time_limit_s": "1800"}
+    short = Pool(
+        name="short",
+        zone="east",
+        engine="simulated",
+        machine_class="test-machine",
+        settings=settings,
+    )
+    mill.apply(*factory(pools=(short,)))
+    mill.turn(1)
+    large = trial(mill, job(1, cpus=64, time_limit_s=0))
+    assert (large.is_possible, large.time_limit_s) == (True, 1800)
+    assert trial(mill, job(1, time_limit_s=0)).time_limit_s == 3600
+    refused = trial(mill, job(1, cpus=64, time_limit_s=1801))
+    assert refused.reasons[0].code is ReasonCode.EXCEEDS_TIME_LIMIT
 
 
 # -- money of what has no end ---------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The Slurm engine against a real Slurm: what other engines cannot have, judged by effects."""
 
+import contextlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +199,50 @@ def test_a_drained_node_is_closed_with_its_reason_and_keeps_its_tasks(bench, slu
     finally:
         slurm_cluster.run("scontrol", "update", "NodeName=node-1", "State=RESUME")
     wait_until(lambda: not capacity(bench)["node-1"].closed_because, bench.pause)
+
+
+def test_a_partition_that_takes_no_jobs_is_closed_and_refuses_none_for_good(bench, slurm_cluster):
+    update = ("scontrol", "update", "PartitionName=batch")
+    step = make_step("a", bench.program())
+    assert not capacity(bench)["node-0"].closed_because
+    slurm_cluster.run(*update, "State=DRAIN")
+    try:
+        with pytest.raises(EngineUnavailable, match="inactive or drain"):
+            bench.engine.start(step)
+        wait_until(lambda: bool(capacity(bench)["node-0"].closed_because), bench.pause)
+        assert {node.closed_because for node in bench.engine.capacity()} == {
+            "partition batch is DRAIN and takes no jobs"
+        }
+    finally:
+        slurm_cluster.run(*update, "State=UP")
+    wait_until(lambda: not capacity(bench)["node-0"].closed_because, bench.pause)
+
+    def is_taken():
+        with contextlib.suppress(EngineUnavailable):
+            return bool(bench.engine.start(step))
+
+    wait_until(is_taken, bench.pause)
+    assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 0
+
+
+def test_what_has_no_limit_is_not_cut_by_a_default(bench, slurm_cluster):
+    update = ("scontrol", "update", "PartitionName=batch")
+    slurm_cluster.run(*update, "MaxTime=UNLIMITED", "DefaultTime=2")
+    try:
+        bench.renew()
+        step = make_step("a", bench.program(seconds=1000))
+        limited = replace(make_step("b", bench.program(seconds=1000)), time_limit_s=600)
+        assert {node.time_limit_s for node in bench.engine.capacity()} == {0}
+        for each in (step, limited):
+            bench.engine.start(each)
+        limits = [
+            slurm_cluster.run("squeue", "-h", f"--name={each.attempt}", "-o", "%l")
+            for each in (step, limited)
+        ]
+        assert limits[0] == "UNLIMITED"
+        assert limits[1] != "UNLIMITED"
+    finally:
+        slurm_cluster.run(*update, "MaxTime=1-00:00:00", "DefaultTime=NONE")
 
 
 def test_jobs_of_others_are_counted_and_never_touched(bench, slurm_cluster):

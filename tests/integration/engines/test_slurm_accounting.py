@@ -2,7 +2,12 @@
 
 import pytest
 
+from moulin.app.files import parse_mapping
+from moulin.app.wiring.slurm import import_slurm
+from moulin.catalog.machines import MACHINE_CLASSES
 from moulin.domain.errors import EngineRefused
+from moulin.domain.factory import Project
+from moulin.domain.factoryfile import parse_factory
 from moulin.domain.observation import Claim, TaskPhase
 from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.engine import SlurmEngine
@@ -80,3 +85,26 @@ def test_an_account_that_is_none_is_refused(tmp_path, accounted_cluster):
     bench = AccountBench(tmp_path, accounted_cluster, "nobodys")
     answers = bench.engine.start_many(elements(1, counted(tmp_path), nodes=("a-0",)))
     assert "Invalid account" in str(answers[0])
+
+
+def test_accounts_are_imported_as_projects_and_the_file_can_be_applied(accounted_cluster):
+    make_account(accounted_cluster, "lattice")
+    where = ("where", "name=lattice", "cluster=mill", "set")
+    limits = ("GrpTRES=cpu=2,mem=4G,gres/gpu=1", "GrpTRESMins=cpu=600", "GrpJobs=7")
+    accounted_cluster.run("sacctmgr", "-i", "modify", "account", *where, *limits)
+    text = import_slurm(
+        country="FR",
+        site="campus",
+        settings={"conf": accounted_cluster.environment["SLURM_CONF"], "directory": "/shared"},
+        is_delegated=False,
+    )
+    objects = parse_factory(
+        parse_mapping(text.encode(), origin="cluster.yaml"), registry=MACHINE_CLASSES
+    )
+    [project] = [each for each in objects if isinstance(each, Project) and each.name == "lattice"]
+    quota = project.quota
+    assert (project.organisation, quota.cpu_milli, quota.accelerators) == ("lattice", 2000, 1)
+    assert (quota.memory_bytes, quota.workloads) == (4 << 30, 7)
+    assert "# 1 user; GrpTRESMins cpu=600" in text
+    assert "moulin-project-" not in text
+    assert '"directory": "/shared"' in text

@@ -297,3 +297,58 @@ def test_many_stops_are_told_in_few_commands(bench):
     ends = all_ended(bench, steps, TaskPhase.EXITED)
     assert {end.exit_code for end in ends} == {143}
     assert bench.calls["scancel"] <= 4
+
+
+class Losing(Commands):
+    """Slurm takes what is submitted, and its answer is lost."""
+
+    def submit(self, job):
+        super().submit(job)
+        raise EngineUnavailable("no answer in 20 s")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("is_renewed", [False, True])
+def test_what_was_stopped_before_slurm_s_answer_came_is_found_and_cancelled(
+    bench, slurm_cluster, count, is_renewed
+):
+    steps = elements(count, counted(bench.directory), nodes=("node-0",))
+    settings = SlurmSettings(directory=bench.directory, machine_class="here", poll_s=0.2)
+    driver = Losing(LocalTransport(slurm_cluster.environment))
+    bench.engine = SlurmEngine(settings, driver, clock=RealClock())
+
+    def listed():
+        return slurm_cluster.run("squeue", "-h", "-r", "--states=PD", "-o", "%k").split()
+
+    with waiting(slurm_cluster):
+        answers = bench.engine.start_many(steps)
+        assert all(isinstance(answer, EngineUnavailable) for answer in answers)
+        assert len(listed()) == count
+        for each in steps:
+            bench.engine.stop(each.step, 0)
+        if is_renewed:
+            bench.renew()
+        wait_until(lambda: not listed(), lambda: bench.engine.changes() and bench.pause())
+        assert {seen.phase for seen in bench.engine.observe([s.step for s in steps])} == {
+            TaskPhase.ABSENT
+        }
+    assert [bench.runs(each.step) for each in steps] == [0] * count
+
+
+def test_of_an_array_whose_number_was_lost_only_what_was_stopped_is_cancelled(bench, slurm_cluster):
+    steps = elements(3, counted(bench.directory), nodes=("node-0",))
+    settings = SlurmSettings(directory=bench.directory, machine_class="here", poll_s=0.2)
+    driver = Losing(LocalTransport(slurm_cluster.environment))
+    bench.engine = SlurmEngine(settings, driver, clock=RealClock())
+    with waiting(slurm_cluster):
+        bench.engine.start_many(steps)
+        bench.engine.stop(steps[1].step, 0)
+
+        def left():
+            listed = slurm_cluster.run("squeue", "-h", "-r", "--states=PD", "-o", "%K %k")
+            return sorted(
+                line.split()[0] for line in listed.splitlines() if steps[0].attempt in line
+            )
+
+        wait_until(lambda: left() == ["0", "2"], lambda: bench.engine.changes() and bench.pause())
+    all_ended(bench, [steps[0], steps[2]], TaskPhase.EXITED)

@@ -140,15 +140,53 @@ def test_the_file_counts_until_there_was_a_word_and_then_the_word_alone(tmp_path
     assert here.address(ATTEMPT, files) == "10.1.2.3:5000"
 
 
+class Ports:
+    """Ways over SSH that a test opens by hand."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, str] = {}
+        self.is_left = False
+
+    def address(self, attempt: AttemptId, target: str) -> str:
+        return self.open.get(target, "")
+
+    def word(self, attempt: AttemptId) -> str:
+        return " ".join(self.open.values())
+
+    def why_not(self, attempt: AttemptId) -> str:
+        return "" if self.open else "no way"
+
+    def release(self, attempt: AttemptId) -> None:
+        self.is_left = True
+
+
+def test_a_door_over_ssh_is_where_its_file_or_its_word_says_and_handed_out_as_a_port_here(
+    tmp_path, words, files
+):
+    clock, ports = Clock(), Ports()
+    here = Doors(SlurmSettings(directory=tmp_path), words, clock, "/shared/sidecar.py", ports)  # type: ignore[arg-type]
+    Path(files.ready).write_text("n7:4000\n")
+    assert (here.address(ATTEMPT, files), here.trouble(ATTEMPT)) == ("", "no way")
+    ports.open["n7:4000"] = "127.0.0.1:40001"
+    assert (here.address(ATTEMPT, files), here.trouble(ATTEMPT)) == ("127.0.0.1:40001", "")
+    before = here.word(ATTEMPT)
+    words.say("n7:5000", clock.at_ns + 1)
+    assert here.address(ATTEMPT, files) == ""
+    ports.open["n7:5000"] = "127.0.0.1:40002"
+    assert here.address(ATTEMPT, files) == "127.0.0.1:40002"
+    assert here.word(ATTEMPT) != before
+    clock.at_ns += 1
+    assert here.address(ATTEMPT, files) == ""
+    assert here.trouble(ATTEMPT) == "its registration ran out"
+    here.release(ATTEMPT)
+    assert ports.is_left
+
+
 @pytest.mark.slurm
 def test_on_a_cluster_a_word_that_runs_out_ends_nothing(tmp_path, slurm_cluster, words):
     settings = SlurmSettings(directory=tmp_path, machine_class="here", poll_s=0.2)
-    engine = SlurmEngine(
-        settings,
-        Commands(LocalTransport(slurm_cluster.environment)),
-        clock=RealClock(),
-        registrations=words,
-    )
+    commands = Commands(LocalTransport(slurm_cluster.environment))
+    engine = SlurmEngine(settings, commands, clock=RealClock(), registrations=words)
     script = 'echo 127.0.0.1:9 > "$MOULIN_READY_FILE"; sleep 1000'
     task = TaskTemplate(command=("sh", "-c", script))
     step = replace(STEP, task=task, nodes=(NodeId("node-0"),))
@@ -173,6 +211,8 @@ def test_on_a_cluster_a_word_that_runs_out_ends_nothing(tmp_path, slurm_cluster,
         assert silent.evidence.startswith("its registration ran out")
         words.say("127.0.0.1:5000", time.time_ns() + 60 * 10**9)
         assert seen(lambda found: found.is_ready).address == "127.0.0.1:5000"
+        heir = SlurmEngine(settings, commands, clock=RealClock(), registrations=words)
+        assert heir.observe([step.step])[0].address == "127.0.0.1:5000"
     finally:
         engine.stop(step.step, 0)
     assert seen(lambda found: found.phase is TaskPhase.EXITED).exit_code == 137

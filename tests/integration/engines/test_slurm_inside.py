@@ -11,6 +11,7 @@ from moulin.domain.observation import TaskPhase
 from moulin.domain.session import EntryWanted, FrameKind, Frames, frame
 from moulin.domain.workload import TaskTemplate
 from tests.conformance.engine_bench import SlurmBench, make_step, wait_for, wait_until
+from tests.integration.engines.test_slurm_arrays import elements
 from tests.terminals import Terminal
 
 pytestmark = pytest.mark.slurm
@@ -108,6 +109,20 @@ def test_a_terminal_reaches_the_task_and_ends_with_it(bench):
     wait_for(bench, step.step, TaskPhase.EXITED)
     with pytest.raises(NotFound):
         bench.engine.entry(step.step, EntryWanted())
+
+
+def test_an_element_of_an_array_is_entered_by_a_number_of_its_own(bench):
+    task = TaskTemplate(command=("sh", "-c", "echo up; sleep 1000"))
+    steps = elements(3, task, nodes=("node-1",))
+    bench.engine.start_many(steps)
+    for step in steps:
+        wait_for(bench, step.step, TaskPhase.RUNNING)
+        done = run(bench, step, EntryWanted(command=("sh", "-c", "echo $MOULIN_ARRAY_INDEX")))
+        assert (done.returncode, done.stdout) == (0, b"%d\n" % step.unit), done.stderr
+    bench.engine.stop(steps[1].step, 0)
+    wait_for(bench, steps[1].step, TaskPhase.EXITED)
+    with pytest.raises(NotFound):
+        bench.engine.entry(steps[1].step, EntryWanted())
 
 
 def test_over_rest_there_is_no_way_in(bench):

@@ -121,6 +121,19 @@ def test_what_slurm_never_takes_is_refused_in_its_words(tmp_path, rest_cluster):
         bench.engine.start(step)
 
 
+def test_what_has_no_limit_is_not_cut_by_a_default(bench, rest_cluster):
+    update = ("scontrol", "update", "PartitionName=batch")
+    rest_cluster.run(*update, "MaxTime=UNLIMITED", "DefaultTime=2")
+    try:
+        bench.renew()
+        step = make_step("a", counted(bench.directory, "sleep 1000"), nodes=bench.places[:1])
+        bench.engine.start(step)
+        limit = rest_cluster.run("squeue", "-h", f"--name={step.attempt}", "-o", "%l")
+        assert limit == "UNLIMITED"
+    finally:
+        rest_cluster.run(*update, "MaxTime=1-00:00:00", "DefaultTime=NONE")
+
+
 def test_a_token_that_is_not_known_is_no_refusal(tmp_path, rest_cluster):
     token = tmp_path / "token"
     token.write_text("SLURM_JWT=no.such.token\n")

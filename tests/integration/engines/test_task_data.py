@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,35 +25,12 @@ from tests.conformance.engine_bench import (
     nodes_of_this_machine,
     wait_until,
 )
-
-KEYS = {"AWS_ACCESS_KEY_ID": "mill", "AWS_SECRET_ACCESS_KEY": "canary-of-a-store"}
+from tests.object_server import KEYS
 
 
 @pytest.fixture
 def engine(tmp_path) -> LocalEngine:
     return LocalEngine(tmp_path / "data", clock=RealClock(), nodes=nodes_of_this_machine())
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[str]:
-    """An S3-compatible server with a bucket of two objects below `set/`."""
-    boto3 = pytest.importorskip("boto3")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=url,
-        region_name="us-east-1",
-        aws_access_key_id="mill",
-        aws_secret_access_key="x",
-    )
-    client.create_bucket(Bucket="grain")
-    client.put_object(Bucket="grain", Key="set/a", Body=b"wheat\n" * 1000)
-    client.put_object(Bucket="grain", Key="set/deep/b", Body=b"rye\n")
-    yield url
-    server.stop()
 
 
 def run(engine, name, command, *, handed=None, **task):
@@ -188,17 +164,64 @@ def test_objects_of_a_store_come_once_to_a_node_and_results_go_there(engine, sto
     assert (code, "rye\n" in log, "cache" in log) == (0, True, False)
 
 
-def test_without_the_library_it_says_what_to_install(tmp_path):
-    plan = tmp_path / "plan"
-    plan.write_text(json.dumps({"inputs": {"x": "/etc/hostname"}, "outputs": {}, "project": "p"}))
+def moved(tmp_path, doing, **plan) -> tuple[int, str]:
+    """Run the mover by a Python without libraries; return its status and words."""
+    path = tmp_path / "plan"
+    path.write_text(json.dumps({"inputs": {}, "outputs": {}, "project": "p", **plan}))
     done = subprocess.run(
-        [os.path.realpath(sys.executable), "-I", "-S", MOVER, "in", str(plan)],
+        [os.path.realpath(sys.executable), "-I", "-S", MOVER, doing, str(path)],
         capture_output=True,
         text=True,
         check=False,
+        cwd=tmp_path,
     )
-    assert done.returncode == 1
-    assert "pip install 'moulin[s3]'" in done.stderr
+    return done.returncode, done.stderr
+
+
+def test_paths_are_copied_without_any_library(tmp_path):
+    there = tmp_path / "there"
+    (there / "deep").mkdir(parents=True)
+    (there / "deep" / "x").write_text("x")
+    (there / "a.b").write_text("ab")
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "y").write_text("y")
+    (there / "linked").symlink_to(tmp_path / "far")
+    (there / "z").symlink_to(there / "a.b")
+    os.mkfifo(there / "pipe")  # nobody would ever write to it
+    code, words = moved(tmp_path, "in", inputs={"here": str(there)})
+    assert code == 0, words
+    here = tmp_path / "here"
+    copied = {
+        str(path.relative_to(here)): path.read_text() for path in here.rglob("*") if path.is_file()
+    }
+    assert copied == {"deep/x": "x", "a.b": "ab", "linked/y": "y", "z": "ab"}
+    assert not (here / "linked").is_symlink()
+    # What is saved has the same digest as what was copied, as names are in one order.
+    saved = moved(tmp_path, "out", outputs={"here": str(tmp_path / "back")})
+    assert saved[0] == 0, saved[1]
+    assert saved[1].rpartition(" ")[2] == words.rpartition(" ")[2]
+
+
+def test_what_cannot_be_copied_whole_is_not_copied(tmp_path):
+    (tmp_path / "round").mkdir()
+    (tmp_path / "round" / "again").symlink_to(tmp_path / "round")
+    code, words = moved(tmp_path, "in", inputs={"x": str(tmp_path / "round")})
+    assert (code, "a link to a folder that it is in" in words) == (1, True)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "link").symlink_to("nowhere")
+    code, words = moved(tmp_path, "in", inputs={"x": str(tmp_path / "broken")})
+    assert (code, "there is no such file" in words) == (1, True)
+    (tmp_path / "empty").mkdir()
+    assert (
+        "there is nothing there" in moved(tmp_path, "in", inputs={"x": str(tmp_path / "empty")})[1]
+    )
+    assert "neither a file nor a folder" in moved(tmp_path, "in", inputs={"x": "/dev/null"})[1]
+
+
+def test_without_the_library_it_says_what_to_install(tmp_path):
+    code, words = moved(tmp_path, "in", inputs={"x": "s3://grain/set"})
+    assert code == 1
+    assert "pip install 'moulin[s3]'" in words
 
 
 def test_a_shim_that_dies_takes_program_and_wrapper_along(engine, tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moulin.cli.asked import Flags, wanted
+from moulin.cli.asked import Flags, read_flags, wanted
 from moulin.domain.errors import InvalidRequest, InvalidSpec, NotFound
 from moulin.domain.workload import Resources, Retry, When, Where, WorkloadKind
 
@@ -87,6 +87,65 @@ def test_every_flag_of_a_command():
     assert spec.retention_s == 0
 
 
+def test_what_a_program_is_given():
+    flags = Flags(
+        image="ghcr.io/mill/grind:2",
+        secrets=("HF_TOKEN", "KEY=tls-key"),
+        inputs=("data=s3://mill/set", "model=/share/m=1"),
+        stop_signal="USR1",
+        grace="2m",
+        is_notified=True,
+    )
+    spec = wanted((), ("true",), flags)
+    assert spec.task is not None
+    assert spec.task.image == "ghcr.io/mill/grind:2"
+    assert spec.task.secrets == {"HF_TOKEN": "HF_TOKEN", "KEY": "tls-key"}
+    assert spec.task.inputs == {"data": "s3://mill/set", "model": "/share/m=1"}
+    assert (spec.stop_signal, spec.stop_grace_s, spec.is_notified) == ("USR1", 120, True)
+    spec = wanted((), ("true",), Flags(outputs=("made=/share/{id}",)))
+    assert spec.task is not None
+    assert spec.task.outputs == {"made": "/share/{id}"}
+
+
+GIVEN = """
+run: python train.py
+image: alpine
+secrets: {A: a, B: {file: b}}
+inputs: {x: /x}
+stop_signal: INT
+grace: 20s
+"""
+
+
+def test_flags_add_to_what_the_file_gives(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(GIVEN, "utf-8")
+    flags = Flags(image="debian", secrets=("B=c",), inputs=("y=/y",), grace="5s")
+    spec = wanted((str(path),), None, flags)
+    assert spec.task is not None
+    assert (spec.task.image, spec.task.inputs) == ("debian", {"x": "/x", "y": "/y"})
+    assert (spec.task.secrets, spec.task.secret_files) == ({"A": "a", "B": "c"}, {})
+    assert (spec.stop_signal, spec.stop_grace_s) == ("INT", 5)
+    with pytest.raises(InvalidSpec, match="a program in an image are not saved"):
+        wanted((str(path),), None, Flags(outputs=("o=/o",)))
+    with pytest.raises(InvalidSpec, match="would be kept in the clear"):
+        wanted((str(path),), None, Flags(env=("AWS_SECRET_ACCESS_KEY=x",)))
+
+
+def test_an_endpoint_has_no_program_to_give_things_to(tmp_path):
+    path = tmp_path / "endpoint.yaml"
+    path.write_text("kind: endpoint\nmodel: m\n", "utf-8")
+    assert wanted((str(path),), None, Flags(cpus="2")).resources.cpu_milli == 2000
+    for flags in (Flags(image="alpine"), Flags(env=("A=1",)), Flags(outputs=("o=/o",))):
+        with pytest.raises(InvalidRequest, match="are for jobs"):
+            wanted((str(path),), None, flags)
+
+
+def test_flags_are_read_from_a_commands_parameters():
+    values = {"image": "alpine", "env": None, "is_held": True, "words": ["x"]}
+    assert read_flags(values) == Flags(image="alpine", is_held=True)
+
+
 @pytest.mark.parametrize(
     ("words", "command", "flags", "error", "message"),
     [
@@ -100,8 +159,13 @@ def test_every_flag_of_a_command():
         ((), ("true",), Flags(env=("A",)), InvalidRequest, "--env 'A'"),
         ((), ("true",), Flags(name="a b"), InvalidSpec, "cannot be a name"),
         ((), ("true",), Flags(nodes=0), InvalidSpec, "num_nodes"),
+        ((), ("true",), Flags(image="no image"), InvalidSpec, "image: .* is no image"),
+        ((), ("true",), Flags(inputs=("a",)), InvalidRequest, "--input 'a'"),
+        ((), ("true",), Flags(inputs=("a=here",)), InvalidSpec, "is no address"),
+        ((), ("true",), Flags(secrets=("a b",)), InvalidSpec, "is no name of a variable"),
+        ((), ("true",), Flags(stop_signal="KILL"), InvalidSpec, "stop_signal"),
     ],
-    ids=range(10),
+    ids=range(15),
 )
 def test_what_cannot_be_meant(words, command, flags, error, message):
     with pytest.raises(error, match=message):

@@ -68,6 +68,23 @@ def test_tasks_and_devices_are_counted_for_each_node(lines, nodes, cpus, acceler
 
 
 @pytest.mark.parametrize(
+    ("line", "kind", "count"),
+    [
+        ("--gres=gpu:2080ti:2", "2080ti", 2),
+        ("--gres=gpu:1g.5gb:7", "1g.5gb", 7),
+        ("--gres=gpu:3090:4", "3090", 4),
+        ("--gres=gpu:4", "", 4),
+        ("--gpus-per-node=2080ti:3", "2080ti", 3),
+    ],
+)
+def test_a_type_of_devices_may_begin_with_a_digit(line, kind, count):
+    found = script(line, "--mem=1G")
+    resources = found.spec.resources
+    assert (resources.accelerator_class, resources.accelerators) == (kind, count)
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize(
     ("written", "seconds"),
     [
         ("90", 5400),

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from moulin.domain.image import Form, Image, read_image
 from moulin.engines.task.apptainer import Apptainer
 from moulin.engines.task.containers import contain, is_obeyed
-from moulin.engines.task.image import Contents, Form, Image, read_image
+from moulin.engines.task.image import Contents
 from moulin.engines.task.podman import Podman
 
 PODMAN = Podman(program="/usr/bin/podman", crun="/usr/bin/crun", init="/usr/bin/tini-static")

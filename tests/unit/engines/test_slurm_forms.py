@@ -14,9 +14,11 @@ from moulin.engines.slurm.formats import (
     read_nodes,
     read_partitions,
 )
+from moulin.engines.slurm.importing import read_cluster_partitions
 from moulin.engines.slurm.places import calmed, places
 from moulin.engines.slurm.settings import SlurmSettings
 
+NO_SETTINGS = SlurmSettings(directory=None)  # type: ignore[arg-type]
 SAME = {"job_id": 7, "name": "a", "user_name": "ann", "partition": "gpu", "nodes": "n[1-2]"}
 
 
@@ -117,7 +119,22 @@ def test_a_partition_without_a_limit():
     text = "PartitionName=long MaxTime=UNLIMITED Nodes=n[1-3] State=DOWN TotalNodes=3 Default=YES"
     partition = read_partitions(text)[0]
     assert (partition.time_limit_s, partition.node_count) == (0, 3)
-    assert (partition.is_up, partition.is_default) == (False, True)
+    assert (partition.state, partition.is_default) == ("DOWN", True)
+
+
+@pytest.mark.parametrize(
+    ("state", "is_closed"), [("UP", False), ("DOWN", False), ("DRAIN", True), ("INACTIVE", True)]
+)
+def test_nodes_of_a_partition_that_refuses_jobs_are_closed(state, is_closed):
+    partition = read_partitions(f"PartitionName=p Nodes=n[1-2] State={state}")[0]
+    nodes = nodes_of("n1 State=IDLE", "n2 State=DOWN Reason=dead")
+    found = places(nodes, (), frozenset(), NO_SETTINGS, partition=partition)
+    assert [state in node.closed_because for node in found] == [is_closed] * 2
+    assert "dead" in found[1].closed_because
+    forms = ({"state": state}, {"partition": {"state": [state]}})
+    for form in forms:
+        told = json.dumps({"partitions": [{"name": "p", **form}]}).encode()
+        assert read_cluster_partitions(told)[0].is_closed is is_closed
 
 
 def test_accounting_of_a_job_and_of_none():
@@ -148,6 +165,9 @@ def test_amounts_of_memory_and_devices():
     assert parse_slurm_memory_bytes("1T") == 1 << 40
     assert gres_count("(null)") == (0, "")
     assert gres_count("gpu") == (1, "")
+    assert gres_count("gpu:2080ti:4(S:0),gpu:3090:2") == (6, "2080ti")
+    assert gres_count("gres/gpu:1g.5gb=7") == (7, "1g.5gb")
+    assert gres_count("gres/gpu=12") == (12, "")
     assert expand_hosts("(null)") == ()
 
 
@@ -168,6 +188,28 @@ def test_what_others_hold_is_taken_and_what_we_hold_is_not():
     assert [node.node for node in found] == ["p-n1", "p-n2"]
     assert (found[0].taken_cpu_milli, found[0].taken_memory_bytes) == (3000, 40 << 20)
     assert (found[1].is_reachable, found[1].closed_because) == (False, "down not_responding: dead")
+
+
+@pytest.mark.parametrize(
+    ("state", "is_offered", "is_reachable"),
+    [
+        ("IDLE+CLOUD+POWERED_DOWN", True, True),
+        ("IDLE+CLOUD+POWER_DOWN", True, True),
+        ("MIXED+CLOUD+NOT_RESPONDING+POWERING_UP", True, True),
+        ("ALLOCATED#", True, True),
+        ("IDLE~", True, True),
+        ("IDLE+CLOUD+POWERING_DOWN", False, True),
+        ("IDLE+CLOUD+DRAIN+POWERED_DOWN", False, True),
+        ("DOWN+CLOUD+POWERED_DOWN", False, False),
+        ("DOWN+CLOUD+NOT_RESPONDING+POWERING_UP", False, False),
+        ("IDLE+CLOUD+NOT_RESPONDING", False, False),
+    ],
+)
+def test_a_node_that_saves_power_is_offered_because_only_a_job_wakes_it(
+    state, is_offered, is_reachable
+):
+    (found,) = places(nodes_of(f"n1 State={state}"), (), frozenset(), NO_SETTINGS)
+    assert (not found.closed_because, found.is_reachable) == (is_offered, is_reachable)
 
 
 def test_what_was_taken_for_one_reading_only_is_nobody_s():

@@ -41,8 +41,7 @@ def test_only_nodes_with_a_login_are_leased():
     assert start_step(here.state, place.attempt, 0).lease == lease().lease
     here = world(node("n1"))
     [reason] = possible(here.state, submission("x", lease()), here.policy)
-    assert reason.code == "NoSuchHardware"
-    assert "an SSH login" in reason.parameters["wanted"]
+    assert (reason.code, reason.parameters["what"]) == ("CannotCarry", "an SSH login")
 
 
 def test_lots_are_by_zone_and_class_and_know_what_is_free():

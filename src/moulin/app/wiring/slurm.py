@@ -9,6 +9,7 @@ from moulin.app.clock import SystemClock
 from moulin.app.wiring.pool_settings import whole_number, yes_or_no
 from moulin.catalog.machines import MACHINE_CLASSES
 from moulin.domain.errors import (
+    EngineError,
     EngineUnavailable,
     InvalidSpec,
     NotFound,
@@ -31,7 +32,16 @@ from moulin.engines.slurm.importing import (
 )
 from moulin.engines.slurm.rest import Rest
 from moulin.engines.slurm.settings import SlurmSettings
-from moulin.engines.slurm.transport import LocalTransport, SshTransport, Transport
+from moulin.engines.slurm.tenants import (
+    ASSOCIATIONS,
+    LEVELS,
+    levels_of,
+    read_associations,
+    tenants_of,
+)
+from moulin.engines.slurm.transport import LocalTransport, SshTransport, Transport, hang_up
+from moulin.engines.slurm.tunnel import Tunnel
+from moulin.engines.task.spool import make_directory
 from moulin.ports.registrations import Registrations
 
 # What a pool with `engine: slurm` can be told, and what of it names the machines.
@@ -48,10 +58,16 @@ SLURM_SETTINGS: Final = (
         "conf",
     ),
     *("python", "poll_ms", "images", "accelerator_class", "idle_power", "peak_power"),
-    *("replica_time_limit", "control_url", "control_ca", "read_nodes", "mirror", "mirror_root"),
+    *("replica_time_limit", "control_url", "control_ca", "reach_replicas", "read_nodes"),
+    *("mirror", "mirror_root"),
     *("rest", "rest_user", "rest_token"),
     *("firecrest", "firecrest_system", "node_memory", "node_accelerators"),
 )
+_DIRECT: Final = "direct"
+_BY_SSH: Final = "ssh"
+# In a pool's own directory on this machine: the SSH connection that is open, and the ports led over it.
+CONNECTION: Final = "connection"
+_PORTS: Final = "ports"
 _REST: Final = re.compile(r"https?://[^/\s]+(/\S*)?|unix:/\S+")
 _CONTROL_URL: Final = re.compile(r"https?://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?/?")
 SLURM_PLACE: Final = ("ssh", "conf", "rest", "firecrest", "firecrest_system", "partition")
@@ -95,9 +111,18 @@ def slurm_engine(
         reads_nodes=yes_or_no(pool, "read_nodes", default=True),
         is_mirrored=is_mirrored(pool),
     )
-    return SlurmEngine(
-        settings, _client(pool, words, place), clock=clock, registrations=registrations
-    )
+    if _goes_over_ssh(pool, words):
+        client, way = _client_and_way(words, directory)
+        return SlurmEngine(settings, client, clock=clock, registrations=registrations, way=way)
+    hang_up(directory / CONNECTION)  # replicas were reached over it until the setting changed
+    client = _client(pool, words, place)
+    return SlurmEngine(settings, client, clock=clock, registrations=registrations)
+
+
+def hang_up_all(data: Path) -> None:
+    """Close the SSH connections that replicas were reached over, left open by a process that was killed."""
+    for record in (data / "slurm").glob(f"*/{CONNECTION}"):
+        hang_up(record)
 
 
 def is_mirrored(pool: Pool) -> bool:
@@ -139,6 +164,44 @@ def mirror_slurm(
     return commands
 
 
+def _goes_over_ssh(pool: Pool, words: Mapping[str, str]) -> bool:
+    """Say whether replicas are reached over the pool's SSH connection.
+
+    Raises `InvalidSpec` for another word, and where there is no such connection.
+    """
+    said = words["reach_replicas"] or _DIRECT
+    if said not in (_DIRECT, _BY_SSH):
+        raise InvalidSpec(
+            f"connect pool {pool.name!r}: setting reach_replicas is {said!r}",
+            hint=f"write {_DIRECT} or {_BY_SSH}",
+        )
+    if said == _BY_SSH and (not words["ssh"] or words["rest"] or words["firecrest"]):
+        raise InvalidSpec(
+            f"connect pool {pool.name!r}: `reach_replicas: ssh` needs the pool's SSH connection",
+            hint="name the login node in the setting `ssh`, without `rest` and `firecrest`",
+        )
+    return said == _BY_SSH
+
+
+def _client_and_way(
+    words: Mapping[str, str], directory: Path
+) -> tuple[SlurmClient, tuple[Tunnel, Path]]:
+    """Return Slurm's commands over a connection that is on record, and what carries ports over it.
+
+    Raises `EngineUnavailable` when it cannot be put on record.
+    """
+    record = directory / CONNECTION
+    try:
+        make_directory(str(directory.resolve()))
+        transport = _ssh(words, record)
+    except OSError as cause:
+        raise EngineUnavailable(
+            f"put an SSH connection on record in {record}: {cause.strerror}",
+            hint="the data directory must be writable",
+        ) from cause
+    return Commands(transport), (Tunnel(transport), directory / _PORTS)
+
+
 def _checked_url(pool: Pool, url: str) -> str:
     """Return where replicas register; raises `InvalidSpec` for what is no URL of a control plane."""
     if url and _CONTROL_URL.fullmatch(url) is None:
@@ -165,11 +228,13 @@ def import_slurm(
     site: str,
     settings: Mapping[str, str],
     is_delegated: bool,
-    files: Sequence[Path | None] = (None, None, None),
+    files: Sequence[Path | None] = (None, None, None, None),
 ) -> str:
     """Return the operator file of a Slurm cluster, from files or from its own commands.
 
-    `files` hold nodes, partitions and jobs; without nodes and partitions Slurm is asked for all.
+    `files` hold nodes, partitions, jobs and accounts; without nodes and partitions Slurm is asked for
+    all. A Slurm that keeps no accounts has none in the file.
+
     Raises `EngineUnavailable` when it cannot be asked, `NotFound` and `InvalidSpec` for the files,
     and `InvalidSpec` for a country that is no code.
     """
@@ -182,8 +247,9 @@ def import_slurm(
     )
     transport = _slurm_transport(words) if is_asked else None
     nodes, partitions, jobs = (
-        _said(transport, command, file) for command, file in zip(commands, files, strict=True)
+        _said(transport, command, file) for command, file in zip(commands, files[:3], strict=True)
     )
+    tenants, remarks = _tenants(transport, files[3])
     naming = Naming(
         site=check_name("--site", "site", site),
         country=check_country("--country", "country", country),
@@ -196,7 +262,25 @@ def import_slurm(
         read_cluster_partitions(partitions),
         read_jobs(jobs) if jobs else (),
         naming,
+        tenants=tenants,
+        remarks=remarks,
     )
+
+
+def _tenants(transport: Transport | None, file: Path | None) -> tuple[list[str], list[str]]:
+    """Return the lines that declare who uses a cluster, and what is to be said of its accounts."""
+    if file is not None:
+        return tenants_of(read_associations(_said(None, ASSOCIATIONS, file).decode())), []
+    if transport is None:
+        return [], []
+    try:
+        accounts, levels = (_said(transport, each, None) for each in (ASSOCIATIONS, LEVELS))
+    except EngineError:
+        return [], [
+            "# Slurm keeps no accounts that could be read: who may use it is yours to declare."
+        ]
+    tenants = tenants_of(read_associations(accounts.decode(errors="replace")))
+    return tenants, levels_of(levels.decode(errors="replace"))
 
 
 def _client(pool: Pool, words: Mapping[str, str], directory: Path) -> SlurmClient:
@@ -257,7 +341,13 @@ def _said(transport: Transport | None, command: Sequence[str], file: Path | None
 
 
 def _slurm_transport(words: Mapping[str, str]) -> Transport:
-    environment = {"SLURM_CONF": words["conf"]} if words["conf"] else {}
-    if not words["ssh"]:
-        return LocalTransport(environment, folder=words["bin"])
-    return SshTransport(words["ssh"], environment=environment, folder=words["bin"])
+    return _ssh(words) if words["ssh"] else LocalTransport(_named(words), folder=words["bin"])
+
+
+def _ssh(words: Mapping[str, str], record: Path | None = None) -> SshTransport:
+    folder = words["bin"]
+    return SshTransport(words["ssh"], environment=_named(words), folder=folder, record=record)
+
+
+def _named(words: Mapping[str, str]) -> Mapping[str, str]:
+    return {"SLURM_CONF": words["conf"]} if words["conf"] else {}

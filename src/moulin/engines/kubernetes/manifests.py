@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from moulin.domain.ids import NodeId, StepId, step_id
+from moulin.domain.image import Form, read_image
+from moulin.domain.needs import Need, image_lacks
 from moulin.domain.plan import StartStep
 from moulin.engines.task.specification import refusal, refuse_bad_words
 from moulin.engines.task.spool import step_files
@@ -34,6 +36,9 @@ MASTER_PORT: Final = 29500  # each pod has ports of its own
 SCRATCH: Final = "/moulin"
 _WITH_SETUP: Final = 'eval "$1" || exit; shift; exec "$@"'
 _STRANGE: Final = re.compile(r"[^a-z0-9-]")
+_NOT_YET: Final = (
+    *(Need.ENDPOINT, Need.SECRETS, Need.FOLDER, Need.COPIES, Need.OBJECTS, Need.STOP_SIGNAL),
+)
 _VARIABLE: Final = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]*")
 
 
@@ -69,6 +74,15 @@ def node_name(pool: KubernetesPool, node: NodeId) -> str:
     return node.removeprefix(prefix) if node.startswith(prefix) else ""
 
 
+def lacks(pool: KubernetesPool) -> tuple[Need, ...]:
+    """Return what no node of the pool can carry, as `refuse_what_cannot_run` refuses it."""
+    return (
+        *_NOT_YET,
+        *image_lacks({Form.REGISTRY}),
+        *(() if pool.image else (Need.NO_IMAGE,)),
+    )
+
+
 def refuse_what_cannot_run(pool: KubernetesPool, step: StartStep) -> None:
     """Raise `EngineRefused` when no number of attempts would start this step here."""
     refuse_bad_words(step)
@@ -79,6 +93,13 @@ def refuse_what_cannot_run(pool: KubernetesPool, step: StartStep) -> None:
             step,
             "it names no image, and a pod needs one",
             "give the job an `image`, or the pool a setting `image`",
+        )
+    image = read_image(step.task.image) if step.task.image else None
+    if step.task.image and (image is None or image.form is not Form.REGISTRY):
+        raise refusal(
+            step,
+            f"image {step.task.image!r} is no registry's, and a cluster runs no other",
+            "push it to a registry, and name it as that does",
         )
     if step.endpoint is not None:
         raise refusal(

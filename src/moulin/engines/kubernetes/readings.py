@@ -12,7 +12,7 @@ from typing import Any, Final
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Claim, NodeCapacity, Observation, TaskPhase
 from moulin.domain.standing import Standing
-from moulin.engines.kubernetes.manifests import KubernetesPool
+from moulin.engines.kubernetes.manifests import KubernetesPool, lacks
 
 _FACTORS: Final[Mapping[str, Decimal]] = {
     "n": Decimal(10) ** -9,
@@ -88,6 +88,7 @@ def capacity(pool: KubernetesPool, node: Mapping[str, Any]) -> NodeCapacity:
         ),
         is_reachable=conditions.get("Ready") == "True",
         closed_because="cordoned in Kubernetes" if is_closed else "",
+        lacks=lacks(pool),
     )
 
 

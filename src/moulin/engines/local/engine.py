@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from moulin.domain.errors import EngineRefused, EngineUnavailable, InUse, InvalidSpec, NotFound
 from moulin.domain.health import NodeReading
@@ -29,8 +30,8 @@ from moulin.engines.local.launch import (
 )
 from moulin.engines.local.nodes import machine_devices
 from moulin.engines.local.survivors import end_survivors
-from moulin.engines.task.containers import TOOLS_OWN, contained_here
-from moulin.engines.task.data import BESIDE, MOVER, Beside, placed, refuse_bad_data
+from moulin.engines.task.containers import TOOLS_OWN, contained_here, find_tools, images_lacking
+from moulin.engines.task.data import BESIDE, MOVER, Beside, data_lacking, placed, refuse_bad_data
 from moulin.engines.task.dropped import Dropped
 from moulin.engines.task.entering import entering
 from moulin.engines.task.handed import hand_secrets, take_back_secrets
@@ -57,6 +58,9 @@ from moulin.engines.task.spool import (
 )
 from moulin.engines.task.task_env import clean_environment, task_environment
 from moulin.ports.clock import Clock
+
+# How often it is looked for what may be installed meanwhile: tools for images, libraries for copies.
+LOOK_NS: Final = 10 * 10**9
 
 
 @dataclass(slots=True)
@@ -111,6 +115,7 @@ class LocalEngine:
         self._tools_env = {name: found[name] for name in TOOLS_OWN if name in found}
         self._known: dict[StepId, _Known] = {}
         self._ports: set[int] = set()
+        self._look_at_ns = 0
 
     @property
     def memory_limit_method(self) -> str:
@@ -180,7 +185,13 @@ class LocalEngine:
             ) from cause
 
     def capacity(self) -> tuple[NodeCapacity, ...]:
-        """Return this machine's nodes by number."""
+        """Return this machine's nodes by number, with what is not installed for their tasks."""
+        now_ns = self._clock.now_ns()
+        if now_ns >= self._look_at_ns:
+            self._look_at_ns = now_ns + LOOK_NS
+            lacks = (*images_lacking(find_tools(self._base_env["PATH"])), *data_lacking())
+            if lacks != self._nodes[0].lacks:
+                self._nodes = tuple(replace(node, lacks=lacks) for node in self._nodes)
         return self._nodes
 
     def health(self, nodes: Sequence[NodeId] = ()) -> tuple[NodeReading, ...]:

@@ -24,6 +24,7 @@ from moulin.domain.errors import (
 )
 from moulin.domain.health import NodeReading
 from moulin.domain.ids import NodeId, StepId
+from moulin.domain.needs import Need
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation, TaskPhase
 from moulin.domain.plan import StartStep
 from moulin.domain.told import skew_ns
@@ -45,6 +46,8 @@ SILENT_S: Final = 120.0
 # The longest wait before an agent is started that keeps ending.
 AGAIN_S_MAX: Final = 60
 LOG_BYTES_MAX: Final = 4 * 1024 * 1024
+# What no node of a Ray cluster is given; what else one cannot carry it says itself.
+_REFUSED: Final = (Need.ENDPOINT, Need.SECRETS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +238,7 @@ class RayEngine:
             accelerator_class=named if told.accelerators else "",
             boot_id=state["boot_id"],
             is_reachable=state["is_reachable"],
+            lacks=(*_REFUSED, *(Need(each) for each in state["lacks"])),
         )
         return self._rate(capacity, state["cpu_model"])
 

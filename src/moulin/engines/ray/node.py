@@ -85,7 +85,8 @@ class NodeDoor:
         return opened
 
     def _about(self, _request: Json) -> Json:
-        return {"boot_id": self._own.boot_id, "cpu_model": _cpu_model()}
+        [own] = (each for each in self._engine.capacity() if each.node == self._own.node)
+        return {"boot_id": own.boot_id, "cpu_model": _cpu_model(), "lacks": list(own.lacks)}
 
     def _start(self, request: Json) -> Any:
         step = decode(StartStep, request["step"])

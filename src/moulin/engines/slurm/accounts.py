@@ -173,7 +173,7 @@ def read_accounts(described: str, rows: str) -> dict[str, Account]:
             name=name,
             parent=parent,
             description=words.get(name, ""),
-            limits=_read_limits(tres),
+            limits=read_limits(tres),
             is_closed=submit == "0",
             qos=tuple(qos.split(",")) if qos else (),
             users=frozenset(users[name]),
@@ -213,7 +213,12 @@ def _limits(project: Project, counted: frozenset[str]) -> dict[str, int]:
     return {name: count for name, count in amounts.items() if count >= 0 and name in counted}
 
 
-def _read_limits(written: str) -> dict[str, int]:
+def read_limits(written: str) -> dict[str, int]:
+    """Return CPUs, MiB and GPUs of a list of TRES; others are left out.
+
+    >>> read_limits("cpu=64,mem=1G,gres/gpu=4,node=2")
+    {'cpu': 64, 'mem': 1024, 'gres/gpu': 4}
+    """
     found: dict[str, int] = {}
     for part in written.split(","):
         name, _, amount = part.partition("=")

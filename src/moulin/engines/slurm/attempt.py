@@ -164,6 +164,7 @@ def _read_directory(found: Attempt) -> None:
     found.own_job = (read_small(found.path("job")) or b"").decode().strip()
     found.is_submitted = read_small(found.path("submitting")) is not None
     found.is_lease = is_there(found.path("lease"))
+    found.is_endpoint = is_there(f"{found.directory}/0/door")
 
 
 class Attempts:
@@ -200,6 +201,10 @@ class Attempts:
     def open(self) -> tuple[Attempt, ...]:
         """Return the attempts that have a step whose end is not on record."""
         return tuple(self._open.values())
+
+    def is_open(self, name: AttemptId) -> bool:
+        """Say whether an attempt was started and has a step whose end is not on record."""
+        return bool(self.of(step_id(name, 0)).open)
 
     def opened(self, step: StepId) -> Attempt | None:
         """Return the attempt of a step if it has one whose end is not on record; reads nothing."""

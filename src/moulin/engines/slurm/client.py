@@ -19,6 +19,7 @@ _TRANSIENT: Final = (
     *("munge", "protocol authentication", "invalid authentication credential"),
     *("configuration source", "connection reset", "in standby", "try again", "i/o error"),
     *("read-only file system", "no space left", "socket"),
+    "required partition not available",  # drained or inactive, until somebody sets it up again
 )
 # As in AssocGrpSubmitJobsLimit or QOSMaxSubmitJobPerUserLimit.
 _TOO_MANY: Final = "submitjob"
@@ -29,7 +30,8 @@ class JobRequest:
     """One job to submit: `nodes` nodes with one task on each, or an array of such jobs.
 
     `hosts` are Slurm's names of the nodes, none: any. `output` may hold `%a`, the element.
-    `array_size` 0 is no array, else elements are numbered from 0.
+    `array_size` 0 is no array, else elements are numbered from 0. `time_limit_minutes` 0 leaves the
+    time to Slurm, which takes its partition's default; `is_unlimited` asks for no limit in so many words.
     """
 
     name: str
@@ -43,6 +45,7 @@ class JobRequest:
     gres: str = ""
     hosts: tuple[str, ...] = ()
     time_limit_minutes: int = 0
+    is_unlimited: bool = False
     array_size: int = 0
     partition: str = ""
     account: str = ""
@@ -50,6 +53,11 @@ class JobRequest:
     reservation: str = ""
     constraint: str = ""
     is_exclusive: bool = False
+
+    @property
+    def time(self) -> str:
+        """The time it asks for, as all of Slurm's clients write it; empty when it asks for none."""
+        return "UNLIMITED" if self.is_unlimited else str(self.time_limit_minutes or "")
 
 
 @runtime_checkable

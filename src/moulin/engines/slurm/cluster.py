@@ -3,11 +3,12 @@
 All jobs are read in one question and all nodes in another, each kept for as long as the pool says.
 """
 
+import time
 from typing import Final
 
-from moulin.domain.errors import EngineError, EngineRefused
+from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable
 from moulin.domain.plan import StartStep
-from moulin.domain.workload import Resources
+from moulin.engines.slurm.classes import type_meant
 from moulin.engines.slurm.client import (
     Converses,
     ExtendsJobs,
@@ -21,7 +22,7 @@ from moulin.engines.slurm.watched import Reading, Watched
 
 Jobs = JobBook
 NODES_PERIOD_S: Final = 4.0
-PARTITIONS_PERIOD_S: Final = 60.0
+PARTITIONS_PERIOD_S: Final = 15.0
 ARRAYS_PERIOD_S: Final = 600.0
 # More in one array is no gain, and a submission that Slurm takes whole stays short.
 ARRAY_MAX: Final = 5000
@@ -29,6 +30,8 @@ ARRAY_MAX: Final = 5000
 TIME_MARGIN_S: Final = 120
 # So many ends that accounting told are remembered: none of them changes any more.
 RECALLED_MAX: Final = 20_000
+# Accounting that failed is left alone for so long: each of ten thousand tasks may ask it.
+RECALL_RETRY_S: Final = 5.0
 
 
 class Cluster:
@@ -42,10 +45,12 @@ class Cluster:
         self._jobs: Watched[Jobs] = Watched(self._ask_jobs, settings.poll_s)
         nodes_period_s = min(NODES_PERIOD_S, 4 * settings.poll_s)
         self._nodes: Watched[tuple[SlurmNode, ...]] = Watched(self._ask_nodes, nodes_period_s)
-        self._partition: Watched[SlurmPartition] = Watched(self._ask_partition, PARTITIONS_PERIOD_S)
+        partition_period_s = min(PARTITIONS_PERIOD_S, 15 * settings.poll_s)
+        self._partition: Watched[SlurmPartition] = Watched(self._ask_partition, partition_period_s)
         self._array_max: Watched[int] = Watched(client.array_size_max, ARRAYS_PERIOD_S)
         self._missed: set[str] = set()
         self._recalled: dict[str, SlurmJob | None] = {}
+        self._recall_again_s = float("-inf")
         self.ring = client.ring
         self.cancel = client.cancel
         self.door: Converses | None = client if isinstance(client, Converses) else None
@@ -101,13 +106,30 @@ class Cluster:
         """
         return job.name == name or job.comment == f"{self.own_comment}{name}"
 
+    def number(self, job: str) -> str:
+        """Return Slurm's own number of a job that has begun: an element of an array has one, too.
+
+        Empty when Slurm does not list that element. Raises `EngineUnavailable` when it cannot be asked.
+        """
+        if job.isdigit():
+            return job
+        found = self._jobs.read().known().get(job)
+        if found is None or found.element is None:  # as long as it waited, it was the array
+            self._jobs.doubt()
+            found = self._jobs.read().known().get(job)
+        return str(found.id) if found is not None and found.element is not None else ""
+
     def submit(self, job: JobRequest) -> int:
         """Submit a job and return its number.
 
         Raises `EngineRefused` when Slurm will never take it, `EngineUnavailable` when it is not known
         whether it did.
         """
-        return self._client.submit(job)
+        try:
+            return self._client.submit(job)
+        except EngineUnavailable:
+            self._partition.hurry()  # it may have been closed
+            raise
 
     def find(self, name: str) -> int:
         """Return the number of this pool's job of that name, 0 when Slurm knows none.
@@ -123,10 +145,19 @@ class Cluster:
         self._missed.add(job)
 
     def recall(self, job: str) -> SlurmJob | None:
-        """Return what accounting says of a job that the controller has dropped; None without any."""
+        """Return what accounting says of a job that the controller has dropped; None without any.
+
+        Raises `EngineUnavailable` when it cannot be asked, and for a moment after that.
+        """
         if job not in self._recalled:
+            if time.monotonic() < self._recall_again_s:
+                raise EngineUnavailable("accounting gave no answer a moment ago")
             wanted = sorted({*self._missed, job})
-            found = self._client.recall(wanted) or {}
+            try:
+                found = self._client.recall(wanted) or {}
+            except EngineUnavailable:
+                self._recall_again_s = time.monotonic() + RECALL_RETRY_S
+                raise
             if len(self._recalled) > RECALLED_MAX:
                 self._recalled.clear()
             self._recalled.update((each, found.get(each)) for each in wanted)
@@ -136,15 +167,15 @@ class Cluster:
             del self._recalled[job]
         return known
 
-    def gres_type(self, resources: Resources) -> str:
-        """Return Slurm's name for the accelerators asked for, empty when any will do."""
-        if not resources.accelerators or not resources.accelerator_class:
+    def gres_type(self, step: StartStep) -> str:
+        """Return Slurm's name for the accelerators that a step asks for, empty when any will do."""
+        asked, settings = step.resources, self._settings
+        if not asked.accelerators or not asked.accelerator_class:
             return ""
-        for node in self.nodes().known():
-            named = self._settings.accelerator_class or node.accelerator_type
-            if node.accelerators and named == resources.accelerator_class:
-                return node.accelerator_type
-        return ""
+        names = (node.removeprefix(settings.prefix) for node in step.nodes)
+        placed = () if settings.is_delegated else tuple(names)
+        nodes = self.nodes().known()
+        return type_meant(nodes, placed, settings.accelerator_class, asked.accelerator_class)
 
     def offered_s(self) -> int:
         """Return how long a replica may run here, so that it ends before Slurm ends it; 0 is for ever.
@@ -171,6 +202,11 @@ class Cluster:
             )
         wanted_s = asked_s + step.stop_grace_s + TIME_MARGIN_S if asked_s else longest_s
         return min(wanted_s, longest_s) if longest_s else wanted_s
+
+    def outlasts_default(self, step: StartStep) -> bool:
+        """Say whether a step without a limit would get one: Slurm has a default, and no longest time."""
+        partition = self.partition()
+        return bool(partition.default_time_s) and not (partition.time_limit_s or step.time_limit_s)
 
     def extend(self, job: str, time_limit_s: int) -> None:
         """Let a job last `time_limit_s`, and what it takes to end, in all.

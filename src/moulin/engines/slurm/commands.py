@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from moulin.domain.errors import EngineUnavailable
 from moulin.domain.session import Entry
 from moulin.engines.slurm.client import JobRequest, complaint, unavailable
 from moulin.engines.slurm.formats import (
@@ -20,6 +21,9 @@ from moulin.engines.slurm.transport import Answer, Transport
 # What one command is told of at most: its words have to fit where the system puts them.
 NAMED_MAX: Final = 500
 _ENDED_ALREADY: Final = ("invalid job id", "already completing", "already completed")
+# What `sacct` says with accounting_storage/none, and the status of a shell that finds no such program.
+_NOT_STORED: Final = "accounting storage is disabled"
+_NO_PROGRAM: Final = 127
 _ARRAY_MAX: Final = re.compile(r"^MaxArraySize\s*=\s*([0-9]+)", re.MULTILINE)
 
 
@@ -28,7 +32,7 @@ class Commands:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._has_accounting: bool | None = None
+        self._has_accounting = True
 
     def talking(self, command: Sequence[str], *, is_terminal: bool) -> Entry:
         """Return the program that runs a command where Slurm's are, with pipes or on a terminal."""
@@ -92,18 +96,28 @@ class Commands:
             raise complaint(f"extend job {job}", _said(answer))
 
     def recall(self, jobs: Sequence[str]) -> Mapping[str, SlurmJob] | None:
-        """Return ended jobs by `sacct`; where that fails once it is not asked again."""
-        if self._has_accounting is False:
+        """Return ended jobs by `sacct`; where there is none, or nothing is stored, it is not asked again.
+
+        Any other failure says nothing of the jobs: it raises `EngineUnavailable`.
+        """
+        if not self._has_accounting:
             return None
         found: dict[str, SlurmJob] = {}
         for first in range(0, len(jobs), NAMED_MAX):
             some = f"--jobs={','.join(jobs[first : first + NAMED_MAX])}"
             columns = "--format=JobID,JobName,State,ExitCode,Start,End"
             words = ("sacct", "--noheader", "--parsable2", "--allocations", some, columns)
-            answer = self._transport.run(words)
-            self._has_accounting = answer.status == 0
-            if not self._has_accounting:
+            try:
+                answer = self._transport.run(words)
+            except EngineUnavailable as failure:
+                if not isinstance(failure.__cause__, FileNotFoundError):
+                    raise
+                answer = Answer(_NO_PROGRAM, b"", failure.message)
+            if answer.status == _NO_PROGRAM or _NOT_STORED in answer.words.lower():
+                self._has_accounting = False
                 return None
+            if answer.status != 0:
+                raise unavailable("ask accounting", _said(answer))
             found.update(read_accounting(_text(answer)))
         return found
 
@@ -141,7 +155,7 @@ def sbatch_words(job: JobRequest) -> tuple[str, ...]:
         "mem": f"{job.memory_mib}M",
         "nodelist": ",".join(job.hosts),
         "gres": job.gres,
-        "time": str(job.time_limit_minutes or ""),
+        "time": job.time,
     }
     given = [f"--{name}={value}" for name, value in options.items() if value]
     if job.is_exclusive:

@@ -4,6 +4,7 @@ A replica's server listens on the loopback address of its node. Beside it stands
 who shows the replica's key, and says where: to the control plane, where the pool names its URL, and in
 the step's `ready` file, which is enough where nodes reach nobody. A registration that ran out means that
 nobody knows whether the replica answers: it gets no request, and nothing else follows. Decision 0036.
+Where nodes are not reached from here, the door is reached over the pool's SSH connection. Decision 0044.
 """
 
 from dataclasses import replace
@@ -14,6 +15,7 @@ from moulin.domain.ids import AttemptId
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
 from moulin.domain.registration import HEARTBEAT_S
+from moulin.engines.slurm.forwards import Forwards
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.task.spool import StepFiles, format_record, read_address, write_whole
 from moulin.ports.clock import Clock
@@ -26,13 +28,19 @@ class Doors:
     """The doors of one pool's replicas."""
 
     def __init__(
-        self, settings: SlurmSettings, registrations: Registrations, clock: Clock, program: str
+        self,
+        settings: SlurmSettings,
+        registrations: Registrations,
+        clock: Clock,
+        program: str,
+        forwards: Forwards | None = None,
     ) -> None:
-        """`program` is the path of the sidecar, as the nodes see it."""
+        """`program` is the path of the sidecar, as the nodes see it; without `forwards` nodes are reached."""
         self._settings = settings
         self._registrations = registrations
         self._clock = clock
         self._program = program
+        self._forwards = forwards
 
     def behind(self, step: StartStep, files: StepFiles, node: NodeCapacity) -> StartStep:
         """Return an endpoint's step with its program behind a door; any other step as it is.
@@ -56,22 +64,39 @@ class Doors:
         return replace(step, task=replace(step.task, command=(*sidecar, *step.task.command)))
 
     def address(self, attempt: AttemptId, files: StepFiles) -> str:
-        """Return where a replica answers: as it registered, else as its file says; empty if unknown."""
+        """Return where a replica answers, as seen from here; empty if that is unknown."""
+        own = self._own_address(attempt, files)
+        return self._forwards.address(attempt, own) if own and self._forwards is not None else own
+
+    def trouble(self, attempt: AttemptId) -> str:
+        """Return why no request goes to a replica that runs, empty when nothing is known against it."""
+        if self._registrations.of(attempt) is not None and not self._is_believed(attempt):
+            return "its registration ran out"
+        return self._forwards.why_not(attempt) if self._forwards is not None else ""
+
+    def word(self, attempt: AttemptId) -> str:
+        """Return what is known of the way to a replica, in a form that changes when that does."""
+        held = self._registrations.of(attempt)
+        said = "" if held is None else held.address if self._is_believed(attempt) else "ran out"
+        way = self._forwards.word(attempt) if self._forwards is not None else ""
+        return f"{said} by {way}" if way else said
+
+    def tend(self) -> None:
+        """See to the ways to replicas, in the background."""
+        if self._forwards is not None:
+            self._forwards.tend()
+
+    def release(self, attempt: AttemptId) -> None:
+        """Give up the way to a replica that has ended."""
+        if self._forwards is not None:
+            self._forwards.release(attempt)
+
+    def _own_address(self, attempt: AttemptId, files: StepFiles) -> str:
+        """Return where its door is over there: as it registered, else as its file says."""
         held = self._registrations.of(attempt)
         if held is None:
             return read_address(files)
         return held.address if self._is_believed(attempt) else ""
-
-    def has_run_out(self, attempt: AttemptId) -> bool:
-        """Say whether a replica had a registration and has not renewed it."""
-        return self._registrations.of(attempt) is not None and not self._is_believed(attempt)
-
-    def word(self, attempt: AttemptId) -> str:
-        """Return what is known of a replica's registration, in a form that changes when that does."""
-        held = self._registrations.of(attempt)
-        if held is None:
-            return ""
-        return held.address if self._is_believed(attempt) else "ran out"
 
     def _is_believed(self, attempt: AttemptId) -> bool:
         held = self._registrations.of(attempt)

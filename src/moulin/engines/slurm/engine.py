@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from moulin.domain.errors import (
@@ -39,11 +40,14 @@ from moulin.engines.slurm.cluster import Cluster, Jobs
 from moulin.engines.slurm.doors import SIDECAR, Doors
 from moulin.engines.slurm.evidence import Case, Evidence
 from moulin.engines.slurm.formats import PENDING, SlurmJob
+from moulin.engines.slurm.forwards import Forwards
 from moulin.engines.slurm.inside import entry_beside
 from moulin.engines.slurm.places import calmed, places
 from moulin.engines.slurm.settings import SlurmSettings
+from moulin.engines.slurm.sought import Sought
 from moulin.engines.slurm.starting import Starter
 from moulin.engines.slurm.submission import install_program, shared_data
+from moulin.engines.slurm.tunnel import Tunnel
 from moulin.engines.slurm.waiting import standings
 from moulin.engines.slurm.watched import Reading
 from moulin.engines.slurm.wellbeing import LOOK, Wellbeing
@@ -93,10 +97,12 @@ class SlurmEngine:
         *,
         clock: Clock,
         registrations: Registrations | None = None,
+        way: tuple[Tunnel, Path] | None = None,
     ) -> None:
         """Open or make the spool under the settings' directory; Slurm is not asked yet.
 
-        With `registrations` replicas stand behind doors of their own.
+        With `registrations` replicas stand behind doors of their own. A `way` to these is where they are
+        reached over SSH: the connection, and the file on this machine that holds what goes over it.
 
         Raises `EngineUnavailable` when the directory cannot be made.
         """
@@ -114,6 +120,7 @@ class SlurmEngine:
             self._wellbeing = Wellbeing(self._spool, clock, settings, reader=reader)
             self._dropped = Dropped(self._spool)
             self._book = Attempts(self._spool, self._dropped)
+            forwards = Forwards(*way, self._book.is_open) if way is not None else None
         except OSError as cause:
             raise EngineUnavailable(
                 f"open {self._spool}: {cause.strerror}",
@@ -123,7 +130,7 @@ class SlurmEngine:
         self._evidence = Evidence(self._cluster)
         self._doors: Doors | None = None
         if registrations is not None:
-            self._doors = Doors(settings, registrations, clock, sidecar)
+            self._doors = Doors(settings, registrations, clock, sidecar, forwards)
         self._starter = Starter(
             self._book,
             settings,
@@ -137,6 +144,7 @@ class SlurmEngine:
         self._nodes: dict[str, NodeCapacity] = {}
         self._stopping: dict[AttemptId, Attempt] = {}
         self._unwanted: set[str] = set()
+        self._sought = Sought(self._cluster)
         self._fresh: dict[AttemptId, Attempt] = {}
         self._rung_s = float("-inf")
         self._has_told_all = False
@@ -246,8 +254,15 @@ class SlurmEngine:
         nodes = self._cluster.nodes().known()
         jobs = self._cluster.jobs().known()
         ours = frozenset(job.id for job in jobs.all() if self._cluster.is_ours(job))
-        limit_s = self._cluster.offered_s()
-        found = places(nodes, jobs.all(), ours, self._settings, time_limit_s=limit_s)
+        found = places(
+            nodes,
+            jobs.all(),
+            ours,
+            self._settings,
+            partition=self._cluster.partition(),
+            time_limit_s=self._cluster.offered_s(),
+            lacks=self._starter.lacks(),
+        )
         calm = calmed(found, tuple(self._nodes.values()))
         self._nodes = {node.node: node for node in found}
         return calm
@@ -285,7 +300,7 @@ class SlurmEngine:
             self._book.of(step),
             wanted,
             settings=self._settings,
-            door=self._cluster.door,
+            cluster=self._cluster,
             program=self._enter,
         )
 
@@ -347,6 +362,7 @@ class SlurmEngine:
             return True
         if attempt.is_submitted:
             self._unwanted |= self._numbers([attempt])
+            self._sought.add(attempt)
         else:
             fence = format_record({"by": "stop", "at_ns": self._clock.now_ns()})
             write_once(files.started, fence)
@@ -370,13 +386,20 @@ class SlurmEngine:
             raise self._spool_failed("sync", "the spool", cause) from cause
 
     def _tend(self) -> None:
-        """Do what stops left for later: tell jobs again, and cancel those that did not end."""
+        """Do what stops left for later: tell jobs again, and cancel those that did not end.
+
+        A job that was stopped before Slurm's answer to its submission came, or instead, is found first.
+        """
+        if self._doors is not None:
+            self._doors.tend()
         now_s = time.monotonic()
-        if not (self._unwanted or self._stopping) or now_s < self._rung_s + TELLING_S:
+        is_due = bool(self._unwanted or self._stopping or self._sought)
+        if not is_due or now_s < self._rung_s + TELLING_S:
             return
         self._rung_s = now_s
         if self._cluster.hangs():
             return
+        self._unwanted |= self._sought.found()
         late = [each for each in self._stopping.values() if now_s >= each.cancel_s]
         for attempt in late:
             attempt.cancel_s = now_s + RETRY_S
@@ -412,7 +435,9 @@ class SlurmEngine:
             raise self._spool_failed("list", "the spool", cause) from cause
         self._has_told_all = True
         for step in listed:
-            yield self._tell(self._book.of(step), step, jobs)
+            attempt = self._book.of(step)
+            self._sought.add(attempt)
+            yield self._tell(attempt, step, jobs)
 
     def _changed(self, jobs: Reading[Jobs]) -> Iterator[Observation]:
         is_look_due = self._is_look_due()
@@ -459,6 +484,8 @@ class SlurmEngine:
         self._book.close(attempt, step)
         if not attempt.open:
             self._stopping.pop(attempt.id, None)
+            if self._doors is not None:
+                self._doors.release(attempt.id)
 
     def _is_look_due(self) -> bool:
         """Say whether gangs are looked at this time: at least every second, more rarely if many."""

@@ -72,8 +72,9 @@ class Case:
         cpu_ns, memory_bytes_max = read_usage(self.files)
         is_found = self.attempt.is_endpoint or self.attempt.is_lease
         address = self.address() if is_found else ""
-        if self.doors is not None and self.doors.has_run_out(self.attempt.id):
-            words = f"its registration ran out; {words}"
+        trouble = self.doors.trouble(self.attempt.id) if self.doors is not None and is_found else ""
+        if trouble and not address:
+            words = f"{trouble}; {words}"
         started_ns = self.started_ns()
         return Observation(
             step=self.step,

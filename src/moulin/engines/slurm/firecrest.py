@@ -217,7 +217,7 @@ def _directives(job: JobRequest) -> bytes:
         "cpus-per-task": str(job.cpus),
         "mem": f"{job.memory_mib}M",
         "gres": job.gres,
-        "time": str(job.time_limit_minutes or ""),
+        "time": job.time,
     }
     lines = [f"#SBATCH --{name}={value}\n" for name, value in options.items() if value]
     flags = ["no-requeue", "open-mode=append", *(["exclusive"] if job.is_exclusive else [])]

@@ -31,6 +31,8 @@ ENDED: Final = frozenset(
 )
 _STATES: Final = PENDING | STARTING | RUNNING | ENDED
 COMPLETING: Final = "COMPLETING"
+# States of a partition.
+_CLOSED: Final = frozenset({"DRAIN", "INACTIVE"})
 
 # Field of a job -> the names that versions gave it.
 _JOB_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -53,7 +55,8 @@ _JOB_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 # Where the accelerators of each node are written, the most exact first.
 _GRES_FIELDS: Final = ("tres_per_node", "gres_detail")
-_GRES: Final = re.compile(r"(?:gres[:/])?gpu(?::([A-Za-z][\w.-]*))?(?:[:=]([0-9]+))?")
+# A type may begin with a digit, as 2080ti and 1g.5gb do; digits with nothing after them are a count.
+_GRES: Final = re.compile(r"(?:gres[:/])?gpu(?::(?![0-9]+$)(\w[\w.-]*))?(?:[:=]([0-9]+))?")
 _PAIR: Final = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_/:]*)=")
 _JOB: Final = re.compile(r"([0-9]+)(?:_[0-9]+)?")
 _SPAN: Final = re.compile(r"([0-9]+)(?:-([0-9]+)(?::([0-9]+))?)?")
@@ -154,15 +157,24 @@ class SlurmNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlurmPartition:
-    """One partition; `time_limit_s` 0 is none."""
+    """One partition; `state` is Slurm's word for it, and `time_limit_s` 0 is none.
+
+    `default_time_s` is what a job gets that asks for no time, 0: as long as the partition lets it.
+    """
 
     name: str
     is_default: bool = False
-    is_up: bool = True
+    state: str = "UP"
     nodes: str = ""
     node_count: int = 0
     time_limit_s: int = 0
+    default_time_s: int = 0
     account: str = ""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether Slurm refuses jobs for it. One that is DOWN takes them, and starts them when it is up."""
+        return self.state in _CLOSED
 
 
 def read_jobs(data: bytes) -> tuple[SlurmJob, ...]:
@@ -284,6 +296,8 @@ def gres_count(written: str) -> tuple[int, str]:
 
     >>> gres_count("gpu:h100:8(S:0-1),gpu:a100:2,nvme:1"), gres_count("gres:gpu:2")
     ((10, 'h100'), (2, ''))
+    >>> gres_count("gpu:2080ti:4"), gres_count("gpu:1g.5gb:7"), gres_count("gpu:3090=2")
+    ((4, '2080ti'), (7, '1g.5gb'), (2, '3090'))
     """
     total, kind = 0, ""
     for part in re.sub(r"\([^)]*\)", "", written).split(","):
@@ -398,10 +412,11 @@ def _partition(fields: Mapping[str, str]) -> SlurmPartition:
     return SlurmPartition(
         name=fields["PartitionName"],
         is_default=fields.get("Default") == "YES",
-        is_up=fields.get("State", "UP") == "UP",
+        state=fields.get("State", "UP").upper(),
         nodes="" if nodes == "(null)" else nodes,
         node_count=_integer(fields.get("TotalNodes")) or len(expand_hosts(nodes)),
         time_limit_s=parse_slurm_time_s(fields.get("MaxTime", "UNLIMITED")),
+        default_time_s=parse_slurm_time_s(fields.get("DefaultTime", "NONE")),
     )
 
 

@@ -23,6 +23,7 @@ from moulin.engines.slurm.formats import (
     read_nodes,
     read_partitions,
 )
+from moulin.engines.slurm.tenants import name_of
 
 NS_PER_S: Final = 1_000_000_000
 CPU_CLASS: Final = "cpu-node"
@@ -39,6 +40,7 @@ _NODE_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "partitions": ("partitions",),
 }
 _TIME_FIELDS: Final = (("maximums", "time"), ("max_time_limit",), ("maximum_time",))
+_DEFAULT_TIME_FIELDS: Final = (("defaults", "time"), ("default_time_limit",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +95,13 @@ def operator_file(
     partitions: Sequence[SlurmPartition],
     jobs: Sequence[SlurmJob],
     naming: Naming,
+    *,
+    tenants: Sequence[str] = (),
+    remarks: Sequence[str] = (),
 ) -> str:
     """Return an operator file with a zone and a pool for each partition that has nodes.
+
+    `tenants` are lines that declare who may use it, `remarks` comments about the whole cluster.
 
     Order:  as Slurm lists partitions. Cost: O(nodes · partitions + jobs).
     """
@@ -104,9 +111,15 @@ def operator_file(
     }
     filled = {each: held for each, held in by_partition.items() if held}
     classes = {each: _machine_class(held, naming.classes) for each, held in filled.items()}
-    lines = [*_header(nodes, filled, jobs), "", *_sites(naming), "", "zones:"]
-    lines += [f"  {_name(each.name)}: {{site: {naming.site}}}" for each in filled]
-    lines += ["", *_declared(classes, filled, naming), "pools:"]
+    lines = [*_header(nodes, filled, jobs), *remarks, "", *tenants, *_sites(naming), "", "zones:"]
+    lines += [f"  {name_of(each.name)}: {{site: {naming.site}}}" for each in filled]
+    lines += ["", *_declared(classes, filled, naming)]
+    if "directory" not in (naming.settings or {}):
+        lines += [
+            "# Before jobs can run on other machines, each pool's settings need a `directory` that its",
+            "# nodes see at the same path, such as /shared/moulin; `--directory` writes it here.",
+        ]
+    lines.append("pools:")
     for each, held in filled.items():
         lines += _pool(each, held, classes[each], naming)
     return "\n".join(lines) + "\n"
@@ -179,8 +192,8 @@ def _pool(
     mode = ", mode: delegated" if naming.is_delegated else ""
     return [
         *lines,
-        f"  {_name(partition.name)}:",
-        f"    {{zone: {_name(partition.name)}, engine: slurm, machine_class: {machine_class}{mode},",
+        f"  {name_of(partition.name)}:",
+        f"    {{zone: {name_of(partition.name)}, engine: slurm, machine_class: {machine_class}{mode},",
         f"     settings: {json.dumps(settings)}}}",
     ]
 
@@ -191,13 +204,7 @@ def _machine_class(held: Sequence[SlurmNode], known: Collection[str]) -> str:
     if not kinds:
         return CPU_CLASS
     kind = kinds.most_common(1)[0][0]
-    return next((name for name in known if name.casefold() == kind.casefold()), _name(kind))
-
-
-def _name(written: str) -> str:
-    """Return a name that an operator file may hold."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in written)
-    return kept.strip("._-")[:63] or "unnamed"
+    return next((name for name in known if name.casefold() == kind.casefold()), name_of(kind))
 
 
 def _listed(data: bytes, key: str) -> Sequence[Mapping[str, Any]]:
@@ -239,20 +246,21 @@ def _json_node(body: Mapping[str, Any]) -> SlurmNode:
 def _json_partition(body: Mapping[str, Any]) -> SlurmPartition:
     nodes = body.get("nodes", "")
     listed = str(nodes.get("configured", "") if isinstance(nodes, Mapping) else nodes or "")
-    state = body.get("state") or (body.get("partition") or {}).get("state") or "UP"
+    said = body.get("state") or (body.get("partition") or {}).get("state") or "UP"
     return SlurmPartition(
         name=str(body.get("name", "")),
         is_default="default" in [str(flag).lower() for flag in body.get("flags") or ()],
-        is_up="UP" in state,
+        state=(said if isinstance(said, str) else str(said[0])).upper(),
         nodes=listed,
         node_count=len(expand_hosts(listed)),
-        time_limit_s=_json_time_s(body),
+        time_limit_s=_json_time_s(body, _TIME_FIELDS),
+        default_time_s=_json_time_s(body, _DEFAULT_TIME_FIELDS),
     )
 
 
-def _json_time_s(body: Mapping[str, Any]) -> int:
-    """Return a partition's longest time; JSON has it in minutes."""
-    for path in _TIME_FIELDS:
+def _json_time_s(body: Mapping[str, Any], paths: Sequence[Sequence[str]]) -> int:
+    """Return a time of a partition, 0 where none is set; JSON has it in minutes."""
+    for path in paths:
         value: Any = body
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None

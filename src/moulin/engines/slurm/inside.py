@@ -11,7 +11,7 @@ from moulin.domain.errors import EngineRefused, NotFound
 from moulin.domain.ids import StepId
 from moulin.domain.session import Entry, EntryWanted
 from moulin.engines.slurm.attempt import Attempt
-from moulin.engines.slurm.client import Converses
+from moulin.engines.slurm.cluster import Cluster
 from moulin.engines.slurm.settings import ANY_PYTHON, SlurmSettings
 from moulin.engines.task.entering import entering
 from moulin.engines.task.spool import is_there, look_again, read_exact
@@ -28,20 +28,29 @@ def entry_beside(
     wanted: EntryWanted,
     *,
     settings: SlurmSettings,
-    door: Converses | None,
+    cluster: Cluster,
     program: str,
 ) -> Entry:
-    """Return the program that goes into a task of a job; raises `NotFound` and `EngineRefused`."""
+    """Return the program that goes into a task of a job.
+
+    Raises `NotFound` when it does not run, `EngineRefused` where nothing can be talked over, and of an
+    array's element `EngineUnavailable` when Slurm cannot be asked for its number.
+    """
     rank = int(step.rpartition(".t")[2])
     directory = f"{attempt.directory}/{rank}"
     look_again(directory)
-    job = attempt.owner().decode()
-    if not job.isdigit() or is_there(f"{directory}/exit"):
+    owner = attempt.owner()
+    if not owner[:1].isdigit() or is_there(f"{directory}/exit"):
         raise NotFound(f"enter {step}: it does not run", hint="only what runs can be entered")
-    if door is None:
+    if cluster.door is None:
         raise EngineRefused(
             f"enter {step}: this pool is reached over REST, and nothing can be talked with over that",
             hint="use Slurm's own commands, here or over SSH (`ssh` in the pool's settings)",
+        )
+    job = cluster.number(owner.decode())
+    if not job:
+        raise NotFound(
+            f"enter {step}: Slurm does not list its job", hint="only what runs can be entered"
         )
     hosts = (read_exact(attempt.path("hosts")) or b"").decode().splitlines()
     place: tuple[str, ...] = ()  # of a job of one node there is only one
@@ -57,4 +66,4 @@ def entry_beside(
     if settings.python != ANY_PYTHON:
         python = tuple(split(settings.python))
     inside = (*python, *entering(directory, wanted, program=program)[1:])
-    return door.talking((*srun, *inside), is_terminal=bool(wanted.terminal))
+    return cluster.door.talking((*srun, *inside), is_terminal=bool(wanted.terminal))

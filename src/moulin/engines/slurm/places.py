@@ -4,14 +4,16 @@ An owned pool's nodes are Slurm's. A delegated pool offers one place for each ma
 which: Slurm chooses, and what others hold is taken off the last places, so that sums are right.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from moulin.domain.ids import NodeId
+from moulin.domain.needs import Need
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.slurmwords import expand_hosts
-from moulin.engines.slurm.formats import SlurmJob, SlurmNode
+from moulin.engines.slurm.classes import classes_by_type
+from moulin.engines.slurm.formats import SlurmJob, SlurmNode, SlurmPartition
 from moulin.engines.slurm.settings import SlurmSettings
 
 # Words of a node's state that mean that nothing new may be put there, and that it does not answer.
@@ -20,12 +22,17 @@ CLOSING: Final = frozenset(
         *("down", "drain", "drained", "draining", "fail", "failing", "error", "unknown", "future"),
         *("maint", "reserved", "planned", "reboot", "reboot_issued", "reboot_requested"),
         *("not_responding", "no_respond", "invalid", "invalid_reg", "blocked", "perfctrs"),
-        *("powered_down", "powering_down", "power_down", "powering_up", "inval"),
+        *("powering_down", "inval"),
     }
 )
-ABSENT: Final = frozenset({"down", "not_responding", "no_respond", "unknown", "powered_down"})
+ABSENT: Final = frozenset({"down", "not_responding", "no_respond", "unknown"})
+# A node that saves power, or is on its way up: Slurm wakes it for a job, and only for one. That it
+# does not answer meanwhile means nothing.
+_ASLEEP: Final = frozenset({"powered_down", "power_down", "powering_up"})
+_SILENT: Final = frozenset({"not_responding", "no_respond"})
 _HARMLESS: Final = frozenset({"planned", "reserved"})
 _CPU: Final = 1000
+_UP: Final = SlurmPartition(name="")
 
 
 def places(
@@ -34,17 +41,31 @@ def places(
     ours: frozenset[int],
     settings: SlurmSettings,
     *,
+    partition: SlurmPartition = _UP,
     time_limit_s: int = 0,
+    lacks: tuple[Need, ...] = (),
 ) -> tuple[NodeCapacity, ...]:
     """Return what the pool offers, in the order of Slurm's node names, for `time_limit_s` each.
 
     `ours` are the numbers of jobs that this pool started; all else that is held is taken by others.
     """
     own = _held_by_node([job for job in jobs if job.id in ours and job.holds_nodes])
+    classes = classes_by_type(nodes, settings.accelerator_class)
     found = tuple(
-        replace(_capacity(node, own.get(node.name, _NOTHING), settings), time_limit_s=time_limit_s)
+        replace(
+            _capacity(node, own.get(node.name, _NOTHING), settings, classes),
+            time_limit_s=time_limit_s,
+            asked_time_limit_s=partition.time_limit_s,
+            lacks=lacks,
+        )
         for node in nodes
     )
+    if partition.is_closed:
+        why = f"partition {partition.name} is {partition.state} and takes no jobs"
+        found = tuple(
+            replace(node, closed_because="; ".join(filter(None, (node.closed_because, why))))
+            for node in found
+        )
     return _anonymous(found, settings.prefix) if settings.is_delegated else found
 
 
@@ -65,10 +86,12 @@ def _held_by_node(jobs: Sequence[SlurmJob]) -> dict[str, _Held]:
     return held
 
 
-def _capacity(node: SlurmNode, own: _Held, settings: SlurmSettings) -> NodeCapacity:
-    closing = sorted((node.flags & CLOSING) - _HARMLESS)
+def _capacity(
+    node: SlurmNode, own: _Held, settings: SlurmSettings, classes: Mapping[str, str]
+) -> NodeCapacity:
+    flags = node.flags - _SILENT if node.flags & _ASLEEP else node.flags
+    closing = sorted((flags & CLOSING) - _HARMLESS)
     words = " ".join(closing)
-    accelerator_class = settings.accelerator_class or node.accelerator_type
     return NodeCapacity(
         has_login=not settings.is_delegated,  # of a place nobody knows whose machine it will be
         node=NodeId(f"{settings.prefix}{node.name}"),
@@ -76,12 +99,12 @@ def _capacity(node: SlurmNode, own: _Held, settings: SlurmSettings) -> NodeCapac
         memory_bytes=node.memory_bytes,
         machine_class=settings.machine_class,
         accelerators=node.accelerators,
-        accelerator_class=accelerator_class if node.accelerators else "",
+        accelerator_class=classes[node.accelerator_type] if node.accelerators else "",
         address=node.address,
         idle_mw=settings.idle_mw,
         peak_mw=settings.peak_mw,
         power_source="stated by the operator" if settings.peak_mw else "",
-        is_reachable=not node.flags & ABSENT,
+        is_reachable=not flags & ABSENT,
         closed_because=f"{words}: {node.reason}" if node.reason and words else words,
         taken_cpu_milli=max(0, node.used_cpus - own[0]) * _CPU,
         taken_memory_bytes=max(0, node.used_memory_bytes - own[1]),

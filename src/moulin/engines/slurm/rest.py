@@ -158,7 +158,7 @@ def _properties(job: JobRequest) -> dict[str, Any]:
         "standard_output": job.output,
         "array": f"0-{job.array_size - 1}" if job.array_size else "",
         "gres": job.gres,
-        "time_limit": job.time_limit_minutes,
+        "time_limit": job.time if job.is_unlimited else job.time_limit_minutes,
     }
     return {
         **{name: value for name, value in words.items() if value},

@@ -15,6 +15,7 @@ from typing import Final
 
 from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable
 from moulin.domain.ids import AttemptId
+from moulin.domain.needs import Need
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
 from moulin.engines.slurm.arrays import ArrayJob
@@ -81,6 +82,10 @@ class Starter:
         self._cluster = cluster
         self._program = program
         self._alone_until_s = 0.0
+
+    def lacks(self) -> tuple[Need, ...]:
+        """Return what no node of the partition can carry, as far as that is known."""
+        return self._images.lacks()
 
     def record(
         self, step: StartStep, files: StepFiles, attempt: Attempt, nodes: Mapping[str, NodeCapacity]
@@ -306,10 +311,15 @@ class Starter:
         job = job_request(
             step,
             self._settings,
-            gres_type=cluster.gres_type(step.resources),
+            gres_type=cluster.gres_type(step),
             time_limit_s=cluster.time_limit_s(step),
         )
-        return replace(job, name=name, comment=f"{cluster.own_comment}{name}")
+        return replace(
+            job,
+            name=name,
+            comment=f"{cluster.own_comment}{name}",
+            is_unlimited=cluster.outlasts_default(step),
+        )
 
     def _launch(self, step: StartStep) -> Launch:
         return Launch(

@@ -8,22 +8,27 @@ import contextlib
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 
 from moulin.domain.errors import EngineUnavailable
 from moulin.domain.session import Entry
 from moulin.engines.task.entering import on_a_terminal
+from moulin.engines.task.spool import format_record, read_record, write_whole
 
 COMMAND_S: Final = 20.0
 WORDS_MAX: Final = 400
 # What SSH itself answers when it never reached the other side's shell.
 SSH_FAILED: Final = 255
 PERSIST_S: Final = 600
+_SOCKET: Final = "s"
+_OWNER_ONLY: Final = 0o700
 _AGENT: Final = "SSH_AUTH_SOCK"
 # Slurm's commands name every element of an array that waits, instead of the first few.
 _ALWAYS: Final = {"SLURM_BITSTR_LEN": "0"}
@@ -88,18 +93,24 @@ class SshTransport:
         environment: Mapping[str, str] | None = None,
         folder: str = "",
         options: Sequence[str] = (),
+        record: Path | None = None,
     ) -> None:
-        """Reach `host`, as SSH knows it."""
-        # A folder of its own, as short as can be: a socket's path has a hundred characters at most.
-        sockets = tempfile.mkdtemp(prefix="moulin-")
+        """Reach `host`, as SSH knows it.
+
+        With a `record` the connection that a former process left open, and put on record there, is
+        taken over, with all that goes through it.
+        """
+        self.host = host
+        sockets = _new_sockets() if record is None else _recorded_sockets(record, host)
+        self.control_path = f"{sockets}/{_SOCKET}"
         self._ssh = (
             *("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"),
             *("-o", "ControlMaster=auto", "-o", f"ControlPersist={PERSIST_S}"),
-            *("-o", f"ControlPath={sockets}/s", "-o", "ServerAliveInterval=5"),
+            *("-o", f"ControlPath={self.control_path}", "-o", "ServerAliveInterval=5"),
             *options,
             host,
         )
-        weakref.finalize(self, _hang_up, self._ssh, sockets)
+        weakref.finalize(self, _hang_up, sockets)
         given = {**_ALWAYS, **(environment or {})}
         variables = [f"{name}={value}" for name, value in sorted(given.items())]
         self._before = (
@@ -131,12 +142,60 @@ class SshTransport:
         )
 
 
-def _hang_up(ssh: Sequence[str], sockets: str) -> None:
+def over_that(control_path: str) -> tuple[str, ...]:
+    """Return the `ssh` that speaks with an open connection's process, and never opens another."""
+    return (
+        *("ssh", "-T", "-F", "none", "-o", "BatchMode=yes", "-o", f"ControlPath={control_path}"),
+        *("-o", "ControlMaster=no", "-o", "ProxyCommand=false"),
+    )
+
+
+def hang_up(record: Path) -> None:
+    """Close the connection that is on record, if one is, and forget it."""
+    sockets = _held_sockets(record)[1]
+    if sockets:
+        _hang_up(sockets)
+    record.unlink(missing_ok=True)
+
+
+def _hang_up(sockets: str) -> None:
     """Close the connection, if there is one, and remove its socket."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = (*ssh[:-1], "-O", "exit", ssh[-1])
+        command = (*over_that(f"{sockets}/{_SOCKET}"), "-O", "exit", "there")
         subprocess.run(command, capture_output=True, check=False, timeout=COMMAND_S)
     shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _new_sockets() -> str:
+    # A folder of its own, as short as can be: a socket's path has a hundred characters at most.
+    return tempfile.mkdtemp(prefix="moulin-")
+
+
+def _recorded_sockets(record: Path, host: str) -> str:
+    """Return the folder on record, or a new one that is from now on; of another host it is closed."""
+    known, sockets = _held_sockets(record)
+    if sockets and known == host:
+        return sockets
+    hang_up(record)
+    sockets = _new_sockets()
+    write_whole(str(record), format_record({"host": host, "sockets": sockets}), is_durable=False)
+    return sockets
+
+
+def _held_sockets(record: Path) -> tuple[str, str]:
+    """Return host and folder on record, empty unless the folder is there and this user's alone.
+
+    Such folders have names in a place where anybody may make one.
+    """
+    try:
+        facts = read_record(str(record)) or {}
+        found = os.lstat(facts.get("sockets", ""))
+    except (OSError, ValueError):  # what a power cut left of it may be no path at all
+        return "", ""
+    is_own = found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) == _OWNER_ONLY
+    if not (is_own and stat.S_ISDIR(found.st_mode)):
+        return "", ""
+    return facts.get("host", ""), facts["sockets"]
 
 
 def _answer(command: Sequence[str], stdin: bytes, environment: Mapping[str, str] | None) -> Answer:

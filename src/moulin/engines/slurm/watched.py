@@ -5,6 +5,7 @@ and for one so old that nothing could be concluded from it; and then not for lon
 that hangs is silent from then on, and holds up nobody, until it answers again.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ HURRY_S: Final = 3.0
 HURRIED_PERIOD_S: Final = 0.25
 _STALE_PERIODS: Final = 5
 _STALE_S: Final = 5.0
+HINT: Final = "the log has the whole of it; it is asked for again"
+_LOG: Final = logging.getLogger(__name__)
 # How long after its question an answer is waited for at most: everybody else waits, too.
 WAIT_S: Final = 5.0
 # A failure that takes longer than this is silence, too: commands wait for an answer before they give up.
@@ -44,7 +47,7 @@ class Watched(Generic[T]):
     """One question and its newest reading; safe to use from several threads."""
 
     def __init__(self, ask: Callable[[], T], period_s: float) -> None:
-        """Ask with `ask`, which may raise `EngineError`, at most every `period_s`."""
+        """Ask with `ask` at most every `period_s`; whatever it raises makes the reading a failure."""
         self._ask = ask
         self._period_s = period_s
         self._lock = threading.Lock()
@@ -53,6 +56,7 @@ class Watched(Generic[T]):
         self._reading: Reading[T] = Reading(0, float("-inf"), None)
         self._hurried_until_s = float("-inf")
         self._doubted_s = float("-inf")
+        self._logged = ""
         self._answered: Reading[T] | None = None
         self._is_silent = False
 
@@ -133,3 +137,9 @@ class Watched(Generic[T]):
         except EngineError as failure:
             self._reading = Reading(number, asked_s, None, failure)
             self._is_silent = self._is_silent or time.monotonic() > asked_s + SLOW_S
+        except Exception as bug:  # noqa: BLE001 - it is no reason to believe the answer before it
+            unread = EngineUnavailable(f"an answer cannot be read: {bug!r}", hint=HINT)
+            self._reading = Reading(number, asked_s, None, unread)
+            if repr(bug) != self._logged:
+                self._logged = repr(bug)
+                _LOG.exception("an answer cannot be read; it is asked for again")

@@ -8,7 +8,8 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from moulin.engines.task.image import Contained, Contents, Form
+from moulin.domain.image import Form
+from moulin.engines.task.image import Contained, Contents
 
 _TAKEN: Final = frozenset(Form)
 

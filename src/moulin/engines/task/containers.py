@@ -6,20 +6,15 @@ A task with an image never runs without it: what is missing is a refusal, before
 import os
 import resource
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from moulin.domain.image import UNMOUNTABLE, Form, Image, read_image
+from moulin.domain.needs import Need, image_lacks
 from moulin.domain.plan import StartStep
 from moulin.engines.task.apptainer import Apptainer
-from moulin.engines.task.image import (
-    UNMOUNTABLE,
-    Contained,
-    ContainerTool,
-    Contents,
-    Image,
-    read_image,
-)
+from moulin.engines.task.image import Contained, ContainerTool, Contents
 from moulin.engines.task.podman import Podman
 from moulin.engines.task.specification import program_words, refusal
 from moulin.engines.task.spool import StepFiles
@@ -57,6 +52,12 @@ def find_tools(path: str) -> tuple[ContainerTool, ...]:
             found.append(Apptainer(program=program))
             break
     return tuple(found)
+
+
+def images_lacking(tools: Iterable[ContainerTool]) -> tuple[Need, ...]:
+    """Return which forms of images none of these tools can run."""
+    known = tuple(tools)
+    return image_lacks(form for form in Form if any(tool.takes(form) for tool in known))
 
 
 def missing_beside_podman(path: str) -> tuple[str, ...]:

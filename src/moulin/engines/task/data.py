@@ -7,9 +7,11 @@ unless it names one. Its plan is a file, so that nothing of it is in a command l
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from moulin.domain.needs import Need
 from moulin.domain.plan import StartStep
 from moulin.engines.task.specification import refusal
 from moulin.engines.task.spool import StepFiles, make_directory, write_whole
@@ -58,6 +60,11 @@ def needs_data(step: StartStep) -> bool:
     """Say whether anything is to be prepared or saved for a step."""
     task = step.task
     return bool(task.bundle or task.inputs or task.outputs)
+
+
+def data_lacking() -> tuple[Need, ...]:
+    """Return what a mover that runs in this very Python could not copy."""
+    return () if find_spec("s3fs") else (Need.OBJECTS,)
 
 
 def refuse_bad_data(step: StartStep) -> None:

@@ -1,32 +1,16 @@
-"""What an image is called, and what a container tool is told of a task; starts and decides nothing.
+"""What a container tool is told of a task; starts and decides nothing.
 
 A task in a container keeps the contract of one without: its own exit status, signals that reach the
 program and not only its parents, its log, its variables, its directories at the same paths, its CPUs
 and its devices. How each tool is told that is in a module of its own. Decision 0039.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Protocol
 
-_REGISTRY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
-_SCHEMES: Final = ("oras://", "library://")
-_ARCHIVES: Final = ("oci-archive:/", "docker-archive:/")
-# A path with one of these cannot be said to every tool as a mount.
-UNMOUNTABLE: Final = frozenset(":,\n\0")
-
-
-class Form(StrEnum):
-    """Where an image is."""
-
-    REGISTRY = "a registry's image"
-    DIRECTORY = "a directory"
-    ARCHIVE = "an image archive"
-    SIF = "a SIF file"
-    SQUASHFS = "a SquashFS file"
-    APPTAINERS_OWN = "an address that only Apptainer knows"
+from moulin.domain.image import Form, Image
 
 
 class Reach(StrEnum):
@@ -38,14 +22,6 @@ class Reach(StrEnum):
 
     INSIDE = "inside"
     MARKED = "marked"
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image; `name` is a registry's without a scheme, else what was written."""
-
-    form: Form
-    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,30 +69,3 @@ class ContainerTool(Protocol):
     def contain(self, contents: Contents) -> Contained:
         """Return how it is started."""
         ...
-
-
-def read_image(written: str) -> Image | None:
-    """Return what was written for `image`, None when it is no image of any kind.
-
-    >>> read_image("docker://ghcr.io/mill/grind:2").name
-    'ghcr.io/mill/grind:2'
-    """
-    if any(character in UNMOUNTABLE - {":"} for character in written):
-        return None
-    if written.startswith("/"):
-        return Image(_form_of_path(written), written)
-    if written.startswith(_ARCHIVES):
-        return Image(Form.ARCHIVE, written)
-    if written.startswith(_SCHEMES):
-        return Image(Form.APPTAINERS_OWN, written)
-    name = written.removeprefix("docker://")
-    is_name = "://" not in name and _REGISTRY_NAME.fullmatch(name) is not None
-    return Image(Form.REGISTRY, name) if is_name else None
-
-
-def _form_of_path(path: str) -> Form:
-    if path.endswith(".sif"):
-        return Form.SIF
-    if path.endswith((".sqsh", ".squashfs")):
-        return Form.SQUASHFS
-    return Form.DIRECTORY

@@ -1,8 +1,8 @@
 """Copy a task's inputs to its folder before it starts, and its outputs away after it has ended.
 
 Run by path, `python -I mover.py in|out PLAN`, by the program beside a task and in its environment:
-addresses are fsspec's, and keys come from the task's own variables, which its secrets are. It imports
-nothing of Moulin. Objects of a store are kept on the node under what the store says they are, with the
+`s3://` is fsspec's, and keys come from the task's own variables, which its secrets are; paths need
+nothing but Python. It imports nothing of Moulin. Objects of a store are kept on the node under what the store says they are, with the
 digest of what came, so that the next task of the project copies them from the disk.
 """
 
@@ -79,13 +79,49 @@ def say(words: str) -> None:
     os.write(2, f"moulin: {words}\n".encode())
 
 
+class Disk:
+    """The file systems that this node has mounted, in those words of fsspec's that are used here."""
+
+    def info(self, path: str) -> dict[str, Any]:
+        """Return what is at a path, links followed; raises `Unmoved` for what can be no input."""
+        state = os.stat(path)
+        if stat.S_ISDIR(state.st_mode):
+            return {"name": path, "size": 0, "type": "directory"}
+        if not stat.S_ISREG(state.st_mode):
+            raise Unmoved(f"{path}: it is neither a file nor a folder")
+        return {"name": path, "size": state.st_size, "type": "file"}
+
+    def find(self, folder: str) -> dict[str, dict[str, Any]]:
+        """Return every file below a folder, linked folders' too; what is no file is left out.
+
+        Raises `Unmoved` for a folder that is inside itself, and `OSError` for what cannot be read.
+        """
+        found = {}
+        for root, folders, names in os.walk(folder, onerror=_not_read, followlinks=True):
+            for path in (os.path.join(root, name) for name in folders):
+                if f"{os.path.realpath(root)}/".startswith(f"{os.path.realpath(path)}/"):
+                    raise Unmoved(f"{path}: it is a link to a folder that it is in")
+            for path in (os.path.join(root, name) for name in names):
+                if os.path.isfile(path) or not os.path.exists(path):
+                    found[path] = self.info(path)
+        return found
+
+    def open(self, path: str, _mode: str, *, block_size: int) -> BinaryIO:
+        """Open a file to read it in blocks."""
+        return open(path, "rb", buffering=min(block_size, 1 << 20))
+
+
+def _not_read(error: OSError) -> None:
+    raise error
+
+
 def file_system(address: str) -> Any:
-    """Return fsspec's file system of an address; raises `Unmoved` where it is not installed."""
+    """Return the file system of an address; raises `Unmoved` where it needs what is not installed."""
+    if not address.startswith("s3://"):
+        return Disk()
     try:
         import fsspec
 
-        if not address.startswith("s3://"):
-            return fsspec.filesystem("file")
         # Only what the task was given: nobody else's configuration, no machine's own rights.
         os.environ.setdefault("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         os.environ.setdefault("AWS_CONFIG_FILE", os.devnull)
@@ -128,7 +164,7 @@ def listed(files: Any, address: str) -> list[Item]:
     found = files.info(path)
     if found["type"] == "file":
         return [_item(found, "")]
-    below = files.find(path, detail=True)
+    below = files.find(path) if isinstance(files, Disk) else files.find(path, detail=True)
     root = path.rstrip("/")
     items = [_item(each, str(name)[len(root) + 1 :]) for name, each in sorted(below.items())]
     for item in items:
@@ -293,8 +329,10 @@ def save(place: str, address: str) -> None:
     """Copy a file or folder of the working directory to an address; raises `Unmoved`."""
     source = Path(place)
     if source.is_dir():
-        walk = (Path(root, name) for root, _, names in os.walk(source) for name in names)
-        pairs = [(path, f"/{path.relative_to(source)}") for path in sorted(walk)]
+        root = str(source)
+        with told_plainly(root):
+            below = sorted(Disk().find(root))
+        pairs = [(Path(path), path[len(root) :]) for path in below]
     elif source.exists():
         pairs = [(source, "")]
     else:

@@ -9,7 +9,8 @@ process that started it, as its monitor is handed to the nearest subreaper. Trie
 from dataclasses import dataclass
 from typing import Final
 
-from moulin.engines.task.image import Contained, Contents, Form
+from moulin.domain.image import Form
+from moulin.engines.task.image import Contained, Contents
 
 # Podman lowers its own limit to this before it starts anything, and cannot go back.
 PROCESSES_MAX: Final = 32_768

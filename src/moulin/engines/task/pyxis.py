@@ -9,7 +9,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Final
 
-from moulin.engines.task.image import Contained, Contents, Form, Reach
+from moulin.domain.image import Form
+from moulin.engines.task.image import Contained, Contents, Reach
 
 _TAKEN: Final = frozenset({Form.REGISTRY, Form.SQUASHFS})
 _STEP: Final = (

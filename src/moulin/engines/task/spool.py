@@ -11,6 +11,7 @@ One directory per task, `spool/ATTEMPT/RANK/`, owner only:
     ready    one line host:port of a server that answers, of a   by the task
              leased node with the user and the host's key
     time_limit  the seconds a leased node may last, when longer  by the engine
+    door     what the door of an endpoint's replica needs, its key   by the engine
     exit     how the step ended                                  by the shim, or by a burial
     data     what is prepared for it, as JSON                    by the engine
     work     a folder of its own, with its bundle and inputs     by the engine

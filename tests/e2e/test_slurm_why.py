@@ -125,3 +125,26 @@ def test_an_array_is_one_line_with_a_count(front, slurm_cluster):
     finally:
         set_partition(slurm_cluster, "UP")
     front.until(lambda: front.json("show", view["id"])["state"] == "succeeded")
+
+
+def test_a_stop_that_slurm_cannot_hear_holds_up_nobody(front, slurm_cluster):
+    set_partition(slurm_cluster, "DOWN")
+    try:
+        words = ("--zone", "anywhere", "--time-limit", "5m")
+        view = front.json("run", *words, "--", "sh", "-c", "exit 0")
+        front.until(lambda: word(front, view["id"]) == "PartitionDown")
+        slurm_cluster.freeze("slurmctld")
+        front.until(lambda: "EngineSilent" in held(front, view["id"]))
+        begun_s = time.monotonic()
+        assert front.moulin("stop", view["id"], "--no-wait").returncode == 0
+        for _ in range(5):
+            held(front, view["id"])
+        assert time.monotonic() < begun_s + 8.0
+    finally:
+        slurm_cluster.thaw("slurmctld")
+        set_partition(slurm_cluster, "UP")
+    front.until(lambda: front.json("show", view["id"])["state"] == "cancelled")
+    # It never runs from the stop on; Slurm is told once it hears again.
+    front.until(
+        lambda: not slurm_cluster.run("squeue", "-h", "--states=pending", "-o", "%i").strip()
+    )

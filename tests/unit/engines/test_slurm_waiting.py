@@ -146,6 +146,7 @@ def test_a_controller_that_hangs_is_waited_for_once(slow):
         reading = question.read()
         assert isinstance(reading.failure, EngineUnavailable)
     assert time.monotonic() < begun_s + 0.2 + 1.0  # one wait, not fifty
+    assert question.is_silent
     # What it said last is still known, and that it is old.
     answered, failure = question.peek()
     assert answered is not None
@@ -157,6 +158,7 @@ def test_a_controller_that_hangs_is_waited_for_once(slow):
     while question.read().value != len(asked) or question.peek()[1] is not None:
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
+    assert not question.is_silent
 
 
 def test_who_only_peeks_asks_nobody(slow):
@@ -182,3 +184,27 @@ def test_a_failure_keeps_the_last_answer(slow):
     answered, failure = question.peek()
     assert answered is not None
     assert (answered.value, failure.message if failure else "") == ("one", "refused")
+
+
+def test_a_command_that_fails_only_after_a_while_is_silence_and_one_that_fails_at_once_is_not(
+    slow, monkeypatch
+):
+    monkeypatch.setattr(watched, "SLOW_S", 0.05)
+    takes_s = [0.0, 0.1]
+
+    def ask():
+        time.sleep(takes_s.pop(0) if takes_s else 0.1)
+        raise EngineUnavailable("timed out")
+
+    question = Watched(ask, 0.01)
+    assert question.read().failure is not None
+    assert not question.is_silent
+    deadline_s = time.monotonic() + 10
+    while not question.is_silent:
+        question.read()
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    begun_s = time.monotonic()
+    for _ in range(20):
+        assert question.read().failure is not None
+    assert time.monotonic() < begun_s + 0.1 * 20 / 2  # not a wait for each

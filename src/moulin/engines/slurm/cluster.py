@@ -63,6 +63,11 @@ class Cluster:
         """Return the last answer about jobs, asking for none, and why it is not newer if it is too old."""
         return self._jobs.peek()
 
+    def hangs(self) -> bool:
+        """Say whether a command now would only hold up its caller."""
+        self._jobs.read()
+        return self._jobs.is_silent
+
     def nodes(self) -> Reading[tuple[SlurmNode, ...]]:
         """Return the newest reading of the partition's nodes, in Slurm's order."""
         return self._nodes.read()

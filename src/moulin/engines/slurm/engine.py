@@ -397,6 +397,8 @@ class SlurmEngine:
         if not is_due or now_s < self._rung_s + TELLING_S:
             return
         self._rung_s = now_s
+        if self._cluster.hangs():
+            return
         self._unwanted |= self._sought.found()
         late = [each for each in self._stopping.values() if now_s >= each.cancel_s]
         for attempt in late:

@@ -23,6 +23,8 @@ HINT: Final = "the log has the whole of it; it is asked for again"
 _LOG: Final = logging.getLogger(__name__)
 # How long after its question an answer is waited for at most: everybody else waits, too.
 WAIT_S: Final = 5.0
+# A failure that takes longer than this is silence, too: commands wait for an answer before they give up.
+SLOW_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,11 @@ class Watched(Generic[T]):
         return answered, self._hung().failure if is_old else None
 
     @property
+    def is_silent(self) -> bool:
+        """Whether a question hung, or failed only after a while, and none was answered since."""
+        return self._is_silent
+
+    @property
     def _stale_s(self) -> float:
         return max(_STALE_S, _STALE_PERIODS * self._period_s)
 
@@ -101,8 +108,8 @@ class Watched(Generic[T]):
         """Say whether a question has ended, after waiting for it unless the last one took too long."""
         left_s = self._begun_s + WAIT_S - time.monotonic()
         thread.join(0.0 if self._is_silent else max(0.0, left_s))
-        self._is_silent = thread.is_alive()
-        return not self._is_silent
+        self._is_silent = self._is_silent or thread.is_alive()
+        return not thread.is_alive()
 
     def _hung(self) -> Reading[T]:
         """Return the newest reading as one that has failed: nothing can be concluded from it any more."""
@@ -129,6 +136,7 @@ class Watched(Generic[T]):
             self._is_silent = False
         except EngineError as failure:
             self._reading = Reading(number, asked_s, None, failure)
+            self._is_silent = self._is_silent or time.monotonic() > asked_s + SLOW_S
         except Exception as bug:  # noqa: BLE001 - it is no reason to believe the answer before it
             unread = EngineUnavailable(f"an answer cannot be read: {bug!r}", hint=HINT)
             self._reading = Reading(number, asked_s, None, unread)

@@ -104,5 +104,5 @@ def test_an_image_that_a_cluster_cannot_run_is_refused_with_what_to_install(fron
     job.write_text("name: unboxed\nimage: ubuntu:24.04\ntime_limit: 5m\nrun: echo never\n")
     done = front.moulin("run", str(job), "--follow", "--zone", "hpc")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "needs pyxis or Apptainer on the nodes" in done.stderr
-    assert "install Apptainer on every node" in done.stderr
+    assert "it needs an image, which none of the 4 permitted node(s)" in done.stderr
+    assert "installed on the nodes, of Slurm pyxis or Apptainer" in done.stderr

@@ -59,16 +59,18 @@ def test_a_gang_is_checked_and_moves_to_a_spare_when_slurm_says_down(front, slur
     name = before[1].removeprefix("gpu-")
     slurm_cluster.kill_node(name)
     slurm_cluster.run("scontrol", "update", f"node={name}", "state=down", "reason=no power")
-    began_s = time.monotonic()
-    front.until(lambda: places(front, job) and before[1] not in places(front, job))
-    assert time.monotonic() - began_s < ELSEWHERE_S
-    nodes = {node["node"]: node for node in front.json("nodes")["items"]}
-    assert nodes[before[1]]["health"] == "quarantined"
-    assert "no power" in front.moulin("nodes").stdout
-    shown = front.json("show", job)
-    # Checks are no restarts, and what was lost with its node is no failure.
-    assert shown["units"][0]["restarts"] == 1
-    slurm_cluster.start_node(name)
+    try:
+        began_s = time.monotonic()
+        front.until(lambda: (now := places(front, job)) and before[1] not in now)
+        assert time.monotonic() - began_s < ELSEWHERE_S
+        nodes = {node["node"]: node for node in front.json("nodes")["items"]}
+        assert nodes[before[1]]["health"] == "quarantined"
+        assert "no power" in front.moulin("nodes").stdout
+        shown = front.json("show", job)
+        # Checks are no restarts, and what was lost with its node is no failure.
+        assert shown["units"][0]["restarts"] == 1
+    finally:
+        slurm_cluster.start_node(name)
     front.until(lambda: not check(front, before[1])["symptoms"])
     assert front.json("nodes", "release", before[1])["health"] == "healthy"
     front.moulin("stop", job)

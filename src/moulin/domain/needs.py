@@ -62,8 +62,8 @@ TITLES: Final[Mapping[Need, str]] = {
     Need.OUTPUTS_OF_IMAGE: "outputs of a program in an image",
 }
 _INSTALL: Final = (
-    "have Podman (with crun and catatonit) or Apptainer installed on the nodes; `moulin doctor` says what"
-    " a machine has"
+    "have Podman (with crun and catatonit) or Apptainer installed on the nodes, of Slurm pyxis or"
+    " Apptainer; `moulin doctor` says what a machine has"
 )
 _ELSEWHERE: Final = "let it run on a pool of engine local or slurm"
 HINTS: Final[Mapping[Need, str]] = {

@@ -9,12 +9,13 @@ import re
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from signal import Signals
 from typing import Final
 
 from moulin.domain.errors import InvalidSpec
 from moulin.domain.jobfile import parse_job
 from moulin.domain.slurmwords import parse_slurm_memory_bytes, parse_slurm_time_s
-from moulin.domain.workload import WorkloadSpec
+from moulin.domain.workload import STOP_SIGNALS, WorkloadSpec
 
 MARK: Final = "#SBATCH"
 DEFAULT_SHELL: Final = ("/bin/sh",)
@@ -84,17 +85,24 @@ _OWN_WAY: Final[Mapping[str, str]] = {
     "requeue": "`--retry` of `moulin run` says how often it is tried",
     "no-requeue": "`--retry` of `moulin run` says how often it is tried",
     "comment": "`--label` of `moulin run` keeps a note",
+    "nodelist": "nodes are chosen by their room and health",
+    "exclude": "nodes are chosen by their room and health",
 }
 _REFUSED: Final[Mapping[str, str]] = {
     "begin": "start it when it is time, or `--after` another job",
     "nodefile": "name zones instead",
     "exclusive": "ask for all CPUs of a node with --cpus-per-task",
     "wrap": "write the command into the script",
+    "constraint": "name the zone of a pool with that `constraint` as --partition",
+    "reservation": "name the zone of a pool with that `reservation` as --partition",
+    "licenses": "submit it with sbatch: only Slurm counts licences",
 }
 _NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")
 # A type may begin with a digit, as 2080ti and 1g.5gb do; digits with nothing after them are a count.
 _GRES: Final = re.compile(r"(?:gres[:/])?gpu(?::(?![0-9]+$)(\w[\w.-]*))?(?::([0-9]{1,4}))?")
 _GPUS: Final = re.compile(r"(?:(\w[\w.-]*):)?([0-9]{1,5})")
+_SIGNAL: Final = re.compile(r"(?:[RB]{1,2}:)?([A-Za-z0-9]+)(?:@([0-9]{1,5}))?")
+_SIGNAL_BEFORE_S: Final = 60
 _DEPENDENCY: Final = re.compile(r"(afterok|afterany):([A-Za-z0-9_.:-]+)")
 
 
@@ -224,7 +232,7 @@ _UNDERSTOOD: Final = frozenset(
     {
         *("job-name", "time", "nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "partition"),
         *("mem", "mem-per-cpu", "gres", "gpus", "gpus-per-node", "gpus-per-task", "array"),
-        *("dependency", "chdir", "export", "hold"),
+        *("dependency", "chdir", "export", "hold", "signal"),
     }
 )
 
@@ -307,6 +315,12 @@ def _environment(asked: _Asked, nodes: int, tasks_per_node: int, cpus: int) -> d
 def _rest(asked: _Asked) -> dict[str, object]:
     body: dict[str, object] = {}
     limit_s = asked.read("time", parse_slurm_time_s, 0)
+    if not limit_s:
+        asked.notes.append("no --time: it ends after the project's `job_time_limit`, 1 h if unsaid")
+    if "signal" in asked.values:
+        body["stop_signal"], before_s = _signal(asked, limit_s)
+        body["grace"] = f"{before_s}s"
+        limit_s -= before_s if limit_s else 0
     if limit_s:
         body["time_limit"] = f"{limit_s}s"
     if "partition" in asked.values:
@@ -319,6 +333,27 @@ def _rest(asked: _Asked) -> dict[str, object]:
     if after:
         body["after"] = [each for part in after for each in part]
     return body
+
+
+def _signal(asked: _Asked, limit_s: int) -> tuple[str, int]:
+    """Read `B:USR1@120`: which signal comes how many seconds before the end, to all processes."""
+    written = asked.values["signal"]
+    found = _SIGNAL.fullmatch(written)
+    name = found[1].upper().removeprefix("SIG") if found is not None else ""
+    if name.isdigit():
+        name = next((each.name[3:] for each in Signals if each.value == int(name)), name)
+    if found is None or name not in STOP_SIGNALS:
+        hint = f"write one of {', '.join(STOP_SIGNALS)}, such as B:USR1@120"
+        raise asked.refuse("signal", f"cannot send {written!r}", hint)
+    before_s = int(found[2]) if found[2] else _SIGNAL_BEFORE_S
+    if limit_s and before_s >= limit_s:
+        raise asked.refuse(
+            "signal", f"{before_s} s before the end of {limit_s} s", "give more time"
+        )
+    asked.notes.append(
+        f"--signal: {name} goes to all of its processes, and {before_s} s later KILL"
+    )
+    return name, before_s
 
 
 def _after(asked: _Asked, written: str) -> list[dict[str, str]]:

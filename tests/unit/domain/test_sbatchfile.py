@@ -78,7 +78,7 @@ def test_tasks_and_devices_are_counted_for_each_node(lines, nodes, cpus, acceler
     ],
 )
 def test_a_type_of_devices_may_begin_with_a_digit(line, kind, count):
-    found = script(line, "--mem=1G")
+    found = script(line, "--mem=1G", "--time=60")
     resources = found.spec.resources
     assert (resources.accelerator_class, resources.accelerators) == (kind, count)
     assert found.notes == ()
@@ -101,14 +101,57 @@ def test_every_form_of_a_time_limit(written, seconds):
 
 
 def test_what_is_done_in_another_way_or_not_at_all_is_said():
-    found = script("-o out_%j.txt", "--mail-type=END", "--frobnicate=1", "--mem=1G", "--qos low")
+    found = script(
+        "-o out_%j.txt",
+        "--mail-type=END",
+        "--frobnicate=1",
+        "--mem=1G",
+        "--qos low",
+        "-t 60",
+        "-x n1",
+    )
     assert found.notes == (
         "--output is not needed: `moulin logs` shows what it prints",
         "--mail-type is not needed: a project's webhook is told",
         "--frobnicate is left out: Moulin does not know it",
         "--qos is not needed: the project of your key has its own limits",
+        "--exclude is not needed: nodes are chosen by their room and health",
     )
     assert "no --mem" in script().notes[0]
+    assert "no --time" in script().notes[1]
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "grace_s"),
+    [
+        ("B:USR1@120", "USR1", 120),
+        ("SIGINT@30", "INT", 30),
+        ("10", "USR1", 60),
+        ("R:15@5", "TERM", 5),
+    ],
+)
+def test_a_signal_comes_before_the_end_and_not_after(written, name, grace_s):
+    found = script("--time=10", f"--signal={written}", "--mem=1G")
+    spec = found.spec
+    assert (spec.stop_signal, spec.stop_grace_s) == (name, grace_s)
+    assert spec.time_limit_s + spec.stop_grace_s == 600
+    assert found.notes == (
+        f"--signal: {name} goes to all of its processes, and {grace_s} s later KILL",
+    )
+    assert script(f"--signal={written}").spec.time_limit_s == 0
+
+
+@pytest.mark.parametrize("written", ["KILL@10", "B:", "USR1@x", "9@10", "USR1@600"])
+def test_a_signal_that_cannot_be_sent_is_refused(written):
+    with pytest.raises(InvalidSpec, match="--signal"):
+        script("--time=10", f"--signal={written}")
+
+
+@pytest.mark.parametrize("line", ["-C a100", "--licenses=matlab", "--reservation=course"])
+def test_what_only_slurm_can_promise_is_refused(line):
+    with pytest.raises(InvalidSpec) as caught:
+        script(line)
+    assert caught.value.hint
 
 
 def test_memory_for_each_cpu_is_added_up():

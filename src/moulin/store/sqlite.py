@@ -30,6 +30,7 @@ from moulin.store.rows import RESTORE_HINT
 from moulin.store.statements import compiled
 
 BUSY_TIMEOUT_MS: Final = 5_000
+BUSY_PAUSE_S: Final = 0.01
 MIGRATION_WAIT_S: Final = 30
 READERS: Final = 4  # kept open; each may cache 2 MB of pages
 READERS_MORE: Final = 28  # opened for a moment when more threads read at once
@@ -131,7 +132,7 @@ def _set_up(connection: Any, _record: object) -> None:
     """Make a new connection durable and strict."""
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    mode = _write_ahead(cursor)
     if mode != "wal":
         raise StoreUnavailable(
             f"open the store: its file system gives journal mode {mode!r}, not 'wal'",
@@ -140,6 +141,22 @@ def _set_up(connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _write_ahead(cursor: Any) -> str:
+    """Return the journal mode after asking for the write-ahead log.
+
+    SQLite waits for nobody in this, though another process may be opening the same new file.
+    """
+    until_s = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            return str(cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() >= until_s:
+                raise
+            time.sleep(BUSY_PAUSE_S)
 
 
 def _create_private(path: Path) -> None:

@@ -5,6 +5,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,18 @@ def test_two_processes_may_make_the_schema_at_once(url):
     processes = [run_python(program, url) for _ in range(3)]
     assert [process.communicate()[0] for process in processes] == ["0\n"] * 3
     assert [process.returncode for process in processes] == [0] * 3
+
+
+def test_a_new_file_that_another_writes_is_waited_for(tmp_path):
+    path = tmp_path / "log.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    later = threading.Timer(0.5, other.execute, ("COMMIT",))
+    later.start()
+    with open_store(f"sqlite:///{path}") as store:
+        assert store.last_sequence() == 0
+    later.join()
+    other.close()
 
 
 @pytest.mark.parametrize("place", DATABASES)

@@ -273,6 +273,10 @@ class Agent:
             return error_body(error)
         except (KeyError, TypeError, ValueError) as error:
             return error_body(EngineRefused(f"{verb}: the request cannot be read: {error!r}"))
+        except Exception as error:
+            # Whoever asked is to be told, and not to take the whole agent for dead.
+            log.exception("%s failed", verb)
+            return error_body(EngineUnavailable(f"{verb}: the agent failed with {error!r}"))
 
 
 class Handler(BaseHTTPRequestHandler):

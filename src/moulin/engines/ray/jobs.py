@@ -34,14 +34,18 @@ class RayHttp:
     def send(self, method: str, path: str, **content: Any) -> "httpx.Response":
         """Return the answer, whatever its status but refused credentials.
 
-        Raises `EngineUnavailable` when there is none or the token is wrong: no task's fault.
+        A connection that is closed instead of an answer is opened once more: a server that ended, or
+        let go of an idle one, says nothing else, and all that is asked of it may be asked twice. Raises `EngineUnavailable` when there is none or the token is wrong: no task's fault.
         """
         import httpx
 
         try:
             token = self._token_file.read_text(encoding="ascii").strip()
             headers = {"Authorization": f"Bearer {token}"}
-            answer = self._client.request(method, path, headers=headers, **content)
+            try:
+                answer = self._client.request(method, path, headers=headers, **content)
+            except httpx.RemoteProtocolError:
+                answer = self._client.request(method, path, headers=headers, **content)
         except OSError as cause:
             raise EngineUnavailable(
                 f"read the token of {self.address} from {self._token_file}: {cause.strerror}",

@@ -165,14 +165,17 @@ def _impossible_ever(state: State, demand: Demand) -> tuple[Reason, ...]:
 
 def _impossible_zones(state: State, demand: Demand) -> Iterator[Reason]:
     declared = state.declared
-    usable = [
-        zone
-        for zone in declared.permitted_zones(demand)
-        if declared.zones[zone].state is not ZoneState.CLOSED
-    ]
+    usable = _usable_zones(state, demand)
     is_every_name_known = all(zone in declared.zones for zone in demand.zones)
     if not usable or not is_every_name_known:
         yield from declared.zone_reasons(demand)
+
+
+def _usable_zones(state: State, demand: Demand) -> tuple[str, ...]:
+    """Return the zones that a demand may be placed in now or later."""
+    zones = state.declared.zones
+    permitted = state.declared.permitted_zones(demand)
+    return tuple(zone for zone in permitted if zones[zone].state is not ZoneState.CLOSED)
 
 
 def _may_get_hardware(state: State, demand: Demand) -> bool:
@@ -185,11 +188,7 @@ def _may_get_hardware(state: State, demand: Demand) -> bool:
 
 def _impossible_hardware(state: State, demand: Demand) -> Iterator[Reason]:
     fleet = Fleet(state)
-    zones = tuple(
-        zone
-        for zone in state.declared.permitted_zones(demand)
-        if state.declared.zones[zone].state is not ZoneState.CLOSED
-    )
+    zones = _usable_zones(state, demand)
     reason = _hardware_reason(fleet, demand, zones)
     if reason is not None:
         yield reason
@@ -232,7 +231,7 @@ def longest_time_s(state: State, submission: Submission) -> int:
     if not limits_min.size or int(limits_min.min()) == NO_LIMIT_MIN:
         return 0
     for option in options(demand_of(submission)):
-        zones = state.declared.permitted_zones(option)
+        zones = _usable_zones(state, option)
         able = fleet.able(option.shape._replace(time_limit_min=0), zones)
         longest_min = max(longest_min, _longest_min(fleet, able) if able.size else 0)
     return longest_min * 60 if longest_min < NO_LIMIT_MIN else 0

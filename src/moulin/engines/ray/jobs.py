@@ -35,7 +35,9 @@ class RayHttp:
         """Return the answer, whatever its status but refused credentials.
 
         A connection that is closed instead of an answer is opened once more: a server that ended, or
-        let go of an idle one, says nothing else, and all that is asked of it may be asked twice. Raises `EngineUnavailable` when there is none or the token is wrong: no task's fault.
+        let go of an idle one, says nothing else, and all that is asked of it may be asked twice.
+
+        Raises `EngineUnavailable` when there is none or the token is wrong: no task's fault.
         """
         import httpx
 

@@ -4,6 +4,7 @@ All jobs are read in one question and all nodes in another, each kept for as lon
 """
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable
@@ -14,6 +15,7 @@ from moulin.engines.slurm.client import (
     ExtendsJobs,
     FindsImageTool,
     JobRequest,
+    KeepsAway,
     SlurmClient,
 )
 from moulin.engines.slurm.formats import JobBook, SlurmJob, SlurmNode, SlurmPartition
@@ -57,6 +59,11 @@ class Cluster:
 
     def jobs(self) -> Reading[Jobs]:
         """Return the newest reading of all jobs."""
+        return self._jobs.read()
+
+    def jobs_now(self) -> Reading[Jobs]:
+        """Return a reading of all jobs that begins now: it has whatever was submitted before."""
+        self._jobs.doubt()
         return self._jobs.read()
 
     def listed(self) -> tuple[Reading[Jobs] | None, EngineError | None]:
@@ -115,8 +122,7 @@ class Cluster:
             return job
         found = self._jobs.read().known().get(job)
         if found is None or found.element is None:  # as long as it waited, it was the array
-            self._jobs.doubt()
-            found = self._jobs.read().known().get(job)
+            found = self.jobs_now().known().get(job)
         return str(found.id) if found is not None and found.element is not None else ""
 
     def submit(self, job: JobRequest) -> int:
@@ -221,6 +227,11 @@ class Cluster:
         wanted_s = time_limit_s + TIME_MARGIN_S
         wanted_s = min(wanted_s, longest_s) if longest_s else wanted_s
         self._client.extend(job, -(-wanted_s // 60))
+
+    def keep_away(self, jobs: Sequence[str], hosts: Sequence[str]) -> None:
+        """Let waiting jobs run anywhere but on `hosts`, where this way to Slurm can say so."""
+        if isinstance(self._client, KeepsAway):
+            self._client.keep_away(jobs, hosts)
 
     def image_tool(self) -> str:
         """Return what the nodes run images with, empty when nothing was found."""

@@ -21,6 +21,7 @@ from moulin.engines.slurm.transport import Answer, Transport
 # What one command is told of at most: its words have to fit where the system puts them.
 NAMED_MAX: Final = 500
 _ENDED_ALREADY: Final = ("invalid job id", "already completing", "already completed")
+_WAITS_NO_MORE: Final = (*_ENDED_ALREADY, "no longer pending")
 # What `sacct` says with accounting_storage/none, and the status of a shell that finds no such program.
 _NOT_STORED: Final = "accounting storage is disabled"
 _NO_PROGRAM: Final = 127
@@ -100,6 +101,16 @@ class Commands:
         if answer.status != 0:
             raise complaint(f"extend job {job}", _said(answer))
 
+    def keep_away(self, jobs: Sequence[str], hosts: Sequence[str]) -> None:
+        """Change where waiting jobs may run, by one `scontrol update` for many."""
+        for first in range(0, len(jobs), NAMED_MAX):
+            some = ",".join(jobs[first : first + NAMED_MAX])
+            where = f"ExcNodeList={','.join(hosts)}"
+            answer = self._transport.run(("scontrol", "update", f"JobId={some}", where))
+            said = answer.words.lower()
+            if answer.status != 0 and not any(words in said for words in _WAITS_NO_MORE):
+                raise unavailable("keep waiting jobs away from nodes", _said(answer))
+
     def recall(self, jobs: Sequence[str]) -> Mapping[str, SlurmJob] | None:
         """Return ended jobs by `sacct`; where there is none, or nothing is stored, it is not asked again.
 
@@ -159,6 +170,7 @@ def sbatch_words(job: JobRequest) -> tuple[str, ...]:
         "cpus-per-task": str(job.cpus),
         "mem": f"{job.memory_mib}M",
         "nodelist": ",".join(job.hosts),
+        "exclude": ",".join(job.excluded),
         "gres": job.gres,
         "time": job.time,
     }

@@ -20,7 +20,7 @@ from moulin.domain.errors import (
     InvalidSpec,
     NotFound,
 )
-from moulin.domain.health import NodeReading
+from moulin.domain.health import NodeReading, Quarantine
 from moulin.domain.ids import AttemptId, NodeId, StepId
 from moulin.domain.observation import (
     ENDED_PHASES,
@@ -35,6 +35,7 @@ from moulin.domain.plan import StartStep
 from moulin.domain.session import Entry, EntryWanted
 from moulin.domain.standing import Standing
 from moulin.engines.slurm.attempt import Attempt, Attempts
+from moulin.engines.slurm.avoidance import Avoidance
 from moulin.engines.slurm.client import SlurmClient
 from moulin.engines.slurm.cluster import Cluster, Jobs
 from moulin.engines.slurm.doors import SIDECAR, Doors
@@ -128,6 +129,7 @@ class SlurmEngine:
             ) from cause
         self._cluster = Cluster(client, settings, own_comment=f"moulin:{owner}:")
         self._evidence = Evidence(self._cluster)
+        self._avoidance = Avoidance(self._cluster, settings)
         self._doors: Doors | None = None
         if registrations is not None:
             self._doors = Doors(settings, registrations, clock, sidecar, forwards)
@@ -139,6 +141,7 @@ class SlurmEngine:
             login=login,
             doors=self._doors,
             wellbeing=self._wellbeing,
+            avoidance=self._avoidance,
             data=data,
         )
         self._nodes: dict[str, NodeCapacity] = {}
@@ -262,18 +265,25 @@ class SlurmEngine:
             partition=self._cluster.partition(),
             time_limit_s=self._cluster.offered_s(),
             lacks=self._starter.lacks(),
+            avoided=self._avoidance.nodes,
         )
         calm = calmed(found, tuple(self._nodes.values()))
         self._nodes = {node.node: node for node in found}
         return calm
 
     def health(self, nodes: Sequence[NodeId] = ()) -> tuple[NodeReading, ...]:
-        """Return what Slurm says of each node, and those say that look after our work there.
+        """Return what Slurm says of each machine, and those say that look after our work there.
 
-        The nodes of a delegated pool are Slurm's to judge. Raises `EngineUnavailable` while the
-        controller cannot be asked.
+        Raises `EngineUnavailable` while the controller cannot be asked.
         """
         return self._wellbeing.readings(self._cluster.nodes().known(), nodes)
+
+    def avoid(self, nodes: Mapping[NodeId, Quarantine]) -> None:
+        """Keep jobs away from machines in quarantine where Slurm chooses, those that wait there as well.
+
+        Raises `EngineUnavailable` when Slurm could not be told of the latter.
+        """
+        self._avoidance.avoid(nodes)
 
     def logs(self, step: StepId, cursor: int, limit_bytes: int) -> LogChunk:
         """Return at most `limit_bytes` (and 4 MiB) of output from byte `cursor`.
@@ -513,7 +523,9 @@ class SlurmEngine:
         now_ns = self._clock.now_ns()
         try:
             attempt = self._book.of(step)
-            case = Case(step, attempt, step_files(self._spool, step), now_ns, self._doors)
+            files = step_files(self._spool, step)
+            prefix = self._settings.prefix if self._settings.is_delegated else None
+            case = Case(step, attempt, files, now_ns, self._doors, prefix)
             return self._evidence.observe(case, jobs)
         except InvalidSpec as cause:
             return Observation(

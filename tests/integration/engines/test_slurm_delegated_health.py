@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -14,6 +15,7 @@ from moulin.scheduler.health import symptoms_of
 from tests.conformance.engine_bench import make_step, phase, wait_for, wait_until
 from tests.integration.engines.delegated_bench import places_of
 from tests.integration.engines.test_slurm_health import Bench as HealthBench
+from tests.integration.engines.test_slurm_health import has_devices
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(not shutil.which("cc"), reason="needs cc")]
 BAD = Quarantine(since_ns=1, words="device 2 shows xid 79")
@@ -70,7 +72,7 @@ def test_machines_are_watched_and_tell_which_task_saw_what(bench):
     assert len(set(hosts)) == 2
     assert set(hosts) <= set(MACHINES)
     for step, host in zip(gang, hosts, strict=True):
-        wait_until(lambda host=host: bool(devices_of(bench.reading(host))))
+        wait_until(partial(has_devices, bench, host))
         expected = dict.fromkeys(("GPU-a", "GPU-b", "GPU-c", "GPU-d"), (step.step,))
         assert devices_of(bench.reading(host)) == expected
     before = bench.reading(hosts[0])

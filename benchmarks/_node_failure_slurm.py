@@ -70,9 +70,7 @@ def strike(
 def _strike(
     folder: Path, front: Front, cluster: SlurmCluster, line: "Line | None", kinds: Sequence[str]
 ) -> list[Case]:
-    gang = Gang.begin(
-        "slurm", front.client, folder, ranks=RANKS, resources=RESOURCES, zone="hall"
-    )
+    gang = Gang.begin("slurm", front.client, folder, ranks=RANKS, resources=RESOURCES, zone="hall")
     far = None
     if line is not None:
         far = Gang.begin("slurm", front.client, folder, ranks=1, name=FAR, zone=FAR_ZONE)

@@ -6,8 +6,10 @@ anew find a `python3` that knows them.
 """
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from tests import nvml
 __all__ = (
     "PATH",
     "SlurmCluster",
+    "driven_cluster",
     "end_at_once",
     "free_ports",
     "living_pids",
@@ -39,6 +42,7 @@ CPUS = 8
 MEMORY_MB = 4000
 GPUS = 4
 TIMEOUT_S = 10
+PATIENCE_S = 120
 SITE_PYTHON = """\
 #!/bin/sh
 export LD_LIBRARY_PATH={folder} {variable}={folder}/$SLURMD_NODENAME
@@ -139,11 +143,25 @@ def make_drivers(folder: Path, nodes: Sequence[str]) -> Mapping[str, nvml.Driver
 @pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[SlurmCluster]:
     """Start a cluster once; people without Slurm skip its tests, CI fails."""
+    _need_slurm()
+    with running(SlurmCluster) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def driven_cluster() -> Iterator[SlurmCluster]:
+    """Start one whose nodes have drivers, which tell of devices; no node of it is given up soon."""
+    _need_slurm()
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
+    with running(partial(SlurmCluster, timeout_s=PATIENCE_S, has_drivers=True)) as cluster:
+        yield cluster
+
+
+def _need_slurm() -> None:
     missing = missing_programs()
     if missing:
         reason = f"no Slurm found ({', '.join(missing)}): apt-get install slurm-wlm munge"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    with running(SlurmCluster) as cluster:
-        yield cluster

@@ -100,7 +100,14 @@ from moulin.domain.workload import (
     WorkloadSpec,
     WorkloadState,
 )
-from tests.golden import comforts_story, limits_story, needs_story, objects_story, secrets_story
+from tests.golden import (
+    comforts_story,
+    limits_story,
+    needs_story,
+    objects_story,
+    secrets_story,
+    watched_story,
+)
 from tests.golden.batch_story import ARRAY, REPORT, TRAIN, batch
 from tests.golden.health_story import health, preflight
 from tests.golden.lease_story import LEASE, lease
@@ -134,6 +141,7 @@ ENDS: Final = {
     "v1_replicas": {TIMED: WorkloadState.RUNNING},
     "v1_lease": {LEASE: WorkloadState.SUCCEEDED},
     "v1_needs": needs_story.ENDS,
+    "v1_watched": watched_story.ENDS,
     "v1_secrets": {secrets_story.JOB: WorkloadState.ADMITTED},
     "v1_batch": {
         ARRAY: WorkloadState.FAILED,
@@ -150,6 +158,7 @@ HELD: Final = {
     "v1_replicas": {TIMED: 0},
     "v1_lease": {LEASE: 1001},
     "v1_needs": {needs_story.CARRIED: 5},
+    "v1_watched": {watched_story.JOB: 3},
     "v1_secrets": {secrets_story.JOB: 7},
     "v1_batch": {ARRAY: 0, REPORT: 0},
     "v1_comforts": dict.fromkeys(comforts_story.ENDS, 0),
@@ -176,6 +185,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_replicas": [*beginning(), *replicas()],
         "v1_lease": [*beginning(), *lease()],
         "v1_needs": [*beginning(), *needs_story.needs()],
+        "v1_watched": [*beginning(), *watched_story.watched()],
     }
     return {name: numbered(payloads) for name, payloads in stories.items()}
 

@@ -1,7 +1,9 @@
 """Fills in the engine of a Slurm partition, and reads an existing cluster into an operator file."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +26,14 @@ from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.firecrest import Firecrest, Stated
 from moulin.engines.slurm.formats import read_jobs
+from moulin.engines.slurm.forwards import drop_recorded
 from moulin.engines.slurm.importing import (
     Naming,
     operator_file,
     read_cluster_nodes,
     read_cluster_partitions,
 )
+from moulin.engines.slurm.readings import Readings
 from moulin.engines.slurm.rest import Rest
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.tenants import (
@@ -39,7 +43,13 @@ from moulin.engines.slurm.tenants import (
     read_associations,
     tenants_of,
 )
-from moulin.engines.slurm.transport import LocalTransport, SshTransport, Transport, hang_up
+from moulin.engines.slurm.transport import (
+    LocalTransport,
+    SshTransport,
+    Transport,
+    hang_up,
+    recorded_path,
+)
 from moulin.engines.slurm.tunnel import Tunnel
 from moulin.engines.task.spool import make_directory
 from moulin.ports.registrations import Registrations
@@ -65,18 +75,89 @@ SLURM_SETTINGS: Final = (
 )
 _DIRECT: Final = "direct"
 _BY_SSH: Final = "ssh"
-# In a pool's own directory on this machine: the SSH connection that is open, and the ports led over it.
+# In a folder for each login node, beside those of the pools: the SSH connection that is open, and for each
+# pool the ports that are led over it.
 CONNECTION: Final = "connection"
-_PORTS: Final = "ports"
+_OVER: Final = ".over-"
+_PORTS: Final = ".ports"
 _REST: Final = re.compile(r"https?://[^/\s]+(/\S*)?|unix:/\S+")
 _CONTROL_URL: Final = re.compile(r"https?://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?/?")
 SLURM_PLACE: Final = ("ssh", "conf", "rest", "firecrest", "firecrest_system", "partition")
+# Pools for which these are the same reach the same Slurm in the same way.
+_WAY: Final = ("ssh", "bin", "conf", "rest", "rest_user", "rest_token")
+# FirecREST tells too little: its client answers with what the pool itself says.
+_FIRECREST: Final = (
+    *("firecrest", "firecrest_system", "partition", "directory"),
+    *("node_memory", "node_accelerators"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to one Slurm, and what was read of it; over SSH also the connection."""
+
+    readings: Readings
+    transport: SshTransport | None = None
+    folder: Path = Path()
+
+
+class SlurmWays:
+    """The ways to Slurm of one control plane's pools: those that have the same way share it.
+
+    They are kept as the engines over them are, and cost nothing while no pool asks: the process that
+    holds an SSH connection ends ten minutes after its last command, and with this one.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Put SSH connections on record in folders under `directory`."""
+        self._directory = directory.resolve()
+        self._ways: dict[tuple[str, ...], Way] = {}
+
+    def way(self, pool: Pool, words: Mapping[str, str], place: Path) -> Way:
+        """Return a pool's way to Slurm; `place` is the pool's directory.
+
+        Raises `InvalidSpec` for what is none, `EngineUnavailable` when a connection cannot be put on
+        record.
+        """
+        names = _WAY if not words["firecrest"] else (*_WAY, *_FIRECREST)
+        key = (*(words[name] for name in names), str(place) if words["firecrest"] else "")
+        _check_way(pool, words)
+        if key not in self._ways:
+            self._ways[key] = self._new(pool, words, place)
+        return self._ways[key]
+
+    def give_up_ports(self, pool: str, but: Path | None) -> None:
+        """Give up what is led for a pool; `but` is the record of those that it has now."""
+        for ports in self._directory.glob(f"{_OVER}*/{pool}{_PORTS}"):
+            if ports != but:
+                drop_recorded(ports, recorded_path(ports.with_name(CONNECTION)))
+
+    def _new(self, pool: Pool, words: Mapping[str, str], place: Path) -> Way:
+        if words["rest"] or words["firecrest"] or not words["ssh"]:
+            return Way(Readings(_client(pool, words, place)))
+        name = hashlib.sha256("\0".join(words[each] for each in _WAY).encode()).hexdigest()[:12]
+        folder = self._directory / f"{_OVER}{name}"
+        try:
+            make_directory(str(folder))
+            transport = _ssh(words, folder / CONNECTION)
+        except OSError as cause:
+            raise EngineUnavailable(
+                f"put an SSH connection on record in {folder}: {cause.strerror}",
+                hint="the data directory must be writable",
+            ) from cause
+        return Way(Readings(Commands(transport)), transport, folder)
 
 
 def slurm_engine(
-    directory: Path, clock: SystemClock, pool: Pool, registrations: Registrations | None = None
+    directory: Path,
+    clock: SystemClock,
+    pool: Pool,
+    registrations: Registrations | None = None,
+    ways: SlurmWays | None = None,
 ) -> SlurmEngine:
     """Return the engine of a Slurm partition; `directory` is for pools that name none.
+
+    `ways` are those that it shares with other pools.
 
     Raises `InvalidSpec` for settings that there are not, `EngineUnavailable` when the directory
     cannot be made.
@@ -111,16 +192,26 @@ def slurm_engine(
         reads_nodes=yes_or_no(pool, "read_nodes", default=True),
         is_mirrored=is_mirrored(pool),
     )
-    if _goes_over_ssh(pool, words):
-        client, way = _client_and_way(words, directory)
-        return SlurmEngine(settings, client, clock=clock, registrations=registrations, way=way)
-    hang_up(directory / CONNECTION)  # replicas were reached over it until the setting changed
-    client = _client(pool, words, place)
-    return SlurmEngine(settings, client, clock=clock, registrations=registrations)
+    goes_over_ssh = _goes_over_ssh(pool, words)
+    ways = ways if ways is not None else SlurmWays(directory.parent)
+    way = ways.way(pool, words, place)
+    led = None
+    if goes_over_ssh and way.transport is not None:
+        led = (Tunnel(way.transport), way.folder / f"{pool.name}{_PORTS}")
+    is_led_by = led[1] if led is not None else None
+    return SlurmEngine(
+        settings,
+        way.readings.client,
+        clock=clock,
+        registrations=registrations,
+        way=led,
+        readings=way.readings,
+        before=lambda: ways.give_up_ports(pool.name, is_led_by),
+    )
 
 
 def hang_up_all(data: Path) -> None:
-    """Close the SSH connections that replicas were reached over, left open by a process that was killed."""
+    """Close the SSH connections that are on record, left open by a process that was killed."""
     for record in (data / "slurm").glob(f"*/{CONNECTION}"):
         hang_up(record)
 
@@ -181,25 +272,6 @@ def _goes_over_ssh(pool: Pool, words: Mapping[str, str]) -> bool:
             hint="name the login node in the setting `ssh`, without `rest` and `firecrest`",
         )
     return said == _BY_SSH
-
-
-def _client_and_way(
-    words: Mapping[str, str], directory: Path
-) -> tuple[SlurmClient, tuple[Tunnel, Path]]:
-    """Return Slurm's commands over a connection that is on record, and what carries ports over it.
-
-    Raises `EngineUnavailable` when it cannot be put on record.
-    """
-    record = directory / CONNECTION
-    try:
-        make_directory(str(directory.resolve()))
-        transport = _ssh(words, record)
-    except OSError as cause:
-        raise EngineUnavailable(
-            f"put an SSH connection on record in {record}: {cause.strerror}",
-            hint="the data directory must be writable",
-        ) from cause
-    return Commands(transport), (Tunnel(transport), directory / _PORTS)
 
 
 def _checked_url(pool: Pool, url: str) -> str:
@@ -283,11 +355,11 @@ def _tenants(transport: Transport | None, file: Path | None) -> tuple[list[str],
     return tenants, levels_of(levels.decode(errors="replace"))
 
 
-def _client(pool: Pool, words: Mapping[str, str], directory: Path) -> SlurmClient:
-    """Return the way to Slurm that a pool names: slurmrestd, FirecREST, or Slurm's commands."""
+def _check_way(pool: Pool, words: Mapping[str, str]) -> None:
+    """Raise `InvalidSpec` for an address that is none, and for several ways at once."""
     url = words["rest"] or words["firecrest"]
     if not url:
-        return Commands(_slurm_transport(words))
+        return
     if _REST.fullmatch(url) is None or (words["firecrest"] and url.startswith("unix:")):
         raise InvalidSpec(
             f"connect pool {pool.name!r}: {url!r} is no address of a slurmrestd or a FirecREST",
@@ -299,9 +371,15 @@ def _client(pool: Pool, words: Mapping[str, str], directory: Path) -> SlurmClien
             f"connect pool {pool.name!r}: `{others[-1]}` is for delegated pools, and by itself",
             hint="write `mode: delegated`, and only one of `ssh`, `rest` and `firecrest`",
         )
+
+
+def _client(pool: Pool, words: Mapping[str, str], directory: Path) -> SlurmClient:
+    """Return what speaks with slurmrestd, FirecREST, or Slurm by its commands here, as a pool names it."""
     if words["rest"]:
-        return Rest(url, user=words["rest_user"], token_file=words["rest_token"])
-    return _firecrest(pool, words, directory)
+        return Rest(words["rest"], user=words["rest_user"], token_file=words["rest_token"])
+    if words["firecrest"]:
+        return _firecrest(pool, words, directory)
+    return Commands(LocalTransport(_named(words), folder=words["bin"]))
 
 
 def _firecrest(pool: Pool, words: Mapping[str, str], directory: Path) -> Firecrest:

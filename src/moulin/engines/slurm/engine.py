@@ -8,7 +8,7 @@ makes steps unreachable, never gone. It touches no job but those it submitted. D
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +44,7 @@ from moulin.engines.slurm.formats import PENDING, SlurmJob
 from moulin.engines.slurm.forwards import Forwards
 from moulin.engines.slurm.inside import entry_beside
 from moulin.engines.slurm.places import calmed, places
+from moulin.engines.slurm.readings import Readings
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.sought import Sought
 from moulin.engines.slurm.starting import Starter
@@ -99,8 +100,13 @@ class SlurmEngine:
         clock: Clock,
         registrations: Registrations | None = None,
         way: tuple[Tunnel, Path] | None = None,
+        readings: Readings | None = None,
+        before: Callable[[], None] | None = None,
     ) -> None:
         """Open or make the spool under the settings' directory; Slurm is not asked yet.
+
+        `readings` are those of the same client that other pools share. `before` is done once, when this
+        engine is first asked to do something: some are made to see whether they can be, and no more.
 
         With `registrations` replicas stand behind doors of their own. A `way` to these is where they are
         reached over SSH: the connection, and the file on this machine that holds what goes over it.
@@ -127,7 +133,8 @@ class SlurmEngine:
                 f"open {self._spool}: {cause.strerror}",
                 hint="the pool's `directory` must be writable here and on every node",
             ) from cause
-        self._cluster = Cluster(client, settings, own_comment=f"moulin:{owner}:")
+        own_comment = f"moulin:{owner}:"
+        self._cluster = Cluster(client, settings, own_comment=own_comment, readings=readings)
         self._evidence = Evidence(self._cluster)
         self._avoidance = Avoidance(self._cluster, settings)
         self._doors: Doors | None = None
@@ -144,6 +151,7 @@ class SlurmEngine:
             avoidance=self._avoidance,
             data=data,
         )
+        self._before = before
         self._nodes: dict[str, NodeCapacity] = {}
         self._stopping: dict[AttemptId, Attempt] = {}
         self._unwanted: set[str] = set()
@@ -400,6 +408,9 @@ class SlurmEngine:
 
         A job that was stopped before Slurm's answer to its submission came, or instead, is found first.
         """
+        if self._before is not None:
+            before, self._before = self._before, None
+            before()
         if self._doors is not None:
             self._doors.tend()
         now_s = time.monotonic()

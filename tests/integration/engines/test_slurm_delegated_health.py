@@ -1,5 +1,6 @@
 """A delegated pool of a real Slurm: machines tell how well they are, and jobs keep away from bad ones."""
 
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,10 @@ class Bench(HealthBench):
 
     def renew(self) -> None:
         super().renew()
-        settings = replace(self.engine._settings, is_delegated=True, prefix="p-")
+        self.renew_with(is_delegated=True, prefix="p-")
+
+    def renew_with(self, **more) -> None:
+        settings = replace(self.engine._settings, **more)
         self.engine = SlurmEngine(settings, self.engine._cluster._client, clock=self.engine._clock)
         self.places = places_of(self.engine)
 
@@ -56,6 +60,7 @@ def bench(tmp_path, slurm_cluster):
     yield made
     made.engine.avoid({})
     made.close()
+    wait_until(lambda: not any(node.closed_because for node in made.engine.capacity()))
 
 
 def devices_of(reading: NodeReading) -> dict[str, tuple]:
@@ -132,3 +137,46 @@ def wait_for_number(bench: Bench, step) -> str:
 
     wait_until(is_listed)
     return waiting[0]
+
+
+def test_a_quarantine_drains_the_node_once_if_that_is_wanted_and_its_end_resumes_it(
+    bench, slurm_cluster
+):
+    node = MACHINES[2]
+    bad = {node: BAD}
+    bench.renew_with(drains=True)
+    try:
+        bench.engine.avoid(bad)
+        assert drained(slurm_cluster) == (True, "moulin: device 2 shows xid 79")
+        # Somebody repairs it and says so in Slurm: that stays, whatever is told again.
+        slurm_cluster.run("scontrol", "update", "node=node-2", "state=resume")
+        bench.engine.avoid(bad)
+        bench.renew_with(drains=True)
+        bench.engine.avoid(bad)
+        assert not drained(slurm_cluster)[0]
+        # Another quarantine of the same node is another drain, and its end another resume.
+        bench.engine.avoid({node: replace(BAD, since_ns=2)})
+        assert drained(slurm_cluster)[0]
+        bench.engine.avoid({})
+        assert not drained(slurm_cluster)[0]
+        # What somebody else drained is theirs.
+        slurm_cluster.run("scontrol", "update", "node=node-2", "state=drain", "reason=a fan")
+        bench.engine.avoid({node: replace(BAD, since_ns=3)})
+        bench.engine.avoid({})
+        assert drained(slurm_cluster) == (True, "a fan")
+    finally:
+        slurm_cluster.run("scontrol", "update", "node=node-2", "state=resume")
+        # Slurm asks a node that it resumed whether it is there.
+        wait_until(lambda: not any(node.closed_because for node in bench.engine.capacity()))
+
+
+def test_without_the_setting_slurm_s_nodes_are_left_alone(bench, slurm_cluster):
+    bench.engine.avoid({MACHINES[2]: BAD})
+    assert not drained(slurm_cluster)[0]
+
+
+def drained(cluster) -> tuple[bool, str]:
+    """Say whether Slurm shows the node as drained, and why."""
+    shown = cluster.run("scontrol", "show", "node", "node-2", "-o")
+    reason = re.search(r"Reason=(.*?) \[", shown)
+    return "+DRAIN" in shown, reason[1] if reason is not None else ""

@@ -68,7 +68,7 @@ SLURM_SETTINGS: Final = (
         "conf",
     ),
     *("python", "poll_ms", "images", "accelerator_class", "idle_power", "peak_power"),
-    *("replica_time_limit", "control_url", "control_ca", "reach_replicas", "read_nodes"),
+    *("replica_time_limit", "control_url", "control_ca", "reach_replicas", "read_nodes", "drain"),
     *("mirror", "mirror_root"),
     *("rest", "rest_user", "rest_token"),
     *("firecrest", "firecrest_system", "node_memory", "node_accelerators"),
@@ -190,6 +190,7 @@ def slurm_engine(
         control_ca=words["control_ca"],
         images=_checked_tool(pool, words["images"]),
         reads_nodes=yes_or_no(pool, "read_nodes", default=True),
+        drains=_drains(pool, words),
         is_mirrored=is_mirrored(pool),
     )
     goes_over_ssh = _goes_over_ssh(pool, words)
@@ -208,6 +209,17 @@ def slurm_engine(
         readings=way.readings,
         before=lambda: ways.give_up_ports(pool.name, is_led_by),
     )
+
+
+def _drains(pool: Pool, words: Mapping[str, str]) -> bool:
+    """Say whether nodes in quarantine are drained in Slurm, which only its commands do."""
+    drains = yes_or_no(pool, "drain", default=False)
+    if drains and (words["rest"] or words["firecrest"]):
+        raise InvalidSpec(
+            f"connect pool {pool.name!r}: nodes are drained by Slurm's commands alone",
+            hint="leave `drain` out, or reach Slurm by its commands, here or over `ssh`",
+        )
+    return drains
 
 
 def hang_up_all(data: Path) -> None:

@@ -89,6 +89,15 @@ class KeepsAway(Protocol):
 
 
 @runtime_checkable
+class DrainsNodes(Protocol):
+    """A way to Slurm by which a node may be closed to everybody's jobs."""
+
+    def drain(self, host: str, reason: str) -> None:
+        """Drain a node, or resume it where there is no reason; raises `EngineRefused` when Slurm does not."""
+        ...
+
+
+@runtime_checkable
 class FindsImageTool(Protocol):
     """A way to Slurm by which it can be found out what runs images."""
 

@@ -1,7 +1,7 @@
 """One cluster as one pool meets it: what was read of it last, and what the pool asks of it.
 
 All jobs are read in one question and all nodes in another, shared with the other pools of that cluster
-(`readings.py`) and each believed for as long as this pool says. Decision 0048.
+(`readings.py`) and each believed for as long as this pool says. Decision 0047.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from moulin.domain.plan import StartStep
 from moulin.engines.slurm.classes import type_meant
 from moulin.engines.slurm.client import (
     Converses,
+    DrainsNodes,
     ExtendsJobs,
     FindsImageTool,
     JobRequest,
@@ -99,6 +100,11 @@ class Cluster:
             own = tuple(node for node in reading.value if name in node.partitions)
             self._own_nodes = ((reading.number, name), own)
         return Reading(reading.number, reading.asked_s, own)
+
+    def nodes_now(self) -> Reading[tuple[SlurmNode, ...]]:
+        """Return a reading of the partition's nodes that begins now."""
+        self._nodes.doubt()
+        return self.nodes()
 
     def partition(self) -> SlurmPartition:
         """Return the pool's partition; raises `EngineUnavailable`, `EngineRefused` if there is none."""
@@ -234,6 +240,16 @@ class Cluster:
         """Let waiting jobs run anywhere but on `hosts`, where this way to Slurm can say so."""
         if isinstance(self._client, KeepsAway):
             self._client.keep_away(jobs, hosts)
+
+    def drain(self, host: str, reason: str) -> None:
+        """Close a node to everybody's jobs, or open it where there is no reason.
+
+        Raises `EngineRefused` when this is not for us to do, `EngineUnavailable` when nobody knows.
+        """
+        if not isinstance(self._client, DrainsNodes):
+            raise EngineRefused("this way to Slurm changes no nodes", hint="leave `drain` out")
+        self._client.drain(host, reason)
+        self._nodes.doubt()
 
     def image_tool(self) -> str:
         """Return what the nodes run images with, empty when nothing was found."""

@@ -136,7 +136,7 @@ class SlurmEngine:
         own_comment = f"moulin:{owner}:"
         self._cluster = Cluster(client, settings, own_comment=own_comment, readings=readings)
         self._evidence = Evidence(self._cluster)
-        self._avoidance = Avoidance(self._cluster, settings)
+        self._avoidance = Avoidance(self._spool, self._cluster, settings)
         self._doors: Doors | None = None
         if registrations is not None:
             self._doors = Doors(settings, registrations, clock, sidecar, forwards)
@@ -287,9 +287,9 @@ class SlurmEngine:
         return self._wellbeing.readings(self._cluster.nodes().known(), nodes)
 
     def avoid(self, nodes: Mapping[NodeId, Quarantine]) -> None:
-        """Keep jobs away from machines in quarantine where Slurm chooses, those that wait there as well.
+        """Keep jobs away from machines in quarantine where Slurm chooses, and drain them if that is wanted.
 
-        Raises `EngineUnavailable` when Slurm could not be told of the latter.
+        Raises `EngineUnavailable` when Slurm could not be told.
         """
         self._avoidance.avoid(nodes)
 

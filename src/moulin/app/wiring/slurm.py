@@ -81,6 +81,20 @@ def slurm_engine(
     Raises `InvalidSpec` for settings that there are not, `EngineUnavailable` when the directory
     cannot be made.
     """
+    settings, words = slurm_settings(pool, directory)
+    if goes_over_ssh(pool, words):
+        client, way = _client_and_way(words, directory)
+        return SlurmEngine(settings, client, clock=clock, registrations=registrations, way=way)
+    hang_up(directory / CONNECTION)  # replicas were reached over it until the setting changed
+    client = slurm_client(pool, words, settings.directory)
+    return SlurmEngine(settings, client, clock=clock, registrations=registrations)
+
+
+def slurm_settings(pool: Pool, directory: Path) -> tuple[SlurmSettings, Mapping[str, str]]:
+    """Return a pool's settings, read and as words; `directory` is for pools that name none.
+
+    Raises `InvalidSpec` for settings that there are not, and for values that they cannot have.
+    """
     for name in pool.settings:
         if name not in SLURM_SETTINGS:
             raise InvalidSpec(
@@ -111,12 +125,7 @@ def slurm_engine(
         reads_nodes=yes_or_no(pool, "read_nodes", default=True),
         is_mirrored=is_mirrored(pool),
     )
-    if _goes_over_ssh(pool, words):
-        client, way = _client_and_way(words, directory)
-        return SlurmEngine(settings, client, clock=clock, registrations=registrations, way=way)
-    hang_up(directory / CONNECTION)  # replicas were reached over it until the setting changed
-    client = _client(pool, words, place)
-    return SlurmEngine(settings, client, clock=clock, registrations=registrations)
+    return settings, words
 
 
 def hang_up_all(data: Path) -> None:
@@ -154,7 +163,7 @@ def mirror_slurm(
     somebody else made.
     """
     words = {name: pool.settings.get(name, "") for name in SLURM_SETTINGS}
-    transport = _slurm_transport(words)
+    transport = slurm_transport(words)
     tree = read_tree(transport)
     root, qos = words["mirror_root"] or "root", words["qos"]
     wanted = wanted_accounts(organisations, projects, tree, root=root, qos=qos)
@@ -164,7 +173,7 @@ def mirror_slurm(
     return commands
 
 
-def _goes_over_ssh(pool: Pool, words: Mapping[str, str]) -> bool:
+def goes_over_ssh(pool: Pool, words: Mapping[str, str]) -> bool:
     """Say whether replicas are reached over the pool's SSH connection.
 
     Raises `InvalidSpec` for another word, and where there is no such connection.
@@ -245,7 +254,7 @@ def import_slurm(
         ("scontrol", "show", "partition", "-o"),
         ("squeue", "--json", "--states=all"),
     )
-    transport = _slurm_transport(words) if is_asked else None
+    transport = slurm_transport(words) if is_asked else None
     nodes, partitions, jobs = (
         _said(transport, command, file) for command, file in zip(commands, files[:3], strict=True)
     )
@@ -283,11 +292,14 @@ def _tenants(transport: Transport | None, file: Path | None) -> tuple[list[str],
     return tenants, levels_of(levels.decode(errors="replace"))
 
 
-def _client(pool: Pool, words: Mapping[str, str], directory: Path) -> SlurmClient:
-    """Return the way to Slurm that a pool names: slurmrestd, FirecREST, or Slurm's commands."""
+def slurm_client(pool: Pool, words: Mapping[str, str], directory: Path) -> SlurmClient:
+    """Return the way to Slurm that a pool names: slurmrestd, FirecREST, or Slurm's commands.
+
+    Raises `InvalidSpec` for a pool that names several, or what they cannot have.
+    """
     url = words["rest"] or words["firecrest"]
     if not url:
-        return Commands(_slurm_transport(words))
+        return Commands(slurm_transport(words))
     if _REST.fullmatch(url) is None or (words["firecrest"] and url.startswith("unix:")):
         raise InvalidSpec(
             f"connect pool {pool.name!r}: {url!r} is no address of a slurmrestd or a FirecREST",
@@ -340,7 +352,8 @@ def _said(transport: Transport | None, command: Sequence[str], file: Path | None
     return answer.output
 
 
-def _slurm_transport(words: Mapping[str, str]) -> Transport:
+def slurm_transport(words: Mapping[str, str]) -> Transport:
+    """Return where a pool's words say that Slurm's commands are: here, or over an SSH connection."""
     return _ssh(words) if words["ssh"] else LocalTransport(_named(words), folder=words["bin"])
 
 

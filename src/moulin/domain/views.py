@@ -204,7 +204,8 @@ class NodeView:
 
     `evidence` is what put it into quarantine. `taken_*` is what work holds there that is not Moulin's,
     part of what is held; nothing new is put where its engine has `closed_because`. The node last passed
-    a check with others at `fit_at_ns`, and failed one lately together with `doubted_with`.
+    a check with others at `fit_at_ns`, and failed one lately together with `doubted_with`. `lacks` are
+    words of `moulin.domain.needs.Need`: what needs one of them is never put there.
     """
 
     node: str
@@ -231,3 +232,4 @@ class NodeView:
     closed_because: str = ""
     fit_at_ns: int = 0
     doubted_with: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()

@@ -1,5 +1,7 @@
 """A node is put away, nothing starts on it, and it comes back: as an operator does it."""
 
+from moulin.domain.needs import Need
+
 
 def test_a_node_is_put_away_and_brought_back(mill):
     node = "this-machine-0"
@@ -21,3 +23,11 @@ def test_a_node_that_is_none(mill):
     done = mill.moulin("nodes", "check", "nothing-like-it")
     assert done.returncode == 1
     assert "there is none" in done.stderr
+
+
+def test_what_a_node_lacks_is_listed(mill):
+    (told,) = mill.json("nodes")["items"]
+    shown = mill.moulin("nodes").stdout
+    assert ("this-machine-0 cannot carry: " in shown) is bool(told["lacks"])
+    assert set(told["lacks"]) <= {need.value for need in Need}
+    assert ("an SSH login" in shown) is ("login" in told["lacks"])

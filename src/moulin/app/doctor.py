@@ -221,7 +221,7 @@ def _slurm(*, is_offline: bool) -> Check:
     return Check(
         name="slurm",
         state=State.OK if is_up else State.WARN,
-        message=f"its commands are here; {words}",
+        message=f"its commands are here; {words}; `moulin cluster check` looks at a pool",
         hint="" if is_up else "set SLURM_CONF, or a pool's setting `conf`, if you want to use it",
     )
 

@@ -1,13 +1,21 @@
 """`moulin cluster`: what a cluster that one already owns looks like in the factory's words."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moulin.cli.screen import answer, say, write
+from moulin.cli.screen import DETACHED_STATUS, answer, say, write
 from moulin.cli.session import Data, IsJson, connect
 from moulin.domain.errors import NotFound
+
+if TYPE_CHECKING:
+    from moulin.app.wiring.slurm_check import Tenants
+    from moulin.domain.factory import Pool
+    from moulin.domain.finding import Finding
 
 app = typer.Typer(rich_markup_mode=None, help="Clusters that are there already.")
 
@@ -74,6 +82,60 @@ def import_cluster(
 
 
 @app.command()
+def check(
+    pool: Annotated[
+        str, typer.Argument(metavar="POOL", help="A pool of engine slurm; all of them.")
+    ] = "",
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", metavar="FILE", help="Pools of this operator file, not yet applied."
+        ),
+    ] = None,
+    wait: Annotated[
+        int, typer.Option(min=1, metavar="SECONDS", help="How long the job may wait in the queue.")
+    ] = 60,
+    data: Data = None,
+    is_json: IsJson = False,
+) -> None:
+    """Find out whether a Slurm pool will work, from this machine and on one of its nodes.
+
+    Each line says ok, problem or unknown, with a hint for whatever is not right. One job of one CPU
+    and at most two minutes looks at a node; it is cancelled when it waits for too long, and on Ctrl-C.
+    Jobs of others are never touched. Run it as the user that runs `moulin up`. Exits with 1 when
+    something is a problem.
+
+    \b
+    Examples:
+      moulin cluster check gpu
+      moulin cluster check --file cluster.yaml --wait 600
+    """
+    import contextlib
+
+    from moulin.app.settings import resolve
+    from moulin.app.wiring.slurm_check import check_slurm
+
+    pools, tenants = _checked(pool, file, data)
+    folder = Path(resolve({"data": str(data) if data else None}).settings.data)
+    found: dict[str, list[Finding]] = {each.name: [] for each in pools}
+    with _interrupted_by_the_end():
+        for each in pools:
+            findings = check_slurm(
+                each, tenants, directory=folder / "slurm" / each.name, wait_s=wait, say=say
+            )
+            if not is_json:
+                write(f"pool {each.name}")
+            with contextlib.closing(findings):
+                for finding in findings:
+                    found[each.name].append(finding)
+                    if not is_json:
+                        _show_finding(finding)
+    is_well = all(one.verdict != "problem" for findings in found.values() for one in findings)
+    answer({"ok": is_well, "pools": found}, is_json=is_json, show=lambda: None)
+    raise typer.Exit(0 if is_well else 1)
+
+
+@app.command()
 def mirror(
     pool: Annotated[
         str, typer.Argument(metavar="POOL", help="A pool with `mirror: yes`; all of them.")
@@ -122,3 +184,61 @@ def mirror(
     commands = tuple(dict.fromkeys(ran))
     done = {"commands": commands, "is_dry_run": is_dry_run}
     answer(done, is_json=is_json, show=lambda: write("\n".join(commands) or "nothing to change"))
+
+
+def _checked(pool: str, file: Path | None, data: Path | None) -> "tuple[list[Pool], Tenants]":
+    """Return the pools of Slurm that are meant, and who uses them.
+
+    Raises `NotFound` when there is none.
+    """
+    from moulin.app.files import read_factory_file
+    from moulin.app.wiring.slurm_check import Tenants
+    from moulin.domain.factory import ObjectKind, Organisation, Pool, Project
+    from moulin.domain.wire import decode
+
+    if file is not None:
+        objects = read_factory_file(file)
+    else:
+        kinds = {
+            ObjectKind.POOL: Pool,
+            ObjectKind.ORGANISATION: Organisation,
+            ObjectKind.PROJECT: Project,
+        }
+        with connect(data, is_operator=True) as client:
+            items = client.factory.get().items
+        objects = tuple(decode(kinds[ObjectKind(x.kind)], x.body) for x in items if x.kind in kinds)
+    pools = [x for x in objects if isinstance(x, Pool) and x.engine == "slurm"]
+    chosen = [each for each in pools if not pool or each.name == pool]
+    if not chosen:
+        names = ", ".join(each.name for each in pools) or "none"
+        raise NotFound(
+            f"check {pool or 'a pool'}: there is no such pool of engine slurm",
+            hint=f"{file or 'the factory'} has {names}",
+        )
+    return chosen, Tenants(
+        [x for x in objects if isinstance(x, Organisation)],
+        [x for x in objects if isinstance(x, Project)],
+    )
+
+
+def _show_finding(finding: "Finding") -> None:
+    write(f"{finding.verdict.value:<7} {finding.name}: {finding.message}")
+    if finding.hint:
+        write(f"        hint: {finding.hint}")
+
+
+@contextmanager
+def _interrupted_by_the_end() -> Iterator[None]:
+    """Let a request to end do what Ctrl-C does: what was begun is taken back, and says so."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    told = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("interrupted; the check's own job is cancelled")
+        raise typer.Exit(DETACHED_STATUS) from None
+    finally:
+        signal.signal(signal.SIGTERM, told)

@@ -1,25 +1,27 @@
 """Commands about machines: which there are, how well they are, and what an operator says of them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from moulin.cli.screen import answer, sentences, table, write
 from moulin.cli.session import Data, IsJson, connect
+from moulin.domain.needs import lacks_in_words
 from moulin.domain.words import cpus, memory, moment
 
 if TYPE_CHECKING:
     from moulin.domain.views import NodeView
 
 app = typer.Typer(rich_markup_mode=None)
+NAMED_MAX: Final = 5
 Node = Annotated[str, typer.Argument(metavar="NODE", help="Its name.")]
 Words = Annotated[str, typer.Option("--because", help="Why; shown with the node.")]
 
 
 @app.callback(invoke_without_command=True)
 def nodes(context: typer.Context, data: Data = None, is_json: IsJson = False) -> None:
-    """List the nodes: what is held on them and how well they are."""
+    """List the nodes: what is held on them, how well they are, and what they cannot carry."""
     if context.invoked_subcommand is not None:
         return
     with connect(data) as client:
@@ -74,6 +76,7 @@ def _show_list(items: "tuple[NodeView, ...]") -> None:
         empty="no nodes",
     )
     write_troubles(items)
+    _write_lacks(items)
 
 
 def reach(node: "NodeView") -> str:
@@ -102,6 +105,18 @@ def write_troubles(items: "Sequence[NodeView]") -> None:
             write(f"{node.node} is {node.health.value}: {line}")
 
 
+def _write_lacks(items: "Sequence[NodeView]") -> None:
+    """Write a line for all nodes that lack the same, so that nobody reads a line for each of a thousand."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for node in items:
+        if node.lacks:
+            alike.setdefault(node.lacks, []).append(node.node)
+    for lacks, names in alike.items():
+        more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
+        what = ", ".join(lacks_in_words(lacks))
+        write(f"{', '.join(names[:NAMED_MAX])}{more} cannot carry: {what}")
+
+
 def _show(node: "NodeView") -> None:
     write(f"{node.node} is {node.health.value}")
     for line in sentences([node.health_reason] if node.health_reason else []):
@@ -111,6 +126,8 @@ def _show(node: "NodeView") -> None:
         write(f"  it shows {each.signal.value} ({each.words or each.value}) at {where}")
     if node.closed_because:
         write(f"  its engine has closed it: {node.closed_because}")
+    if node.lacks:
+        write(f"  it cannot carry: {', '.join(lacks_in_words(node.lacks))}")
     if node.fit_at_ns:
         write(f"  it passed a check with others at {moment(node.fit_at_ns)}")
     if node.doubted_with:

@@ -91,3 +91,22 @@ def image_lacks(taken: Iterable[Form]) -> tuple[Need, ...]:
     """
     takes = frozenset(taken)
     return tuple(need for form, need in NEED_BY_FORM.items() if form not in takes)
+
+
+def lacks_in_words(lacks: Iterable[str]) -> tuple[str, ...]:
+    """Return what is lacking in plain words, images of every form as one; of unknown words the word.
+
+    >>> lacks_in_words(["login", "secrets", "levitation"])
+    ('an SSH login', 'secrets', 'levitation')
+    """
+    words = tuple(lacks)
+    images = tuple(NEED_BY_FORM.values())
+    if set(images) <= set(words):
+        first = words.index(next(word for word in words if word in images))
+        rest = [word for word in words[first:] if word not in images]
+        return (*map(_titled, words[:first]), "images", *map(_titled, rest))
+    return tuple(map(_titled, words))
+
+
+def _titled(word: str) -> str:
+    return TITLES[Need(word)] if word in frozenset(Need) else word

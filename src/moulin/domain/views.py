@@ -206,7 +206,8 @@ class NodeView:
 
     `evidence` is what put it into quarantine. `taken_*` is what work holds there that is not Moulin's,
     part of what is held; nothing new is put where its engine has `closed_because`. The node last passed
-    a check with others at `fit_at_ns`, and failed one lately together with `doubted_with`. One that
+    a check with others at `fit_at_ns`, and failed one lately together with `doubted_with`. `lacks` are
+    words of `moulin.domain.needs.Need`: what needs one of them is never put there. One that
     `is_watched_only` is a machine whose room others stand for: its amounts count in theirs.
     """
 
@@ -235,3 +236,4 @@ class NodeView:
     fit_at_ns: int = 0
     doubted_with: tuple[str, ...] = ()
     is_watched_only: bool = False
+    lacks: tuple[str, ...] = ()

@@ -369,9 +369,14 @@ def _share(span_mw: Columns, free: Columns, total: Columns) -> Columns:
     return share
 
 
+def lacking(capacity: NodeCapacity) -> tuple[Need, ...]:
+    """Return what a node's engine cannot carry there: what it says, and a login where there is none."""
+    login = () if capacity.has_login or Need.LOGIN in capacity.lacks else (Need.LOGIN,)
+    return (*login, *capacity.lacks)
+
+
 def _lacks(capacity: NodeCapacity) -> int:
-    login = () if capacity.has_login else (Need.LOGIN,)
-    return need_mask((*capacity.lacks, *login, *NOWHERE))
+    return need_mask((*lacking(capacity), *NOWHERE))
 
 
 def _mask(devices: tuple[int, ...]) -> int:

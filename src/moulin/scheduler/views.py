@@ -13,7 +13,7 @@ from moulin.domain.ids import AttemptId, WorkloadId
 from moulin.domain.plan import StartStep
 from moulin.domain.views import AttemptView, NodeView, TaskView, UnitView, WorkloadView
 from moulin.domain.workload import AttemptState, Resources, TaskTemplate, WorkloadSpec
-from moulin.scheduler.nodes import held_on
+from moulin.scheduler.nodes import held_on, lacking
 from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import State
 from moulin.scheduler.used import attempt_view
@@ -293,4 +293,5 @@ def _node_view(state: State, position: int) -> NodeView:
         fit_at_ns=node.health.fit_ns,
         doubted_with=tuple(sorted(node.health.doubts)),
         is_watched_only=capacity.is_watched_only,
+        lacks=tuple(need.value for need in lacking(capacity)),
     )

@@ -7,7 +7,14 @@ import pytest
 from moulin.domain.factory import Pool, PreemptionScope, Zone
 from moulin.domain.ids import WorkloadId
 from moulin.domain.image import Form
-from moulin.domain.needs import HINTS, NEED_BY_FORM, TITLES, Need, image_lacks
+from moulin.domain.needs import (
+    HINTS,
+    NEED_BY_FORM,
+    TITLES,
+    Need,
+    image_lacks,
+    lacks_in_words,
+)
 from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import Place
 from moulin.domain.reasons import Reason, ReasonCode, hint_of, sentence
@@ -15,6 +22,7 @@ from moulin.domain.wire import decode, encode
 from moulin.domain.workload import LeaseSpec, Resources, TaskTemplate, Where, WorkloadKind
 from moulin.scheduler import explain, possible, trial
 from moulin.scheduler.needs import need_mask, needs_in, needs_of
+from moulin.scheduler.views import node_views
 from tests.unit.scheduler.world import GB, SECOND, endpoint, job, node, submission, world
 
 RAY = Pool(name="pr", zone="a", engine="ray", machine_class="cpu")
@@ -65,6 +73,23 @@ def test_a_node_of_an_old_log_lacks_nothing():
     assert decode(NodeCapacity, told) == node("n1")
     lacking = node("n1", lacks=(Need.SECRETS,))
     assert decode(NodeCapacity, encode(lacking)) == lacking
+
+
+def test_a_nodes_row_says_what_it_lacks_and_a_login_where_it_has_none():
+    made = world(
+        node("n1", lacks=(Need.SECRETS, Need.FOLDER)),
+        node("n2", has_login=True),
+        node("n3", lacks=(Need.LOGIN, Need.COPIES)),
+    )
+    told = {view.node: view.lacks for view in node_views(made.state)}
+    assert told == {"n1": ("login", "secrets", "folder"), "n2": (), "n3": ("login", "copies")}
+
+
+def test_images_of_every_form_are_one_word():
+    none = ("login", *(need.value for need in image_lacks(())), "secrets")
+    assert lacks_in_words(none) == ("an SSH login", "images", "secrets")
+    some = tuple(need.value for need in image_lacks({Form.REGISTRY}))
+    assert len(lacks_in_words(some)) == len(Form) - 1
 
 
 def test_work_goes_only_where_it_is_carried():

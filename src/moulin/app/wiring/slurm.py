@@ -134,7 +134,7 @@ class SlurmWays:
 
     def _new(self, pool: Pool, words: Mapping[str, str], place: Path) -> Way:
         if words["rest"] or words["firecrest"] or not words["ssh"]:
-            return Way(Readings(_client(pool, words, place)))
+            return Way(Readings(slurm_client(pool, words, place)))
         name = hashlib.sha256("\0".join(words[each] for each in _WAY).encode()).hexdigest()[:12]
         folder = self._directory / f"{_OVER}{name}"
         try:
@@ -161,6 +161,30 @@ def slurm_engine(
 
     Raises `InvalidSpec` for settings that there are not, `EngineUnavailable` when the directory
     cannot be made.
+    """
+    settings, words = slurm_settings(pool, directory)
+    is_led = goes_over_ssh(pool, words)
+    ways = ways if ways is not None else SlurmWays(directory.parent)
+    way = ways.way(pool, words, settings.directory)
+    led = None
+    if is_led and way.transport is not None:
+        led = (Tunnel(way.transport), way.folder / f"{pool.name}{_PORTS}")
+    is_led_by = led[1] if led is not None else None
+    return SlurmEngine(
+        settings,
+        way.readings.client,
+        clock=clock,
+        registrations=registrations,
+        way=led,
+        readings=way.readings,
+        before=lambda: ways.give_up_ports(pool.name, is_led_by),
+    )
+
+
+def slurm_settings(pool: Pool, directory: Path) -> tuple[SlurmSettings, Mapping[str, str]]:
+    """Return a pool's settings, read and as words; `directory` is for pools that name none.
+
+    Raises `InvalidSpec` for settings that there are not, and for values that they cannot have.
     """
     for name in pool.settings:
         if name not in SLURM_SETTINGS:
@@ -193,22 +217,7 @@ def slurm_engine(
         drains=_drains(pool, words),
         is_mirrored=is_mirrored(pool),
     )
-    goes_over_ssh = _goes_over_ssh(pool, words)
-    ways = ways if ways is not None else SlurmWays(directory.parent)
-    way = ways.way(pool, words, place)
-    led = None
-    if goes_over_ssh and way.transport is not None:
-        led = (Tunnel(way.transport), way.folder / f"{pool.name}{_PORTS}")
-    is_led_by = led[1] if led is not None else None
-    return SlurmEngine(
-        settings,
-        way.readings.client,
-        clock=clock,
-        registrations=registrations,
-        way=led,
-        readings=way.readings,
-        before=lambda: ways.give_up_ports(pool.name, is_led_by),
-    )
+    return settings, words
 
 
 def _drains(pool: Pool, words: Mapping[str, str]) -> bool:
@@ -257,7 +266,7 @@ def mirror_slurm(
     somebody else made.
     """
     words = {name: pool.settings.get(name, "") for name in SLURM_SETTINGS}
-    transport = _slurm_transport(words)
+    transport = slurm_transport(words)
     tree = read_tree(transport)
     root, qos = words["mirror_root"] or "root", words["qos"]
     wanted = wanted_accounts(organisations, projects, tree, root=root, qos=qos)
@@ -267,7 +276,7 @@ def mirror_slurm(
     return commands
 
 
-def _goes_over_ssh(pool: Pool, words: Mapping[str, str]) -> bool:
+def goes_over_ssh(pool: Pool, words: Mapping[str, str]) -> bool:
     """Say whether replicas are reached over the pool's SSH connection.
 
     Raises `InvalidSpec` for another word, and where there is no such connection.
@@ -329,7 +338,7 @@ def import_slurm(
         ("scontrol", "show", "partition", "-o"),
         ("squeue", "--json", "--states=all"),
     )
-    transport = _slurm_transport(words) if is_asked else None
+    transport = slurm_transport(words) if is_asked else None
     nodes, partitions, jobs = (
         _said(transport, command, file) for command, file in zip(commands, files[:3], strict=True)
     )
@@ -385,13 +394,17 @@ def _check_way(pool: Pool, words: Mapping[str, str]) -> None:
         )
 
 
-def _client(pool: Pool, words: Mapping[str, str], directory: Path) -> SlurmClient:
-    """Return what speaks with slurmrestd, FirecREST, or Slurm by its commands here, as a pool names it."""
+def slurm_client(pool: Pool, words: Mapping[str, str], directory: Path) -> SlurmClient:
+    """Return what speaks with slurmrestd, FirecREST, or Slurm by its commands, as a pool names it.
+
+    Raises `InvalidSpec` for a pool that names several, or what they cannot have.
+    """
+    _check_way(pool, words)
     if words["rest"]:
         return Rest(words["rest"], user=words["rest_user"], token_file=words["rest_token"])
     if words["firecrest"]:
         return _firecrest(pool, words, directory)
-    return Commands(LocalTransport(_named(words), folder=words["bin"]))
+    return Commands(slurm_transport(words))
 
 
 def _firecrest(pool: Pool, words: Mapping[str, str], directory: Path) -> Firecrest:
@@ -430,7 +443,8 @@ def _said(transport: Transport | None, command: Sequence[str], file: Path | None
     return answer.output
 
 
-def _slurm_transport(words: Mapping[str, str]) -> Transport:
+def slurm_transport(words: Mapping[str, str]) -> Transport:
+    """Return where a pool's words say that Slurm's commands are: here, or over an SSH connection."""
     return _ssh(words) if words["ssh"] else LocalTransport(_named(words), folder=words["bin"])
 
 

@@ -1,5 +1,6 @@
 """`moulin cluster`: what a cluster that one already owns looks like in the factory's words."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,9 @@ def import_cluster(
         str, typer.Option(help="Folder for tasks' files that the nodes see at the same path.")
     ] = "",
     ssh: Annotated[str, typer.Option(help="Reach Slurm's commands on this host over SSH.")] = "",
-    conf: Annotated[str, typer.Option(help="Path of slurm.conf, when it is not the usual.")] = "",
+    conf: Annotated[
+        str, typer.Option(help="Path of slurm.conf; without it SLURM_CONF, or the usual place.")
+    ] = "",
     is_delegated: Annotated[
         bool, typer.Option("--delegated", help="Let Slurm place; without it Moulin places.")
     ] = False,
@@ -65,6 +68,8 @@ def import_cluster(
     """
     from moulin.app.wiring.slurm import import_slurm
 
+    if not (conf or ssh):
+        conf = os.environ.get("SLURM_CONF", "")
     settings = (("directory", directory), ("ssh", ssh), ("conf", conf))
     text = import_slurm(
         country=country,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from moulin.domain.health import DeviceReading, NodeReading
@@ -38,9 +39,14 @@ def reading_of(
 
 
 def joined(node: NodeId, readings: Sequence[NodeReading]) -> NodeReading:
-    """Return what several readers on one machine say, each of the devices it sees; the last is newest."""
+    """Return what several readers on one machine say, each of the devices it sees; the last is newest.
+
+    What one tells of XIDs stands beside what another says that began only after them.
+    """
     newest = readings[-1]
-    devices = {each.uuid: each for reading in readings for each in reading.devices or ()}
+    devices: dict[str, DeviceReading] = {}
+    for each in (device for reading in readings for device in reading.devices or ()):
+        devices[each.uuid] = _with_xids_of(devices.get(each.uuid), each)
     skew_ns = max((each.clock_skew_ns for each in readings), key=abs)
     return NodeReading(
         node=node,
@@ -52,6 +58,12 @@ def joined(node: NodeId, readings: Sequence[NodeReading]) -> NodeReading:
         clock_skew_ns=skew_ns,
         is_partial=True,
     )
+
+
+def _with_xids_of(former: DeviceReading | None, now: DeviceReading) -> DeviceReading:
+    if former is None or now.xids or not former.xids:
+        return now
+    return replace(now, xids=former.xids, xids_since_ns=former.xids_since_ns)
 
 
 def skew_ns(at_ns: int, after_ns: int, before_ns: int) -> int:

@@ -123,7 +123,7 @@ def lose_device(kind: str, gang: Gang, node: str, front: Front, cluster: SlurmCl
     if not known:
         raise RuntimeError(f"nobody reads device {device} of {node}")
     driver = cluster.drivers[host(node)]
-    gang.fails(kind, node, partial(BLOWS[kind], driver, device), driver.restart)
+    gang.fails(kind, node, partial(BLOWS[kind], driver, device), driver.heal)
 
 
 def is_read(front: Front, node: str, device: int) -> bool:

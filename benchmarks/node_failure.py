@@ -1,8 +1,9 @@
 """Is a broken node noticed and its work running elsewhere, and is work on a silent node left alone?
 
 A failure comes with evidence: the driver tells of a fatal XID, of an uncorrected error or no longer of
-a device (`local`, two nodes, the real `nvidia-ml-py` over replayed counters), the power of a node goes
-and Slurm gives it up (four nodes, a gang of three), a server is switched off and on (`ray`). A silence
+a device (`local`, two nodes, the real `nvidia-ml-py` over replayed counters; `slurm`, four nodes, a gang
+of three with readers beside its tasks), the power of a node goes and Slurm gives it up, a server is
+switched off and on (`ray`). The gang has to go on without the struck node. A silence
 has none: slurmd does not answer for a moment, slurmctld does not, the line to the cluster is cut, Ray
 or its agent on a server dies while the tasks live on. Tasks say in files of their own that they run. Times are
 from the blow, `restarted_s` until the last task of the gang's next generation has begun;

@@ -45,11 +45,6 @@ class Driver:
         """Let every device be there and well; what was counted stays counted."""
         self._say(range(self.devices))
 
-    def restart(self) -> None:
-        """Heal, and forget the XIDs: a driver tells them only to who listens, and nobody does now."""
-        self._told.clear()
-        self.heal()
-
     def xid(self, device: int) -> None:
         """Tell of a fatal XID: the device has fallen off the bus."""
         self._told.append(f"xid {device} 79")

@@ -6,12 +6,13 @@
      remap INDEX PENDING FAILED   row remapping
      reasons INDEX BITS           why clocks are lowered
      links INDEX UP...            one 0 or 1 for each NVLink
-     xid INDEX NUMBER             told once, in the order of the file
+     xid INDEX NUMBER             told once, in the order of the file, to who listened before it was
      gone                         the driver is not loaded
    A fact that is not there is NOT_SUPPORTED, as under MIG. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, TIMEOUT = 10, LOST = 15, NO_DRIVER = 9 };
 enum { DEVICES = 16, LINKS = 18 };
@@ -29,10 +30,12 @@ typedef struct {
     unsigned gpu, compute;
 } event_t;
 
-static device_t found[DEVICES];
-static int is_gone, xids_told, count;
-static struct { int index; u64 number; } xids[4096];
-static int xids_written;
+/* Each thread reads for itself; what was told is common to all. */
+static __thread device_t found[DEVICES];
+static __thread int is_gone, count;
+static __thread struct { int index; u64 number; } xids[4096];
+static __thread int xids_written;
+static int xids_told, is_taken;
 
 static int load(void) {
     const char *path = getenv("REPLAYED_NVML");
@@ -161,17 +164,37 @@ int nvmlDeviceGetNvLinkState(void *handle, unsigned link, unsigned *answer) {
     return OK;
 }
 
-int nvmlEventSetCreate(void **set) { *set = (void *)1; return OK; }
+int nvmlEventSetCreate(void **set) {
+    *set = (void *)1;
+    load();
+    xids_told = xids_written;
+    return OK;
+}
+
 int nvmlEventSetFree(void *set) { (void)set; return OK; }
 int nvmlDeviceRegisterEvents(void *handle, u64 types, void *set) { (void)set; (void)types; device_t *d; return look(handle, &d); }
 
-int nvmlEventSetWait_v2(void *set, event_t *event, unsigned wait_ms) {
-    (void)set; (void)wait_ms;
-    if (load() != OK) return UNINITIALIZED;
-    if (xids_told >= xids_written) return TIMEOUT;
+static int tell(event_t *event) {
+    int state = load();
+    if (state != OK) return UNINITIALIZED;
+    while (__atomic_test_and_set(&is_taken, __ATOMIC_ACQUIRE)) {}
+    int number = xids_told < xids_written ? xids_told++ : -1;
+    __atomic_clear(&is_taken, __ATOMIC_RELEASE);
+    if (number < 0) return TIMEOUT;
     memset(event, 0, sizeof *event);
-    event->device = (void *)(long)(xids[xids_told].index + 1);
+    event->device = (void *)(long)(xids[number].index + 1);
     event->type = 8;
-    event->data = xids[xids_told++].number;
+    event->data = xids[number].number;
     return OK;
+}
+
+int nvmlEventSetWait_v2(void *set, event_t *event, unsigned wait_ms) {
+    (void)set;
+    struct timespec pause = {0, 20000000};
+    int state;
+    while ((state = tell(event)) == TIMEOUT && wait_ms >= 20) {
+        nanosleep(&pause, NULL);
+        wait_ms -= 20;
+    }
+    return state;
 }

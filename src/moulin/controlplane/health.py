@@ -4,7 +4,7 @@ It decides nothing about verdicts; a reading that says nothing new is not writte
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from moulin.controlplane.commands import Answer, CheckNode, JudgeNode
 from moulin.controlplane.draft import CONTROL_PLANE, Draft
@@ -19,13 +19,16 @@ from moulin.ports.engine import ReportsHealth
 from moulin.scheduler import clears, is_health_news, needs_check, node_views, symptoms_of
 
 
-def observe_health(plane: Plane, draft: Draft, pool: str) -> None:
-    """Draft what is news of a pool's nodes, and look again at those whose time in quarantine is over."""
+def observe_health(plane: Plane, draft: Draft, pool: str, nodes: Sequence[NodeId] = ()) -> None:
+    """Draft what is news of a pool's nodes, and look again at those whose time in quarantine is over.
+
+    With `nodes` only of these, which are read now.
+    """
     engine = plane.engines.get(pool)
     if not isinstance(engine, ReportsHealth):
         return
     with contextlib.suppress(EngineError):
-        for reading in engine.health():
+        for reading in engine.health(nodes):
             _take(plane, draft, reading)
     for reading in plane.readings:
         _take(plane, draft, reading)

@@ -54,7 +54,9 @@ def observe(plane: Plane, draft: Draft) -> None:
     for pool in sorted(plane.engines):
         is_reporting = isinstance(plane.engines[pool], ReportsChanges)
         is_asked = is_sweep_due if is_reporting else is_poll_due
-        draft_observations(plane, draft, _seen_in(plane, draft, pool, is_asked=is_asked))
+        seen = _seen_in(plane, draft, pool, is_asked=is_asked)
+        _read_where_it_failed(plane, draft, pool, seen)
+        draft_observations(plane, draft, seen)
     read_checks(plane, draft)
     # What was lost may have been lost with its node: that is known before anything is placed again.
     if is_capacity_due or _has_lost(draft.events[first:]):
@@ -69,6 +71,22 @@ def _has_lost(events: Sequence[Event]) -> bool:
     """Say whether a task is gone that did not end by itself."""
     payloads = [event.payload for event in events]
     return any(isinstance(each, TaskObserved) and each.phase is TaskPhase.GONE for each in payloads)
+
+
+def _read_where_it_failed(
+    plane: Plane, draft: Draft, pool: str, observations: Iterable[Observation]
+) -> None:
+    """Read the nodes of devices whose programs failed: what broke there is known before it counts."""
+    schedule = draft.books.schedule
+    nodes: set[NodeId] = set()
+    for seen in observations:
+        task = task_of(schedule, seen.step) if seen.phase is TaskPhase.EXITED else None
+        if task is None or not task.devices or not seen.exit_code or not is_news(task, seen):
+            continue
+        if not is_stopping(schedule, seen.step):
+            nodes.add(task.host or task.node)
+    if nodes:
+        observe_health(plane, draft, pool, sorted(nodes))
 
 
 def draft_observations(plane: Plane, draft: Draft, observations: Iterable[Observation]) -> None:

@@ -39,13 +39,14 @@ def reading_of(
 
 
 def joined(node: NodeId, readings: Sequence[NodeReading]) -> NodeReading:
-    """Return what several readers on one machine say, each of the devices it sees; the last is newest."""
+    """Return what several readers on one machine say, each of the devices it sees; the last is newest.
+
+    What one tells of XIDs stands beside what another says that began only after them.
+    """
     newest = readings[-1]
     devices: dict[str, DeviceReading] = {}
-    for each in (each for reading in readings for each in reading.devices or ()):
-        known = devices.get(each.uuid, each)
-        steps = tuple(dict.fromkeys((*known.steps, *each.steps)))
-        devices[each.uuid] = replace(each, steps=steps)
+    for each in (device for reading in readings for device in reading.devices or ()):
+        devices[each.uuid] = _together(devices.get(each.uuid, each), each)
     skew_ns = max((each.clock_skew_ns for each in readings), key=abs)
     return NodeReading(
         node=node,
@@ -57,6 +58,12 @@ def joined(node: NodeId, readings: Sequence[NodeReading]) -> NodeReading:
         clock_skew_ns=skew_ns,
         is_partial=True,
     )
+
+
+def _together(former: DeviceReading, now: DeviceReading) -> DeviceReading:
+    steps = tuple(dict.fromkeys((*former.steps, *now.steps)))
+    told = former if former.xids and not now.xids else now
+    return replace(now, steps=steps, xids=told.xids, xids_since_ns=told.xids_since_ns)
 
 
 def skew_ns(at_ns: int, after_ns: int, before_ns: int) -> int:

@@ -122,7 +122,7 @@ class ReportsHealth(Protocol):
     def health(self, nodes: Sequence[NodeId] = ()) -> tuple[NodeReading, ...]:
         """Return a reading of each of `nodes` (none: all) that can be read, in the order of `capacity`.
 
-        Returns soon: it is called from the cycle. Raises `EngineUnavailable` when nothing can be read.
+        Nodes that are named are read now, all others may have been read a moment ago. Returns soon: it is called from the cycle. Raises `EngineUnavailable` when nothing can be read.
         """
         ...
 

@@ -12,8 +12,16 @@ from moulin.domain.health import DeviceReading, NodeReading, Verdict
 from moulin.domain.ids import NodeId, WorkloadId
 from moulin.domain.node_events import NodeChecked, NodeHealthObserved, NodeJudged
 from moulin.domain.plan import StopCause
+from moulin.engines.simulated.world import World
 from moulin.scheduler import node_views
-from tests.integration.controlplane.bench import ADMIN, Bench, factory, job
+from tests.integration.controlplane.bench import (
+    ADMIN,
+    Bench,
+    Machines,
+    factory,
+    job,
+    machines_of,
+)
 
 CALM_S = 305
 
@@ -149,3 +157,34 @@ def test_a_pool_that_leaves_takes_no_verdict_along(well: Bench) -> None:
     well.apply(*factory())
     well.turns(3, 1.0)
     assert verdicts(well)[node] == "quarantined"
+
+
+@pytest.mark.parametrize(
+    ("xids", "state", "runs"), [({"79": 1}, "running", 2), ({"13": 1}, "failed", 1)]
+)
+def test_a_program_that_ends_of_a_broken_device_has_not_failed(bench: Bench, xids, state, runs):
+    capacities = [replace(each, accelerators=1) for each in machines_of("floor", 2, 4)]
+    world = World(bench.clock, capacities)
+    bench.connect = lambda _: bench.machines.setdefault("floor", Machines(world))
+    # Nobody reads by itself for a long time, once every node was read.
+    bench.plane.settings = replace(bench.settings, capacity_period_s=10_000.0)
+    device = DeviceReading(index=0, uuid="", xids_since_ns=1)
+    well = {
+        each.node: NodeReading(
+            node=each.node, at_ns=0, devices=(replace(device, uuid=f"{each.node}/0"),)
+        )
+        for each in capacities
+    }
+    for reading in well.values():
+        world.set_reading(reading)
+    bench.apply(*factory())
+    bench.turn()
+    spec = job(5, exit_code=1)
+    view = bench.submit(replace(spec, resources=replace(spec.resources, accelerators=1)))
+    bench.turns(3, 1.0)
+    [before] = world.history
+    [found] = well[before.node].devices or ()
+    world.set_reading(replace(well[before.node], devices=(replace(found, xids=xids),)))
+    bench.turns(5, 1.0)
+    assert bench.state(view.id) == state
+    assert len({run.node for run in world.history}) == len(world.history) == runs

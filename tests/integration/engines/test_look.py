@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,89 @@ def test_a_reader_ends_with_its_task_and_takes_its_word_along(tmp_path):
     assert subprocess.run(words, check=False, timeout=30).returncode == 1
 
 
+class Beside:
+    """A reader beside a task of one device, that has read once."""
+
+    def __init__(self, library: Path, folder: Path) -> None:
+        self.script = folder / "script"
+        self.script.write_text(WELL, "ascii")
+        self.step = folder / "wl.u0.g1" / "0"
+        self.step.mkdir(parents=True)
+        (self.step / "spec").write_bytes(b"default_env\0CUDA_VISIBLE_DEVICES=0\0")
+        self.task = subprocess.Popen(["sleep", "60"])
+        words = (LOOK, str(folder / "h"), str(self.step), str(self.task.pid))
+        replayed = {"SLURMD_NODENAME": "n1", **nvml.environment(library, self.script)}
+        self.reader = subprocess.Popen([sys.executable, "-I", "-S", "-E", *words], env=replayed)
+        self.written = folder / "h" / "n1" / "wl.u0.g1.t0"
+        self.until(lambda: bool(self.devices()))
+
+    def devices(self) -> tuple[DeviceReading, ...]:
+        told = read_told(self.written.read_bytes()) if self.written.exists() else None
+        return reading_of(NodeId("n1"), told).devices or () if told is not None else ()
+
+    def until(self, is_true: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + 30
+        while not is_true():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+
+    def say(self, text: str) -> None:
+        new = self.script.with_suffix(".new")
+        new.write_text(text, "ascii")
+        new.replace(self.script)
+
+    def end(self, text: str) -> None:
+        """Let the driver say something and the task end at once."""
+        self.say(text)
+        self.task.kill()
+        self.task.wait()
+        assert self.reader.wait(timeout=30) == 0
+
+
+@pytest.fixture
+def beside(library, tmp_path):
+    made = Beside(library, tmp_path)
+    yield made
+    made.task.kill()
+    made.task.wait()
+    made.reader.wait(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("text", "xids", "is_lost"),
+    [(f"{WELL}xid 0 79\nreasons 0 64\n", {"79": 1}, False), ("device 1 GPU-b\n", {}, True)],
+)
+def test_what_a_task_may_have_ended_of_is_left_behind(beside, text, xids, is_lost):
+    beside.end(text)
+    [found] = beside.devices()
+    assert (found.uuid, dict(found.xids), found.is_lost) == ("GPU-a", xids, is_lost)
+    # What may pass is not believed for so long.
+    assert found.is_hot is None
+
+
+@pytest.mark.parametrize("text", [WELL, f"{WELL}reasons 0 64\n"])
+def test_a_task_whose_devices_did_not_break_leaves_nothing(beside, text):
+    beside.end(text)
+    assert not beside.written.exists()
+
+
+def test_a_task_that_was_asked_to_end_leaves_nothing(beside):
+    (beside.step / "stop").write_bytes(b"0")
+    beside.end(f"{WELL}xid 0 79\n")
+    assert not beside.written.exists()
+
+
+def test_an_xid_is_heard_before_the_next_reading_is_due(library, tmp_path, monkeypatch):
+    text = Path(LOOK).read_text("utf-8")
+    rarely = tmp_path / "rarely.py"
+    rarely.write_text(text.replace("PERIOD_S = 3.0", "PERIOD_S = 600.0"), "utf-8")
+    monkeypatch.setitem(globals(), "LOOK", str(rarely))
+    beside = Beside(library, tmp_path)
+    beside.say(f"{WELL}xid 0 79\n")
+    beside.until(lambda: bool(beside.devices() and beside.devices()[0].xids))
+    beside.end(WELL)
+
+
 def test_what_several_readers_say_is_joined():
     told: list[dict[str, Any]] = [
         {"at_ns": 5, "devices": [{"index": 1, "uuid": "b"}], "memory_bytes": 9},
@@ -176,6 +260,17 @@ def test_what_several_readers_say_is_joined():
     assert [each.uuid for each in found.devices or ()] == ["b"]
     assert (found.at_ns, found.disk_free_bytes, found.clock_skew_ns) == (6, 7, -4)
     assert found.is_partial
+
+
+def test_an_xid_that_one_reader_heard_is_not_taken_back_by_one_that_came_later():
+    heard: dict[str, Any] = {"index": 0, "uuid": "a", "xids": {"79": 1}, "xids_since_ns": 3}
+    later = {"index": 0, "uuid": "a", "xids": {}, "xids_since_ns": 6, "ecc_uncorrected": 2}
+    readings = [
+        reading_of(NodeId("n"), {"at_ns": at_ns, "devices": [device]})
+        for at_ns, device in ((5, heard), (7, later))
+    ]
+    [found] = joined(NodeId("n"), readings).devices or ()
+    assert (dict(found.xids), found.xids_since_ns, found.ecc_uncorrected) == ({"79": 1}, 3, 2)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"at_ns": "x"}'])

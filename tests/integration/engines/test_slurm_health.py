@@ -126,6 +126,14 @@ def test_one_reader_on_a_node_is_enough_for_tasks_without_devices(bench):
     assert bench.reading("node-3").devices is None
 
 
+def test_who_asks_for_a_node_hears_what_its_readers_say_now(bench):
+    word = bench.directory / "spool" / ".health" / "node-1" / "wl.u0.g1.t0"
+    word.parent.mkdir()
+    for memory_bytes in (1, 2):
+        word.write_text(f'{{"at_ns": {time.time_ns()}, "memory_bytes": {memory_bytes}}}')
+        assert bench.reading("node-1").memory_bytes == memory_bytes
+
+
 def test_only_what_slurm_calls_down_is_down(bench, slurm_cluster):
     slurm_cluster.run("scontrol", "update", "node=node-0", "state=drain", "reason=a loud fan")
     wait_until(lambda: bool(bench.engine.capacity()[0].closed_because))

@@ -16,7 +16,7 @@ import pytest
 from moulin.domain.events import AttemptPlaced
 from moulin.domain.factory import Pool, PoolMode
 from moulin.domain.health import Verdict
-from moulin.domain.ids import NodeId
+from moulin.domain.ids import NodeId, step_id
 from moulin.domain.node_events import NodeChecked, NodeHealthObserved, NodeJudged
 from moulin.domain.plan import StartStep
 from moulin.domain.reasons import sentence
@@ -34,7 +34,7 @@ from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import LocalTransport
 from moulin.engines.slurm.wellbeing import LOOK
 from moulin.scheduler import node_views
-from tests.conformance.engine_bench import RealClock
+from tests.conformance.engine_bench import RealClock, wait_until
 from tests.integration.controlplane.bench import SECOND, Bench, factory
 from tests.nvml import Driver
 from tests.slurm_cluster import GPUS, SlurmCluster
@@ -130,6 +130,18 @@ class Hall:
             for each in self.mill.events(NodeHealthObserved)
         )
 
+    def begin(self, spec: WorkloadSpec) -> str:
+        """Return a gang that runs, once it is known how all of its devices are."""
+        gang = self.mill.submit(spec).id
+        self.until(lambda: self.runs(gang, 1))
+        for machine, task in zip(self.hosts(gang), self.placed(gang).tasks, strict=True):
+            self.until(partial(self.is_read, machine, task.devices[0]))
+        return gang
+
+    def end(self, gang: str) -> None:
+        self.mill.stop(gang)
+        self.until(lambda: self.mill.state(gang) == "cancelled")
+
 
 @pytest.fixture(params=[PoolMode.OWNED, PoolMode.DELEGATED], ids=lambda mode: mode.value)
 def hall(request, tmp_path, driven_cluster):
@@ -150,16 +162,13 @@ def hall(request, tmp_path, driven_cluster):
     for step in engine.steps():
         engine.stop(step, 0)
     for driver in driven_cluster.drivers.values():
-        driver.restart()
+        driver.heal()
 
 
 def test_a_gang_leaves_the_node_of_an_xid_which_comes_back_after_a_look(hall):
-    gang = hall.mill.submit(GANG).id
-    hall.until(lambda: hall.runs(gang, 1))
+    gang = hall.begin(GANG)
     struck = hall.hosts(gang)[1]
     [device] = hall.placed(gang).tasks[1].devices
-    for machine, task in zip(hall.hosts(gang), hall.placed(gang).tasks, strict=True):
-        hall.until(partial(hall.is_read, machine, task.devices[0]))
     hall.driver(struck).xid(device)
 
     # It is known what and where, and nothing is said against the others.
@@ -176,7 +185,7 @@ def test_a_gang_leaves_the_node_of_an_xid_which_comes_back_after_a_look(hall):
     assert unit.restarts == 1
 
     # Nobody reads there any more, so after the calm a look at all of its devices takes it back.
-    hall.driver(struck).restart()
+    hall.driver(struck).heal()
     hall.until(lambda: hall.engine.health((NodeId(struck),))[0].devices is None)
     hall.until(lambda: not hall.node(struck).symptoms)
     assert hall.node(struck).health is Verdict.QUARANTINED
@@ -190,5 +199,26 @@ def test_a_gang_leaves_the_node_of_an_xid_which_comes_back_after_a_look(hall):
         Verdict.HEALTHY,
     ]
     assert hall.runs(gang, 2)
-    hall.mill.stop(gang)
-    hall.until(lambda: hall.mill.state(gang) == "cancelled")
+    hall.end(gang)
+
+
+def test_a_program_that_ends_of_an_xid_at_once_does_not_hide_it(hall, tmp_path):
+    # Each task ends with a failure when its file is there.
+    ends = f"while [ ! -e {tmp_path}/end.$MOULIN_STEP_ID ]; do sleep 0.1; done; exit 1"
+    gang = hall.begin(replace(GANG, task=TaskTemplate(command=("sh", "-c", ends))))
+    struck = hall.hosts(gang)[1]
+    [device] = hall.placed(gang).tasks[1].devices
+    attempt = hall.placed(gang).attempt
+    told = tmp_path / "spool" / ".health" / struck.removeprefix(PREFIX)
+    word = told / f"{attempt}.t1"
+    hall.driver(struck).xid(device)
+    wait_until(lambda: b'"79"' in word.read_bytes())
+    (tmp_path / f"end.{step_id(attempt, 1)}").touch()
+    wait_until((tmp_path / "spool" / attempt / "1" / "exit").exists)
+    hall.until(lambda: hall.node(struck).health is Verdict.QUARANTINED)
+    reason = hall.node(struck).health_reason
+    assert f"xid (79) at device {device}" in sentence(reason)
+    # The program was tried once, and may be: what ends of its device has not failed.
+    hall.until(lambda: hall.runs(gang, 2))
+    assert struck not in hall.hosts(gang)
+    hall.end(gang)

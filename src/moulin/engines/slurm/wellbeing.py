@@ -62,9 +62,14 @@ class Wellbeing:
     def readings(
         self, nodes: Sequence[SlurmNode], wanted: Sequence[NodeId]
     ) -> tuple[NodeReading, ...]:
-        """Return a reading of each machine, in order; of a delegated pool's places there is none."""
+        """Return a reading of each machine, in order; of a delegated pool's places there is none.
+
+        Who names nodes wants what readers say now.
+        """
         if self._is_delegated and not self.reader:
             return ()
+        if wanted:
+            self._files.doubt()
         told = self._files.read().value or {}
         found = ((NodeId(f"{self._prefix}{node.name}"), node) for node in nodes)
         return tuple(

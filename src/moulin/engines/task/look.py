@@ -8,12 +8,14 @@ what it last read. Like the shim it is a bare file that imports nothing of Mouli
 It decides nothing about what a reading means, and ends nothing.
 
 NVML is asked through its C interface (nvml.h, 12). XIDs are told once, as events, so they are counted
-here from the start. A device that was there and does not answer is said to be lost; what cannot be
-read is left out, never said to be well.
+here from the start, and heard at once: the program that meets one often ends of it. What then broke is
+left behind as a last word. A device that was there and does not answer is said to be lost; what cannot
+be read is left out, never said to be well.
 """
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import json
 import os
@@ -35,11 +37,24 @@ DEVICES_MAX = 64
 LINKS_MAX = 18
 EVENTS_MAX = 1000
 XID_EVENTS = 8
+# How long the driver is waited for at once, and how often at most it wakes the reader.
+HEARING_MS = 10_000
+WAKING_S = 0.5
 UNCORRECTED = 1
 VOLATILE = 0
 # Of the reasons for lower clocks: heat as hardware and software see it, and the brake line.
 HEAT = 0x40 | 0x20
 BRAKE = 0x80
+# What a device does not get over by itself.
+LASTING = (
+    "index",
+    "uuid",
+    "xids_since_ns",
+    "xids",
+    "ecc_uncorrected",
+    "is_remap_failed",
+    "is_lost",
+)
 Reading = Dict[str, Any]  # noqa: UP006
 
 
@@ -65,6 +80,8 @@ class Nvml:
         self.xids: dict[str, dict[str, int]] = {}
         self.links_up: dict[str, int] = {}
         self.events: Any = None
+        self.heard: list[tuple[Any, int]] = []
+        self.is_hearing = False
         self.nvml: Any = None
         try:
             self.nvml = ctypes.CDLL(library)
@@ -114,15 +131,39 @@ class Nvml:
 
     def count_xids(self) -> None:
         """Take what was told since the last look."""
+        while self.heard:
+            self.count_xid(*self.heard.pop(0))
         told = Told()
         for _ in range(EVENTS_MAX):
             if self.nvml.nvmlEventSetWait_v2(self.events, ctypes.byref(told), 0) != 0:
                 return
-            uuid = self.uuid_of(ctypes.c_void_p(told.device))
-            # A device that has fallen off the bus tells its last XID and no name.
-            for name in [uuid] if uuid else self.silent():
-                counts = self.xids.setdefault(name, {})
-                counts[str(told.data)] = counts.get(str(told.data), 0) + 1
+            self.count_xid(told.device, told.data)
+
+    def count_xid(self, device: Any, xid: int) -> None:
+        """Count one; a device that has fallen off the bus tells its last XID and no name."""
+        uuid = self.uuid_of(ctypes.c_void_p(device))
+        for name in [uuid] if uuid else self.silent():
+            counts = self.xids.setdefault(name, {})
+            counts[str(xid)] = counts.get(str(xid), 0) + 1
+
+    def begin_to_hear(self, wake: int) -> None:
+        """Hear XIDs from now on as they are told, and write to `wake` when one was."""
+        if self.events is not None and not self.is_hearing:
+            self.is_hearing = True
+            _thread.start_new_thread(self.hear, (wake,))
+
+    def hear(self, wake: int) -> None:
+        """Wait for XIDs; where the driver does not wait, they are taken with each reading alone."""
+        told = Told()
+        while True:
+            begun_s = time.monotonic()
+            wait = self.nvml.nvmlEventSetWait_v2
+            if wait(self.events, ctypes.byref(told), HEARING_MS) == 0:
+                self.heard.append((told.device, told.data))
+                os.write(wake, b"x")
+                time.sleep(WAKING_S)
+            elif time.monotonic() - begun_s < HEARING_MS / 2000:
+                return
 
     def silent(self) -> list[str]:
         """Return the devices that were there and do not answer."""
@@ -258,14 +299,16 @@ class Task:
         """Hold on to a process; one that is gone raises `OSError`."""
         self.pid = pid
         self.handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+        self.woken, self.wake = os.pipe()
         os.kill(pid, 0)
 
     def outlives(self, wait_s: float) -> bool:
-        """Say whether it still lives after a while; returns as soon as it does not."""
-        if self.handle >= 0:
-            return not select.select([self.handle], [], [], wait_s)[0]
-        time.sleep(wait_s)
-        return os.path.exists(f"/proc/{self.pid}")
+        """Say whether it still lives after a while; returns as soon as it does not, or when woken."""
+        ends = [self.handle] if self.handle >= 0 else []
+        ready = select.select([self.woken, *ends], [], [], wait_s)[0]
+        if self.woken in ready:
+            os.read(self.woken, EVENTS_MAX)
+        return self.handle not in ready if ends else os.path.exists(f"/proc/{self.pid}")
 
 
 def take_turn(name: str) -> socket.socket | None:
@@ -287,8 +330,52 @@ def write(path: str, reading: Reading) -> None:
     os.rename(draft, path)
 
 
+def last_word(before: list[Reading], reading: Reading) -> Reading | None:
+    """Return what a reading says of devices that broke since they were read before; None for nothing.
+
+    >>> last_word([{"uuid": "a"}], {"at_ns": 5, "devices": [{"uuid": "a", "is_hot": True}]})
+    """
+    known = [{name: each[name] for name in LASTING if name in each} for each in before]
+    now = reading.get("devices") or []
+    lasting = [{name: each[name] for name in LASTING if name in each} for each in now]
+    broken = [each for each in lasting if each not in known]
+    return dict(reading, devices=broken, disk_free_bytes=-1) if broken else None
+
+
+class Report:
+    """The file in which one reader says what it last read."""
+
+    def __init__(self, path: str) -> None:
+        """Write nothing yet."""
+        self.path = path
+        self.first: list[Reading] | None = None
+        self.reading: Reading = {}
+        self.facts: Reading = {}
+        self.written_s = 0.0
+
+    def take(self, reading: Reading) -> None:
+        """Write a reading that says something new, or nothing new for long."""
+        self.first = reading["devices"] or [] if self.first is None else self.first
+        self.reading = reading
+        facts = dict(reading, at_ns=0, disk_free_bytes=reading["disk_free_bytes"] >> 30)
+        if facts != self.facts or time.monotonic() - self.written_s >= AGAIN_S:
+            write(self.path, reading)
+            self.facts, self.written_s = facts, time.monotonic()
+
+    def end(self, *, is_asked: bool) -> None:
+        """Leave nothing behind but what the task may have ended of.
+
+        One that was asked to end did not end of itself, and who asked knows why.
+        """
+        word = None if is_asked else last_word(self.first or [], self.reading)
+        if word is not None:
+            write(self.path, word)
+        elif os.path.exists(self.path):
+            os.unlink(self.path)
+
+
 def watch(folder: str, step_directory: str, task: Task) -> None:
-    """Read for as long as a process lives, and leave no file behind."""
+    """Read for as long as a process lives."""
     plan = planned(step_directory)
     seen = visible(os.environ, plan)
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
@@ -298,25 +385,26 @@ def watch(folder: str, step_directory: str, task: Task) -> None:
         if lock is None:
             return
     attempt, rank = os.path.abspath(step_directory).split("/")[-2:]
-    path = f"{folder}/{node}/{attempt}.t{rank}"
-    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+    report = Report(f"{folder}/{node}/{attempt}.t{rank}")
+    os.makedirs(os.path.dirname(report.path), 0o700, exist_ok=True)
     nvml = Nvml() if seen != [] else None
     scratch = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - only how full it is
-    last: Reading = {}
-    written_s = 0.0
+
+    def read() -> Reading:
+        reading = machine(scratch, nvml, seen)
+        return dict(reading, devices=renamed(reading["devices"], seen, plan))
+
     try:
         is_due = task.outlives(0.0)
         while is_due:
-            reading = machine(scratch, nvml, seen)
-            reading["devices"] = renamed(reading["devices"], seen, plan)
-            facts = dict(reading, at_ns=0, disk_free_bytes=reading["disk_free_bytes"] >> 30)
-            if facts != last or time.monotonic() - written_s >= AGAIN_S:
-                write(path, reading)
-                last, written_s = facts, time.monotonic()
+            report.take(read())
+            if nvml is not None:
+                nvml.begin_to_hear(task.wake)
             is_due = task.outlives(PERIOD_S)
+        if report.first:
+            report.reading = read()
     finally:
-        if os.path.exists(path):
-            os.unlink(path)
+        report.end(is_asked=os.path.exists(step_directory + "/stop"))
 
 
 def main() -> int:

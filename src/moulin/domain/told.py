@@ -61,7 +61,9 @@ def joined(node: NodeId, readings: Sequence[NodeReading]) -> NodeReading:
 
 
 def _together(former: DeviceReading, now: DeviceReading) -> DeviceReading:
-    steps = tuple(dict.fromkeys((*former.steps, *now.steps)))
+    # One that names no task speaks of devices by their numbers on this very node.
+    is_ours = not (former.steps and now.steps)
+    steps = () if is_ours else tuple(dict.fromkeys((*former.steps, *now.steps)))
     told = former if former.xids and not now.xids else now
     return replace(now, steps=steps, xids=told.xids, xids_since_ns=told.xids_since_ns)
 

@@ -72,8 +72,9 @@ class HealthRow:
         One that only failed a check with others may go on with what it has.
         """
         return any(
-            each.device in (-1, device) and each.signal is not Signal.PREFLIGHT
+            each.device < 0 or (each.device == device and not each.steps)
             for each in self.evidence
+            if each.signal is not Signal.PREFLIGHT
         )
 
     def is_against(self, step: StepId) -> bool:
@@ -118,10 +119,9 @@ def is_news(row: HealthRow, reading: NodeReading) -> bool:
     symptoms = symptoms_of(row.reading, reading)
     if any(each.signal in _COUNTED for each in symptoms):
         return True
-    is_other = _names(symptoms) != _names(row.symptoms) or _tellers(symptoms) > _tellers(
-        row.symptoms
-    )
-    return is_other or _is_other_base(row.reading, reading)
+    is_other = _names(symptoms) != _names(row.symptoms)
+    is_told_anew = not _tellers(symptoms) <= _tellers(row.symptoms)
+    return is_other or is_told_anew or _is_other_base(row.reading, reading)
 
 
 def observe_health(row: HealthRow, reading: NodeReading, at_ns: int) -> None:
@@ -305,8 +305,9 @@ def _names(symptoms: tuple[Symptom, ...]) -> set[_About]:
 
 
 def _tellers(symptoms: tuple[Symptom, ...]) -> set[tuple[_About, StepId]]:
-    """Return which tasks told of what."""
-    return {(_about(each), step) for each in symptoms for step in each.steps}
+    """Return which tasks told of what, with an empty name for who speaks of a device of this node."""
+    nobody = (StepId(""),)
+    return {(_about(each), step) for each in symptoms for step in each.steps or nobody}
 
 
 def _with_new_evidence(
@@ -317,8 +318,9 @@ def _with_new_evidence(
     for each in symptoms:
         if each.is_evidence:
             before = found.setdefault(_about(each), each)
-            later = tuple(step for step in each.steps if step not in before.steps)
-            found[_about(each)] = replace(before, steps=before.steps + later)
+            is_ours = not (before.steps and each.steps)
+            steps = () if is_ours else tuple(dict.fromkeys((*before.steps, *each.steps)))
+            found[_about(each)] = replace(before, steps=steps)
     return tuple(found.values())
 
 

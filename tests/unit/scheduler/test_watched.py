@@ -160,3 +160,17 @@ def test_a_machine_that_leaves_is_kept_while_something_runs_there():
     assert here.state.nodes.row(N7) is not None
     here.exit("x.u0.g1.t0", 0)
     assert here.state.nodes.row(N7) is None
+
+
+def test_what_others_tell_of_a_node_s_devices_closes_it_and_stops_nothing_of_ours():
+    here = world(node("n0", devices=2))
+    here.submit("x", job(1, devices=2))
+    here.cycle()
+    here.run("x.u0.g1.t0")
+    see(here, device(0, "y.u0.g1.t0"), node=NodeId("n0"))
+    see(here, device(0, "y.u0.g1.t0", is_remap_failed=True), node=NodeId("n0"))
+    assert [each.verdict for each in here.cycle().judgements] == [Verdict.QUARANTINED]
+    assert here.cycle().stops == ()
+    # Once its own reader says so, it is ours as well.
+    see(here, device(0, is_remap_failed=True), node=NodeId("n0"))
+    assert [each.attempt for each in here.cycle().stops] == ["x.u0.g1"]

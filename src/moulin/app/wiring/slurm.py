@@ -51,7 +51,8 @@ from moulin.engines.slurm.transport import (
     recorded_path,
 )
 from moulin.engines.slurm.tunnel import Tunnel
-from moulin.engines.task.spool import make_directory
+from moulin.engines.slurm.wellbeing import FOLDER
+from moulin.engines.task.spool import CHECKPOINTS, make_directory
 from moulin.ports.registrations import Registrations
 
 # What a pool with `engine: slurm` can be told, and what of it names the machines.
@@ -135,8 +136,7 @@ class SlurmWays:
     def _new(self, pool: Pool, words: Mapping[str, str], place: Path) -> Way:
         if words["rest"] or words["firecrest"] or not words["ssh"]:
             return Way(Readings(slurm_client(pool, words, place)))
-        name = hashlib.sha256("\0".join(words[each] for each in _WAY).encode()).hexdigest()[:12]
-        folder = self._directory / f"{_OVER}{name}"
+        folder = self._directory / f"{_OVER}{_name_of_way(words)}"
         try:
             make_directory(str(folder))
             transport = _ssh(words, folder / CONNECTION)
@@ -193,9 +193,11 @@ def slurm_settings(pool: Pool, directory: Path) -> tuple[SlurmSettings, Mapping[
                 hint=nearest(name, SLURM_SETTINGS),
             )
     words = {name: pool.settings.get(name, "") for name in SLURM_SETTINGS}
-    place = Path(words["directory"]) if words["directory"] else directory
+    shared = Path(words["directory"]) if words["directory"] else directory.parent
     settings = SlurmSettings(
-        directory=place,
+        directory=shared / pool.name if words["directory"] else directory,
+        checkpoints=shared / CHECKPOINTS,
+        health=shared / FOLDER / _name_of_way(words),
         partition=words["partition"],
         account=words["account"],
         qos=words["qos"],
@@ -218,6 +220,11 @@ def slurm_settings(pool: Pool, directory: Path) -> tuple[SlurmSettings, Mapping[
         is_mirrored=is_mirrored(pool),
     )
     return settings, words
+
+
+def _name_of_way(words: Mapping[str, str]) -> str:
+    """Return a name for how Slurm is reached: two clusters may have nodes of the same names."""
+    return hashlib.sha256("\0".join(words[each] for each in _WAY).encode()).hexdigest()[:12]
 
 
 def _drains(pool: Pool, words: Mapping[str, str]) -> bool:

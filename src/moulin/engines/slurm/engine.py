@@ -67,6 +67,7 @@ from moulin.engines.task.spool import (
     read_log,
     read_record,
     read_small,
+    share_checkpoints,
     step_files,
     write_once,
     write_time_limit,
@@ -118,6 +119,7 @@ class SlurmEngine:
         self._spool = settings.directory.resolve() / "spool"
         try:
             make_directory(str(self._spool))
+            share_checkpoints(self._spool, settings.checkpoints)
             program, owner = install_program(self._spool), self._read_owner()
             sidecar = install_program(self._spool, SIDECAR)
             login = install_program(self._spool, LOGIN)

@@ -12,7 +12,9 @@ ANY_PYTHON: Final = "python3"
 class SlurmSettings:
     """One pool over one partition (empty: the cluster's default).
 
-    `directory` is seen at the same path by the control plane and by every node. `prefix` goes before
+    `directory` is seen at the same path by the control plane and by every node, and is this pool's own.
+    With `checkpoints` those of its jobs are there, with `health` what readers say of machines: several
+    pools share these, as a job may go on in another one and a machine is in several. `prefix` goes before
     the names of Slurm's nodes, so that two clusters may both have an `n1`. `accelerator_class` is what
     its GPUs are called here; empty: as Slurm calls their type. `python` is any Python from 3.8 on, on
     the nodes. `poll_s` is how long an answer of Slurm is believed. `idle_mw` and `peak_mw` are of one
@@ -31,6 +33,8 @@ class SlurmSettings:
     """
 
     directory: Path
+    checkpoints: Path | None = None
+    health: Path | None = None
     partition: str = ""
     account: str = ""
     qos: str = ""

@@ -50,7 +50,8 @@ class Wellbeing:
     def __init__(self, spool: Path, clock: Clock, settings: SlurmSettings, *, reader: str) -> None:
         """Make the folder in which readers write, programs at `reader`; raises `OSError`."""
         self.reader = reader
-        self.folder = str(spool / FOLDER)
+        self._spool = spool
+        self.folder = str(settings.health or spool / FOLDER)
         self._clock = clock
         self._prefix = settings.prefix
         self._is_delegated = settings.is_delegated
@@ -88,17 +89,23 @@ class Wellbeing:
         return joined(name, [self._of_reader(name, each) for each in told])
 
     def _of_reader(self, name: NodeId, told: Told) -> NodeReading:
-        """Return what one reader says; where Slurm chose the devices, its task's are those it names."""
+        """Return what one reader says.
+
+        Its numbers of devices are this pool's where this pool chose them; else its task has what it names.
+        """
         found = reading_of(
             name,
             told.facts,
             skew_ns=skew_ns(told.facts["at_ns"], told.after_ns, told.before_ns),
             is_partial=True,
         )
-        if not self._is_delegated or found.devices is None:
+        if found.devices is None or (not self._is_delegated and self._is_own(told.step)):
             return found
         devices = tuple(replace(each, steps=(told.step,)) for each in found.devices)
         return replace(found, devices=devices)
+
+    def _is_own(self, step: StepId) -> bool:
+        return os.path.exists(f"{self._spool}/{step.rpartition('.t')[0]}")
 
     def _look(self) -> Mapping[str, tuple[Told, ...]]:
         """Return the words of all readers by node, reading only what has changed since."""
@@ -129,7 +136,8 @@ class Wellbeing:
             known = self._told.get(entry.path)
             if known is not None and known.written_ns == written_ns:
                 return known
-            facts = read_told(read_small(entry.path) or b"") if "." in entry.name else None
+            is_whole = entry.name.rpartition(".t")[2].isdigit()  # a draft has a number more
+            facts = read_told(read_small(entry.path) or b"") if is_whole else None
             if facts is not None:
                 after_ns = self._looked_ns - CACHED_NS if known else 0
                 return Told(StepId(entry.name), written_ns, after_ns, now_ns, facts)

@@ -82,6 +82,19 @@ def step_files(spool: Path, step: StepId) -> StepFiles:
     return StepFiles(attempt_directory, directory, *paths)
 
 
+def share_checkpoints(spool: Path, common: Path | None) -> None:
+    """Let checkpoints be in a folder that other spools share; those that are here already stay here.
+
+    Raises `OSError`.
+    """
+    if common is None:
+        return
+    shared = str(common.resolve())
+    make_directory(shared)
+    with contextlib.suppress(FileExistsError):
+        os.symlink(shared, f"{spool}/{CHECKPOINTS}")
+
+
 def listed_steps(spool: Path) -> tuple[StepId, ...]:
     """Return every step that has a directory, in step order."""
     found: list[StepId] = []

@@ -1,7 +1,6 @@
 """Checks a pool on Slurm from this machine, as its settings say, whether it was applied yet or not."""
 
 import contextlib
-import shutil
 import socket
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from moulin.engines.slurm.checks import (
     check_directory,
     check_partition,
     check_submission,
+    clear,
 )
 from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.transport import SshTransport, Transport
@@ -123,17 +123,17 @@ class _Check:
             submission = check_submission(self._transport, job)
             is_taken = _is_fine(submission)
             yield submission
-        here, folder = check_directory(self._settings.directory, is_far=bool(self._words["ssh"]))
-        yield here
-        if folder is None:
-            return
-        if not is_taken:
-            shutil.rmtree(folder, ignore_errors=True)
-            yield unknown("job", "no node was looked at: no job can be submitted", "see above")
-            return
-        trial = Trial(self._client, self._settings, job, folder, self._way)
-        with contextlib.closing(trial.findings(wait_s, say)) as findings:
-            yield from findings
+        here, made = check_directory(self._settings.directory, is_far=bool(self._words["ssh"]))
+        try:
+            yield here
+            if made and is_taken:
+                trial = Trial(self._client, self._settings, job, made[0], self._way)
+                with contextlib.closing(trial.findings(wait_s, say)) as findings:
+                    yield from findings
+            elif made:
+                yield unknown("job", "no node was looked at: no job can be submitted", "see above")
+        finally:
+            clear(made)
 
 
 def _is_fine(finding: Finding) -> bool:

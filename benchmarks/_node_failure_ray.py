@@ -54,7 +54,13 @@ def strike(folder: Path, cluster: RayCluster, rounds: int, kinds: Sequence[str] 
                     seconds_max=AWAY_S,
                 )
             elif kind == "power_cycle":
-                gang.fails(kind, node, lambda: _power_cycle(cluster, other, node), lambda: None)
+                gang.fails(
+                    kind,
+                    node,
+                    lambda: _power_cycle(cluster, other, node),
+                    lambda: None,
+                    is_back=True,
+                )
         gang.end()
     return gang.cases
 

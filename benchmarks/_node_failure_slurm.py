@@ -1,4 +1,7 @@
-"""Nodes of a real Slurm that lose their power or fall silent, and a line to it that breaks."""
+"""Nodes of a real Slurm that lose their power or a device, or fall silent, and a line to it that breaks.
+
+Of devices their node's driver tells, which is replayed; who hears it is the reader beside a task.
+"""
 
 import getpass
 import os
@@ -10,8 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks._engines_front import Front, moulin
-from benchmarks._node_failure_watch import Case, Gang
-from benchmarks._plants import FAR_ZONE, slurm, slurm_pool
+from benchmarks._moulin import wait_for
+from benchmarks._node_failure_local import BLOWS, RESOURCES, device_of
+from benchmarks._node_failure_watch import BEGUN_S_MAX, Case, Gang
+from benchmarks._plants import FAR_ZONE, Absent, slurm, slurm_pool
+from moulin.domain.node_events import NodeHealthObserved
 from tests.slurm_cluster import SlurmCluster
 from tests.ssh_server import SshServer
 from tests.ssh_server import missing_programs as missing_for_ssh
@@ -19,6 +25,8 @@ from tests.ssh_server import missing_programs as missing_for_ssh
 RANKS: Final = 3
 POOL: Final = "hpc"
 FAR: Final = "far"
+DEVICE_KINDS: Final = ("xid", "device_missing", "ecc_uncorrected")
+KINDS: Final = ("power_off", *DEVICE_KINDS, "slurmd_silent", "controller_silent", "line_cut")
 # Slurm gives a node up after this; it asks three times in that time whether the node is there. For a
 # silence its patience is much longer than the silence.
 TIMEOUT_S: Final = 6
@@ -32,7 +40,10 @@ exec {ssh} {options} "$@"
 
 def cases(folder: Path, rounds: int, kinds: Sequence[str]) -> list[Case]:
     """Strike a gang of three on four nodes, and one task on nodes that are reached over SSH."""
-    with slurm(timeout_s=TIMEOUT_S) as cluster:
+    has_drivers = bool({*(kinds or KINDS)} & {*DEVICE_KINDS})
+    if has_drivers and shutil.which("cc") is None:
+        raise Absent("no C compiler for the replayed driver: apt-get install gcc")
+    with slurm(timeout_s=TIMEOUT_S, has_drivers=has_drivers) as cluster:
         return strike(folder, cluster, rounds, kinds)
 
 
@@ -40,7 +51,7 @@ def strike(
     folder: Path, cluster: SlurmCluster, rounds: int, kinds: Sequence[str] = ()
 ) -> list[Case]:
     """Do it on a cluster that runs; its nodes are well again afterwards."""
-    wanted = kinds or ("power_off", "slurmd_silent", "controller_silent", "line_cut")
+    wanted = kinds or KINDS
     line = Line.open() if "line_cut" in wanted and not missing_for_ssh() else None
     pools, environment = slurm_pool(cluster, POOL), None
     if line is not None:
@@ -59,7 +70,7 @@ def strike(
 def _strike(
     folder: Path, front: Front, cluster: SlurmCluster, line: "Line | None", kinds: Sequence[str]
 ) -> list[Case]:
-    gang = Gang.begin("slurm", front.client, folder, ranks=RANKS, zone="hall")
+    gang = Gang.begin("slurm", front.client, folder, ranks=RANKS, resources=RESOURCES, zone="hall")
     far = None
     if line is not None:
         far = Gang.begin("slurm", front.client, folder, ranks=1, name=FAR, zone=FAR_ZONE)
@@ -73,6 +84,8 @@ def _strike(
             gang.fails(
                 kind, node, partial(cluster.power_off, lost), partial(cluster.start_node, lost)
             )
+        elif kind in DEVICE_KINDS:
+            lose_device(kind, gang, node, front, cluster)
         elif kind == "slurmd_silent":
             frozen = host(node)
             cluster.set_timeout(PATIENCE_S)
@@ -99,6 +112,28 @@ def _strike(
         if each is not None:
             each.end()
     return found
+
+
+def lose_device(kind: str, gang: Gang, node: str, front: Front, cluster: SlurmCluster) -> None:
+    """Let one node's driver tell of the device that a task of a gang holds there."""
+    device = device_of(gang.pids()[gang.nodes().index(node)])
+    readers = front.running.data.glob
+    files = f"**/.health/{host(node)}/{gang.job.id}.*.g{gang.generation()}.t*"
+    known = wait_for(lambda: any(readers(files)) and is_read(front, node, device), BEGUN_S_MAX)
+    if not known:
+        raise RuntimeError(f"nobody reads device {device} of {node}")
+    driver = cluster.drivers[host(node)]
+    gang.fails(kind, node, partial(BLOWS[kind], driver, device), driver.restart)
+
+
+def is_read(front: Front, node: str, device: int) -> bool:
+    """Say whether it is known how a device was: what it tells then is news."""
+    payloads = (event.payload for event in front.client.events(is_following=False))
+    return any(
+        each.node == node and device in {it.index for it in each.reading.devices or ()}
+        for each in payloads
+        if isinstance(each, NodeHealthObserved)
+    )
 
 
 def host(node: str) -> str:

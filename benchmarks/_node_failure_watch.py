@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -145,9 +145,18 @@ class Gang:
     # -- blows --------------------------------------------------------------------------------
 
     def fails(
-        self, kind: str, node: str, strike: Callable[[], None], heal: Callable[[], None]
+        self,
+        kind: str,
+        node: str,
+        strike: Callable[[], None],
+        heal: Callable[[], None],
+        *,
+        is_back: bool = False,
     ) -> None:
-        """Strike a node so that there is evidence; note what became of the gang; heal."""
+        """Strike a node so that there is evidence; note what became of the gang; heal.
+
+        The gang has to run on others then, unless the node `is_back` by itself.
+        """
         former, begin_ns = self.generation(), time.monotonic_ns()
         say(f"{self.engine}: {kind} on {node}")
         strike()
@@ -155,12 +164,15 @@ class Gang:
         noticed_s = self._after_s(
             begin_ns, lambda: self.is_ill(node) or self.generation() > former, NOTICED_S_MAX
         )
-        restarted_s = None
+        restarted_s, wrongs = None, []
         if wait_for(lambda: self.generation() > former, RESTARTED_S_MAX):
-            restarted_s = self._begun_s(begin_ns)
+            if is_back or node not in self.nodes():
+                restarted_s = self._begun_s(begin_ns)
+            else:
+                wrongs.append(f"generation {self.generation()} on {node} again")
         heal()
         self._wait_until_well()
-        self._note(kind, former + 1, noticed_s, restarted_s, is_failure=True)
+        self._note(kind, former + 1, noticed_s, restarted_s, is_failure=True, wrongs=wrongs)
 
     def is_silent(
         self,
@@ -219,9 +231,10 @@ class Gang:
         restarted_s: float | None,
         *,
         is_failure: bool,
+        wrongs: Sequence[str] = (),
     ) -> None:
         lives = self.lives()
-        wrongs = [f"generation {g} for nothing" for g in sorted(lives) if g > expected]
+        wrongs = [*wrongs, *(f"generation {g} for nothing" for g in sorted(lives) if g > expected)]
         wrongs += duplicated(self.job, [], lives, [])
         if not wait_for(self.is_alive, BEGUN_S_MAX):
             wrongs.append("it does not run any more")

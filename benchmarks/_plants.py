@@ -37,13 +37,23 @@ class Absent(Exception):
 
 @contextlib.contextmanager
 def slurm(
-    *, cpus: int = CPUS, memory_mb: int = MEMORY_MB, timeout_s: int = TIMEOUT_S
+    *,
+    cpus: int = CPUS,
+    memory_mb: int = MEMORY_MB,
+    timeout_s: int = TIMEOUT_S,
+    has_drivers: bool = False,
 ) -> Iterator[SlurmCluster]:
     """Run a Slurm of four nodes until the block ends; raises `Absent` where there is none."""
     missing = missing_programs()
     if missing:
         raise Absent(f"no Slurm ({', '.join(missing)}): apt-get install slurm-wlm munge")
-    make = partial(SlurmCluster, cpus=cpus, memory_mb=memory_mb, timeout_s=timeout_s)
+    make = partial(
+        SlurmCluster,
+        cpus=cpus,
+        memory_mb=memory_mb,
+        timeout_s=timeout_s,
+        has_drivers=has_drivers,
+    )
     with running(make) as cluster:
         yield cluster
 

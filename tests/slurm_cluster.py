@@ -1,8 +1,15 @@
-"""A real Slurm on this machine for a test session: munged, slurmctld and four slurmd with GPUs that are files."""
+"""A real Slurm on this machine for a test session: munged, slurmctld and four slurmd with GPUs that are files.
+
+Where a test wants it, each node has a driver of its own that tells of its GPUs. Its library and what
+it answers reach programs as a site lets them, by Slurm's TaskProlog; those whose environment is made
+anew find a `python3` that knows them.
+"""
 
 import os
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,10 +23,12 @@ from moulin.app.demo.cluster.own_slurm import (
     missing_programs,
     running,
 )
+from tests import nvml
 
 __all__ = (
     "PATH",
     "SlurmCluster",
+    "driven_cluster",
     "end_at_once",
     "free_ports",
     "living_pids",
@@ -33,6 +42,18 @@ CPUS = 8
 MEMORY_MB = 4000
 GPUS = 4
 TIMEOUT_S = 10
+PATIENCE_S = 120
+SITE_PYTHON = """\
+#!/bin/sh
+export LD_LIBRARY_PATH={folder} {variable}={folder}/$SLURMD_NODENAME
+exec /usr/bin/env PATH="${{PATH#{folder}/bin:}}" python3 "$@"
+"""
+TASK_PROLOG = """\
+#!/bin/sh
+echo export LD_LIBRARY_PATH={folder}
+echo export {variable}={folder}/$SLURMD_NODENAME
+echo export "PATH={folder}/bin:${{PATH#{folder}/bin:}}"
+"""
 
 
 class SlurmCluster(OwnSlurm):
@@ -47,8 +68,11 @@ class SlurmCluster(OwnSlurm):
         cpus: int = CPUS,
         memory_mb: int = MEMORY_MB,
         timeout_s: int = TIMEOUT_S,
+        has_drivers: bool = False,
     ) -> None:
         """Write what Slurm needs; a node that says nothing for `timeout_s` is given up."""
+        drivers = folder / "drivers"
+        prolog = (f"TaskProlog={drivers}/task_prolog",) if has_drivers else ()
         super().__init__(
             folder,
             nodes=nodes,
@@ -60,6 +84,7 @@ class SlurmCluster(OwnSlurm):
             more=(
                 "GresTypes=gpu",
                 f"PartitionName=short Nodes={prefix}[0-1] MaxTime=30 State=UP",
+                *prolog,
             ),
         )
         self.timeout_s = timeout_s
@@ -71,6 +96,7 @@ class SlurmCluster(OwnSlurm):
             f"NodeName={prefix}[0-{nodes - 1}] Name=gpu Type=h100"
             f" File={devices}/gpu[0-{GPUS - 1}]\n"
         )
+        self.drivers = make_drivers(drivers, self.names) if has_drivers else {}
 
     def stop_controller(self) -> None:
         """Let the controller save its state and end; nodes and tasks go on."""
@@ -103,14 +129,39 @@ class SlurmCluster(OwnSlurm):
         self._processes[label].send_signal(signal.SIGCONT)
 
 
+def make_drivers(folder: Path, nodes: Sequence[str]) -> Mapping[str, nvml.Driver]:
+    """Build the library and what lets programs of each node find it; needs a C compiler."""
+    python = folder / "bin" / "python3"
+    python.parent.mkdir(parents=True)
+    nvml.build(folder)
+    for path, text in ((python, SITE_PYTHON), (folder / "task_prolog", TASK_PROLOG)):
+        path.write_text(text.format(folder=folder, variable=nvml.SCRIPT_VARIABLE))
+        path.chmod(0o755)
+    return {node: nvml.Driver(folder / node, GPUS, f"GPU-{node}") for node in nodes}
+
+
 @pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[SlurmCluster]:
     """Start a cluster once; people without Slurm skip its tests, CI fails."""
+    _need_slurm()
+    with running(SlurmCluster) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def driven_cluster() -> Iterator[SlurmCluster]:
+    """Start one whose nodes have drivers, which tell of devices; no node of it is given up soon."""
+    _need_slurm()
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
+    with running(partial(SlurmCluster, timeout_s=PATIENCE_S, has_drivers=True)) as cluster:
+        yield cluster
+
+
+def _need_slurm() -> None:
     missing = missing_programs()
     if missing:
         reason = f"no Slurm found ({', '.join(missing)}): apt-get install slurm-wlm munge"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    with running(SlurmCluster) as cluster:
-        yield cluster

@@ -41,3 +41,11 @@ def test_a_node_without_power_is_replaced_and_a_silent_one_is_not(tmp_path, slur
     assert told["silences_noticed"] == 1
     assert told["wrongly_restarted"] == 0, told["cases"]
     assert told["restarted_s_max"] is not None, told["cases"]
+
+
+@pytest.mark.slurm
+def test_a_gang_leaves_the_node_whose_driver_tells_of_an_xid(tmp_path, driven_cluster):
+    told = summary(_node_failure_slurm.strike(tmp_path, driven_cluster, 1, ("xid",)))
+    assert (told["failures"], told["wrongly_restarted"]) == (1, 0), told["cases"]
+    assert told["noticed_s_max"] is not None
+    assert told["restarted_s_max"] is not None

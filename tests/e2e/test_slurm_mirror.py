@@ -34,7 +34,7 @@ def front(tmp_path_factory, accounted_cluster):
     path = opened.folder / "factory.yaml"
     path.write_text(factory(accounted_cluster))
     opened.up("--factory", str(path))
-    opened.until(lambda: len(opened.json("status")["nodes"]) == 1)
+    opened.until(lambda: len(opened.json("status")["nodes"]) == 2)
     yield opened
     opened.close()
 

@@ -86,13 +86,19 @@ class Far:
     def pool(self) -> Path:
         return self.served.running.data / "slurm" / "hpc"
 
+    @property
+    def over(self) -> Path:
+        """Where the SSH connection is on record, which all pools over that login node share."""
+        [folder] = self.pool.parent.glob(".over-*")
+        return folder
+
     def connection(self) -> int:
         """Return the process that holds the SSH connection, 0 while none is on record."""
-        return int(read_facts(str(self.pool / "ports")).get("connection") or 0)
+        return int(read_facts(str(self.over / "hpc.ports")).get("connection") or 0)
 
     def ports(self) -> dict[str, str]:
         """Return each port that is led somewhere, and where to."""
-        facts = read_facts(str(self.pool / "ports"))
+        facts = read_facts(str(self.over / "hpc.ports"))
         return {port: words.split()[1] for port, words in facts.items() if port.isdigit()}
 
     def attempts(self) -> list[str]:
@@ -139,7 +145,7 @@ def test_replicas_behind_a_login_node(slurm_cluster, line, tmp_path):
         check_the_death_of_the_connection(far)
         check_a_line_that_is_cut_for_a_while(far)
         check_the_death_of_the_control_plane(far)
-        sockets = read_facts(str(far.pool / "connection"))["sockets"]
+        sockets = read_facts(str(far.over / "connection"))["sockets"]
         last, [port] = far.connection(), far.ports()
     assert wait_for(lambda: not Path(f"/proc/{last}").exists(), WAIT_S)
     assert not Path(sockets).exists()
@@ -162,7 +168,7 @@ def check_answers_and_doors(far: Far) -> None:
     key = read_facts(str(ready.parent / "door"))["replica_key"]
     assert asked(int(port), "/v1/models", "") == 401
     assert asked(int(port), "/v1/models", key) == 200
-    sockets = read_facts(str(far.pool / "connection"))["sockets"]
+    sockets = read_facts(str(far.over / "connection"))["sockets"]
     words = ssh_processes(sockets)
     assert words
     assert not any(key.encode() in each for each in words)

@@ -35,7 +35,7 @@ def front(tmp_path_factory, slurm_cluster):
     path = opened.folder / "factory.yaml"
     path.write_text(FACTORY.format(conf=slurm_cluster.environment["SLURM_CONF"]))
     opened.up("--factory", str(path))
-    opened.until(lambda: len(opened.json("status")["nodes"]) == 2)
+    opened.until(lambda: len(opened.json("status")["nodes"]) == 4)
     yield opened
     opened.close()
 

@@ -25,7 +25,6 @@ from moulin.domain.events import (
     Event,
     FactoryApplied,
     IntervalMetered,
-    KeyCreated,
     KeyRevoked,
     LicenceAccepted,
     LoadReported,
@@ -47,22 +46,8 @@ from moulin.domain.events import (
     WorkloadSubmitted,
 )
 from moulin.domain.factory import (
-    CountryBasis,
-    DeclaredObject,
     EnergyClass,
-    MachineClass,
     ObjectKind,
-    Organisation,
-    OrganisationRole,
-    Pool,
-    Price,
-    PriceBook,
-    Project,
-    Quota,
-    Site,
-    Zone,
-    ZoneState,
-    kind_of,
 )
 from moulin.domain.gateway_events import (
     GatewayEpochClosed,
@@ -73,18 +58,13 @@ from moulin.domain.gateway_events import (
 )
 from moulin.domain.ids import (
     AttemptId,
-    KeyId,
-    NodeId,
-    OrganisationId,
-    ProjectId,
     WorkloadId,
     attempt_id,
     make_id,
     step_id,
 )
-from moulin.domain.observation import Claim, NodeCapacity, TaskPhase
+from moulin.domain.observation import Claim, TaskPhase
 from moulin.domain.plan import StopCause, TaskPlacement
-from moulin.domain.principal import ApiKey, Role
 from moulin.domain.reasons import Reason, ReasonCode
 from moulin.domain.snapshot import EndpointLoad, JournalKind, JournalRecord
 from moulin.domain.workload import (
@@ -100,17 +80,22 @@ from moulin.domain.workload import (
     WorkloadSpec,
     WorkloadState,
 )
-from tests.golden import comforts_story, limits_story, needs_story, objects_story, secrets_story
+from tests.golden import (
+    comforts_story,
+    limits_story,
+    needs_story,
+    objects_story,
+    secrets_story,
+    watched_story,
+)
 from tests.golden.batch_story import ARRAY, REPORT, TRAIN, batch
+from tests.golden.beginning import LAB, NODE, START_NS, UNI, beginning, capacity
 from tests.golden.health_story import health, preflight
 from tests.golden.lease_story import LEASE, lease
 from tests.golden.replica_story import TIMED, replicas
 
 LOGS: Final = Path(__file__).parent / "logs"
-START_NS: Final = 1_790_000_000_000_000_000
 SECOND_NS: Final = 1_000_000_000
-UNI, LAB = OrganisationId("uni"), ProjectId("lab")
-NODE = NodeId("node-1")
 
 
 def workload_id(prefix: str, number: int) -> WorkloadId:
@@ -134,6 +119,7 @@ ENDS: Final = {
     "v1_replicas": {TIMED: WorkloadState.RUNNING},
     "v1_lease": {LEASE: WorkloadState.SUCCEEDED},
     "v1_needs": needs_story.ENDS,
+    "v1_watched": watched_story.ENDS,
     "v1_secrets": {secrets_story.JOB: WorkloadState.ADMITTED},
     "v1_batch": {
         ARRAY: WorkloadState.FAILED,
@@ -150,6 +136,7 @@ HELD: Final = {
     "v1_replicas": {TIMED: 0},
     "v1_lease": {LEASE: 1001},
     "v1_needs": {needs_story.CARRIED: 5},
+    "v1_watched": {watched_story.JOB: 3},
     "v1_secrets": {secrets_story.JOB: 7},
     "v1_batch": {ARRAY: 0, REPORT: 0},
     "v1_comforts": dict.fromkeys(comforts_story.ENDS, 0),
@@ -176,6 +163,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_replicas": [*beginning(), *replicas()],
         "v1_lease": [*beginning(), *lease()],
         "v1_needs": [*beginning(), *needs_story.needs()],
+        "v1_watched": [*beginning(), *watched_story.watched()],
     }
     return {name: numbered(payloads) for name, payloads in stories.items()}
 
@@ -207,89 +195,6 @@ def numbered(payloads: Sequence[Payload]) -> list[Event]:
             )
         events.append(event)
     return events
-
-
-def beginning() -> list[Payload]:
-    return [
-        EpochOpened(epoch=1, boot_id="boot-1", version="0.1.0"),
-        FactoryApplied(
-            managed_by="factory.yaml",
-            changes=tuple(
-                ObjectChange(kind=kind_of(each), name=each.name, value=each) for each in factory()
-            ),
-        ),
-        KeyCreated(key=member_key()),
-        NodeJoined(pool="pool", capacity=capacity("boot-1")),
-    ]
-
-
-def factory() -> list[DeclaredObject]:
-    return [
-        MachineClass(
-            name="cpu",
-            title="this machine",
-            is_accelerator=False,
-            memory_bytes=2**34,
-            tera_flops={"fp32": 1},
-            idle_mw=20_000,
-            peak_mw=90_000,
-            sources={"idle_mw": "measured"},
-        ),
-        Organisation(name="uni", title="Université", roles=(OrganisationRole.TENANT,)),
-        Site(
-            name="campus",
-            country="FR",
-            country_basis=CountryBasis.ATTESTED,
-            operator="uni",
-            owners={"uni": 1_000_000},
-            power_envelope_w=10_000,
-            pue_ppm=1_200_000,
-            carbon_location_ng_per_kwh=56 * 10**9,
-            energy_price_neur_per_kwh=180_000_000,
-        ),
-        Zone(name="hall", site="campus"),
-        Zone(name="annex", site="campus", state=ZoneState.BUILDING),
-        Pool(name="pool", zone="hall", engine="local", machine_class="cpu", settings={"a": "b"}),
-        Project(
-            name="lab",
-            organisation="uni",
-            quota=Quota(cpu_milli=8_000, workloads=10),
-            budget_neur=2**60,
-        ),
-        PriceBook(
-            name="2026",
-            effective_from_ns=START_NS,
-            prices=(Price(sku="cpu", meter="cpu_milli_ms", unit_price_neur=7, per=1000),),
-        ),
-    ]
-
-
-def member_key() -> ApiKey:
-    return ApiKey(
-        id=KeyId("key_member"),
-        name="member",
-        role=Role.MEMBER,
-        organisation=UNI,
-        project=LAB,
-        digest="00" * 32,
-        models=("smollm2",),
-        countries=("FR",),
-        created_at_ns=START_NS,
-    )
-
-
-def capacity(boot_id: str) -> NodeCapacity:
-    return NodeCapacity(
-        node=NODE,
-        cpu_milli=4_000,
-        memory_bytes=2**33,
-        machine_class="cpu",
-        boot_id=boot_id,
-        cpu_ids=(0, 1, 2, 3),
-        idle_mw=20_000,
-        peak_mw=90_000,
-        power_source="stated",
-    )
 
 
 def submission(workload: WorkloadId, spec: WorkloadSpec) -> Submission:

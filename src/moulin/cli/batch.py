@@ -130,7 +130,7 @@ def _cells(unit: "UnitView", task: "TaskView", *, has_job: bool) -> tuple[str, .
         str(unit.generation),
         str(unit.restarts),
         unit.state,
-        task.node,
+        task.host or task.node,
         *((f"{task.job or UNKNOWN}{waits}",) if has_job else ()),
         "-" if task.exit_code is None else str(task.exit_code),
         efficiency(task),

@@ -83,7 +83,9 @@ def reach(node: "NodeView") -> str:
     """Return in one word whether anything new is put on a node, as far as its engine is concerned."""
     if not node.is_reachable:
         return "unreachable"
-    return "closed" if node.closed_because else "reachable"
+    if node.closed_because:
+        return "closed"
+    return "watched" if node.is_watched_only else "reachable"
 
 
 def taken(node: "NodeView") -> str:

@@ -287,7 +287,7 @@ def _unit_of(view: "WorkloadView", index: int) -> int:
 
 def _otherwise(view: "WorkloadView") -> str:
     tasks = [task for unit in view.units for task in unit.tasks]
-    nodes = ", ".join(task.node for task in tasks)
+    nodes = ", ".join(task.host or task.node for task in tasks)
     jobs = ", ".join(dict.fromkeys(task.job for task in tasks if task.job))
     where = f"; on {nodes}" if nodes else ""
     return f"nothing holds it back{where}" + (f" as job {jobs}" if jobs else "")

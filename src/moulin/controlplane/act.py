@@ -7,6 +7,7 @@ an engine answers is reported to the next cycle; nothing is concluded here.
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from moulin.controlplane.avoiding import tell_quarantines
 from moulin.controlplane.looking import look
 from moulin.controlplane.lookup import (
     attempt_of,
@@ -33,6 +34,7 @@ def act(plane: Plane, plan: Plan) -> None:
     for place in plan.places:
         for task in place.tasks:
             plane.unstarted.add(step_id(place.attempt, task.rank))
+    tell_quarantines(plane)
     _start_all(plane)
     look(plane)
     for step, (node, grace_s) in sorted(plane.unstopped.items()):

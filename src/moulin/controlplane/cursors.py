@@ -146,6 +146,8 @@ def close(cursors: Cursors, closed: MeteringClosed, site_of: SiteOf) -> Closing:
 
 def _join(cursors: Cursors, joined: NodeJoined, at_ns: int, schedule: State) -> None:
     capacity = joined.capacity
+    if capacity.is_watched_only:
+        return  # what stands for its room is metered
     known = cursors.nodes.get(capacity.node)
     zone = schedule.zone_of_node(capacity.node)
     if known is None:

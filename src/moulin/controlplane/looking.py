@@ -44,7 +44,9 @@ def look(plane: Plane) -> None:
         engine = plane.engines.get(pool_of(schedule, node))
         if row is None or engine is None or not plane.ports.look_program:
             plane.looks.pop(node, None)
-        elif not row.tasks and row.is_reachable:
+            continue
+        is_idle = not (row.tasks or row.guests)
+        if is_idle and row.is_reachable and not row.capacity.closed_because:
             with contextlib.suppress(EngineError):
                 found = _look_at(plane, engine, row.capacity, now_ns)
                 plane.readings += [found] if found is not None else []

@@ -42,6 +42,7 @@ def is_news(task: TaskRow, seen: Observation) -> bool:
         seen.phase is not task.phase
         or seen.is_ready != task.is_ready
         or (bool(seen.address) and seen.address != task.address)
+        or (bool(seen.host) and seen.host != task.host)
         or (seen.claim is not None and task.claim is None)
     )
 

@@ -101,6 +101,7 @@ def draft_observations(plane: Plane, draft: Draft, observations: Iterable[Observ
                 cpu_ns=seen.cpu_ns,
                 memory_bytes_max=seen.memory_bytes_max,
                 evidence=seen.evidence,
+                host=seen.host,
             ),
             project=project_of_step(schedule, seen.step),
         )

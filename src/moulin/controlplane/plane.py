@@ -3,7 +3,7 @@
 Nothing here decides; `cycle.py` composes the stages over these parts.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -12,7 +12,7 @@ from moulin.controlplane.inbox import Inbox
 from moulin.controlplane.retention import Forgetting
 from moulin.domain.errors import NotFound
 from moulin.domain.factory import Pool
-from moulin.domain.health import NodeReading
+from moulin.domain.health import NodeReading, Quarantine
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.notices import Notice
 from moulin.domain.observation import Observation
@@ -144,7 +144,8 @@ class Plane:
     durable and whose start is not yet on record, `unstopped` (node, grace) of those whose stop did
     not reach the engine; `reports` are observations made while acting, taken by the next cycle.
     `unseen` are nodes that are to be looked at, as nothing that is read says whether they are well,
-    `looks` those looks, `readings` what they saw. `unmetered` are nodes whose interval is due, `forgetting` is what engines are to forget. `journal_until_ns` is the time up to which a
+    `looks` those looks, `readings` what they saw; `avoided` is which nodes a pool's engine was told to
+    keep off. `unmetered` are nodes whose interval is due, `forgetting` is what engines are to forget. `journal_until_ns` is the time up to which a
     gateway epoch has told all it did, `heard_ns` when it last said anything. `provisional_uj` maps
     an endpoint to its last measured energy per input and output token, for headers only, `priors` a
     replica to what was estimated before. `shares` says which gateway may use which
@@ -171,6 +172,7 @@ class Plane:
     unseen: set[NodeId] = field(default_factory=set)
     looks: dict[NodeId, Look] = field(default_factory=dict)
     readings: list[NodeReading] = field(default_factory=list)
+    avoided: dict[str, tuple[Engine, Mapping[NodeId, Quarantine]]] = field(default_factory=dict)
     journal_until_ns: dict[tuple[str, int], int] = field(default_factory=dict)
     heard_ns: dict[tuple[str, int], int] = field(default_factory=dict)
     led_since_ns: int = 0

@@ -297,6 +297,7 @@ class TaskObserved:
     cpu_ns: int = 0
     memory_bytes_max: int = 0
     evidence: str = ""
+    host: NodeId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

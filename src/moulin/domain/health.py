@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from moulin.domain.ids import NodeId
+from moulin.domain.ids import NodeId, StepId
 
 
 class Signal(StrEnum):
@@ -44,7 +44,8 @@ class DeviceReading:
 
     `ecc_uncorrected` and `xids` (times each XID was told, by its number) only count up, and start
     again with the driver or whoever counts: XIDs are counted from `xids_since_ns` on. `is_lost` says
-    that it was there and does not answer.
+    that it was there and does not answer. `steps` are the tasks that told of it, where only they know that
+    they have it: on a node that Moulin does not place on.
     """
 
     index: int
@@ -58,6 +59,7 @@ class DeviceReading:
     links_down: int = -1
     is_lost: bool = False
     xids_since_ns: int = 0
+    steps: tuple[StepId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +86,20 @@ class NodeReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantine:
+    """Since when a node is in quarantine, and why, in a sentence."""
+
+    since_ns: int
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Symptom:
     """One thing that is wrong; `device` is -1 for the node as a whole.
 
     With `is_evidence` the device (or all of the node) is known to be broken, so that what runs there
     is not worth waiting for. `value` is the XID, the number of errors, bytes or ns; `words` say more
-    where a number does not.
+    where a number does not. `uuid` and `steps` are the device's, as in its reading.
     """
 
     signal: Signal
@@ -97,3 +107,5 @@ class Symptom:
     value: int = 0
     is_evidence: bool = False
     words: str = ""
+    uuid: str = ""
+    steps: tuple[StepId, ...] = ()

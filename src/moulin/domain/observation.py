@@ -49,7 +49,8 @@ class Observation:
     `cpu_ns` is cumulative user + system time of the task's whole process tree. `exit_code` is the
     program's status when EXITED (128 + signal when a signal ended it). `address` is host:port of
     a server the task runs, `is_ready` whether that server answered its own readiness check.
-    `evidence` says in a few words how an end is known.
+    `evidence` says in a few words how an end is known. `host` is the machine it runs on, where that is
+    another than the node it was placed on, as far as it is known.
     """
 
     step: StepId
@@ -64,6 +65,7 @@ class Observation:
     cpu_ns: int = 0
     memory_bytes_max: int = 0
     evidence: str = ""
+    host: NodeId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,9 @@ class NodeCapacity:
     how long a task may run there before the engine itself ends it, 0 where nothing does. Jobs and leases
     may ask for at most `asked_time_limit_s`, 0 where for any time. `lacks` is what
     its engine cannot carry there, so that no work that needs it is placed.
-    A node that `is_exclusive` is given as a whole: whatever is on it, nothing is free there.
+    A node that `is_exclusive` is given as a whole: whatever is on it, nothing is free there. One that
+    `is_watched_only` is a machine behind others that stand for its room: it has health, and no work is
+    placed on it.
     """
 
     node: NodeId
@@ -106,6 +110,7 @@ class NodeCapacity:
     lacks: tuple[Need, ...] = ()
     asked_time_limit_s: int = 0
     is_exclusive: bool = False
+    is_watched_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

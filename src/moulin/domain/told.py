@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from moulin.domain.health import DeviceReading, NodeReading
@@ -40,7 +41,11 @@ def reading_of(
 def joined(node: NodeId, readings: Sequence[NodeReading]) -> NodeReading:
     """Return what several readers on one machine say, each of the devices it sees; the last is newest."""
     newest = readings[-1]
-    devices = {each.uuid: each for reading in readings for each in reading.devices or ()}
+    devices: dict[str, DeviceReading] = {}
+    for each in (each for reading in readings for each in reading.devices or ()):
+        known = devices.get(each.uuid, each)
+        steps = tuple(dict.fromkeys((*known.steps, *each.steps)))
+        devices[each.uuid] = replace(each, steps=steps)
     skew_ns = max((each.clock_skew_ns for each in readings), key=abs)
     return NodeReading(
         node=node,

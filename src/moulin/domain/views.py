@@ -20,6 +20,7 @@ class TaskView:
     of `cpu_milli` could have used at most is its time from start to end. Of a leased node, `address`
     is where one logs in. Where somebody asked why: `job` is what the queue that its engine put it into
     calls it, and `waits_for` that queue's own word for why it has not begun, expected at `expected_ns`.
+    It runs on the machine `host` where its node only stands for one.
     """
 
     rank: int
@@ -40,6 +41,7 @@ class TaskView:
     job: str = ""
     waits_for: str = ""
     expected_ns: int = 0
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +212,8 @@ class NodeView:
     `evidence` is what put it into quarantine. `taken_*` is what work holds there that is not Moulin's,
     part of what is held; nothing new is put where its engine has `closed_because`. The node last passed
     a check with others at `fit_at_ns`, and failed one lately together with `doubted_with`. `lacks` are
-    words of `moulin.domain.needs.Need`: what needs one of them is never put there.
+    words of `moulin.domain.needs.Need`: what needs one of them is never put there. One that
+    `is_watched_only` is a machine whose room others stand for: its amounts count in theirs.
     """
 
     node: str
@@ -237,4 +240,5 @@ class NodeView:
     closed_because: str = ""
     fit_at_ns: int = 0
     doubted_with: tuple[str, ...] = ()
+    is_watched_only: bool = False
     lacks: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from moulin.domain.errors import EngineError
-from moulin.domain.health import NodeReading
+from moulin.domain.health import NodeReading, Quarantine
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Claim, LogChunk, NodeCapacity, Observation
 from moulin.domain.plan import StartStep
@@ -123,6 +123,19 @@ class ReportsHealth(Protocol):
         """Return a reading of each of `nodes` (none: all) that can be read, in the order of `capacity`.
 
         Returns soon: it is called from the cycle. Raises `EngineUnavailable` when nothing can be read.
+        """
+        ...
+
+
+@runtime_checkable
+class Avoids(Protocol):
+    """An engine below which somebody else chooses machines, and can be told which not to choose."""
+
+    def avoid(self, nodes: Mapping[NodeId, Quarantine]) -> None:
+        """Know which of its nodes are in quarantine now: all of them, and no others any more.
+
+        Called when that changed, and once on every new instance. Raises `EngineUnavailable` when it has
+        to be told again.
         """
         ...
 

@@ -26,6 +26,7 @@ from moulin.scheduler.state import State, empty_state, live_steps
 from moulin.scheduler.views import node_views, start_step, unit_views, workload_view
 from moulin.scheduler.walltime import expected_start
 from moulin.scheduler.wanted import wanted_next
+from moulin.scheduler.wellbeing import quarantined
 
 __all__ = [
     "AttemptRow",
@@ -58,6 +59,7 @@ __all__ = [
     "possible",
     "possible_nodes",
     "preflight_of",
+    "quarantined",
     "site_draw_w",
     "start_step",
     "symptoms_of",

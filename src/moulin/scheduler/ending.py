@@ -96,6 +96,8 @@ def _take_over(state: State, attempt: AttemptRow, task: TaskRow, seen: TaskObser
     task.cpu_ns = max(task.cpu_ns, seen.cpu_ns)
     task.memory_bytes_max = max(task.memory_bytes_max, seen.memory_bytes_max)
     task.evidence = seen.evidence
+    if seen.host:
+        state.nodes.meet(task, seen.host)
     if seen.phase is TaskPhase.UNREACHABLE:
         return
     if seen.is_ready and not task.ready_since_ns:
@@ -172,8 +174,7 @@ def _trigger(state: State, attempt: AttemptRow) -> Trigger:
     if attempt.broken_rank < 0:
         return Trigger.ALL_SUCCEEDED
     broken = attempt.tasks[attempt.broken_rank]
-    row = state.nodes.row(broken.node)
-    has_failed = broken.phase is TaskPhase.EXITED and not (row and is_struck(row, broken))
+    has_failed = broken.phase is TaskPhase.EXITED and not is_struck(state, broken)
     return Trigger.TASK_FAILED if has_failed else Trigger.TASK_LOST
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from moulin.domain.health import DeviceReading, NodeReading, Signal, Symptom, Verdict
-from moulin.domain.ids import NodeId
+from moulin.domain.ids import NodeId, StepId
 from moulin.domain.plan import Judge
 from moulin.domain.reasons import Reason, ReasonCode
 from moulin.scheduler.policy import SchedulerPolicy
@@ -30,6 +30,8 @@ DOUBTED_NS: Final = 600 * NS_PER_S
 _FORGIVEN_NS: Final = 7 * 86_400 * NS_PER_S
 _DOUBLINGS_MAX: Final = 20
 _COUNTED: Final = frozenset({Signal.XID, Signal.ECC_UNCORRECTED, Signal.MEMORY_UNCORRECTED})
+# A signal and what it is about: the index and the name of a device, or the whole node.
+_About = tuple[Signal, int, str]
 
 
 @dataclass(slots=True)
@@ -47,7 +49,7 @@ class HealthRow:
     by: str = ""
     reading: NodeReading | None = None
     symptoms: tuple[Symptom, ...] = ()
-    since_ns: dict[tuple[Signal, int], int] = field(default_factory=dict)
+    since_ns: dict[_About, int] = field(default_factory=dict)
     symptom_ns: int = 0
     evidence: tuple[Symptom, ...] = ()
     quarantines: int = 0
@@ -71,6 +73,13 @@ class HealthRow:
         """
         return any(
             each.device in (-1, device) and each.signal is not Signal.PREFLIGHT
+            for each in self.evidence
+        )
+
+    def is_against(self, step: StepId) -> bool:
+        """Whether there is evidence against a device that a task told of, or the node as a whole."""
+        return any(
+            (each.device < 0 or step in each.steps) and each.signal is not Signal.PREFLIGHT
             for each in self.evidence
         )
 
@@ -109,7 +118,10 @@ def is_news(row: HealthRow, reading: NodeReading) -> bool:
     symptoms = symptoms_of(row.reading, reading)
     if any(each.signal in _COUNTED for each in symptoms):
         return True
-    return _names(symptoms) != _names(row.symptoms) or _is_other_base(row.reading, reading)
+    is_other = _names(symptoms) != _names(row.symptoms) or _tellers(symptoms) > _tellers(
+        row.symptoms
+    )
+    return is_other or _is_other_base(row.reading, reading)
 
 
 def observe_health(row: HealthRow, reading: NodeReading, at_ns: int) -> None:
@@ -120,10 +132,7 @@ def observe_health(row: HealthRow, reading: NodeReading, at_ns: int) -> None:
     if symptoms or row.symptoms:
         row.symptom_ns = at_ns  # also when the last one went: the calm begins here
     row.symptoms = symptoms
-    known = {(each.signal, each.device) for each in row.evidence}
-    row.evidence += tuple(
-        each for each in symptoms if each.is_evidence and (each.signal, each.device) not in known
-    )
+    row.evidence = _with_new_evidence(row.evidence, symptoms)
     row.reading = _with_known_devices(row.reading, reading)
 
 
@@ -150,7 +159,7 @@ def judgements(
     lasting = [
         each
         for each in row.symptoms
-        if now_ns - row.since_ns[(each.signal, each.device)] >= policy.suspect_s * NS_PER_S
+        if now_ns - row.since_ns[_about(each)] >= policy.suspect_s * NS_PER_S
     ]
     worst = row.evidence or (lasting if row.verdict is Verdict.SUSPECT else ())
     if worst:
@@ -173,9 +182,8 @@ def is_calm(row: HealthRow, now_ns: int, policy: SchedulerPolicy) -> bool:
 
 def clears(row: HealthRow, reading: NodeReading) -> bool:
     """Whether a reading that shows nothing says enough: of each device there is evidence against."""
-    read = {each.index for each in reading.devices or () if not each.is_lost}
-    accused = {each.device for each in row.evidence if each.device >= 0}
-    return not row.symptoms and accused <= read
+    read = {each.uuid for each in reading.devices or () if not each.is_lost}
+    return not row.symptoms and {each.uuid for each in row.evidence if each.device >= 0} <= read
 
 
 def needs_check(row: HealthRow, now_ns: int, policy: SchedulerPolicy) -> bool:
@@ -205,39 +213,40 @@ def _of_devices(before: NodeReading | None, now: NodeReading) -> Iterator[Sympto
         return
     known = {each.uuid: each for each in (before.devices or ())} if before is not None else {}
     for device in now.devices:
-        yield from _of_device(known.get(device.uuid), device)
+        for each in _of_device(known.get(device.uuid), device):
+            yield replace(each, device=device.index, uuid=device.uuid, steps=device.steps)
     present = {each.uuid for each in now.devices}
     for gone in known.values():
         if gone.uuid not in present and not now.is_partial:
-            yield Symptom(signal=Signal.DEVICE_MISSING, device=gone.index, is_evidence=True)
+            yield Symptom(
+                signal=Signal.DEVICE_MISSING, device=gone.index, uuid=gone.uuid, is_evidence=True
+            )
 
 
 def _of_device(before: DeviceReading | None, now: DeviceReading) -> Iterator[Symptom]:
+    """Yield what is wrong with one device, without saying which it is."""
     if now.is_lost:
-        yield Symptom(signal=Signal.DEVICE_MISSING, device=now.index, is_evidence=True)
+        yield Symptom(signal=Signal.DEVICE_MISSING, is_evidence=True)
         return
     if before is not None:
         is_going_on = before.xids_since_ns == now.xids_since_ns
         told = before.xids if is_going_on else {}
         for xid, count in sorted(now.xids.items()):
             if xid in FATAL_XIDS and _grown(told.get(xid, 0), count):
-                value = int(xid)
-                yield Symptom(signal=Signal.XID, device=now.index, value=value, is_evidence=True)
+                yield Symptom(signal=Signal.XID, value=int(xid), is_evidence=True)
         grown = _grown(before.ecc_uncorrected, now.ecc_uncorrected)
         if grown:
-            yield Symptom(
-                signal=Signal.ECC_UNCORRECTED, device=now.index, value=grown, is_evidence=True
-            )
+            yield Symptom(signal=Signal.ECC_UNCORRECTED, value=grown, is_evidence=True)
     if now.is_remap_failed:
-        yield Symptom(signal=Signal.ROW_REMAP_FAILED, device=now.index, is_evidence=True)
+        yield Symptom(signal=Signal.ROW_REMAP_FAILED, is_evidence=True)
     flags = (
         (Signal.ROW_REMAP_PENDING, now.is_remap_pending),
         (Signal.THERMAL, now.is_hot),
         (Signal.POWER_BRAKE, now.is_braked),
     )
-    yield from (Symptom(signal=signal, device=now.index) for signal, is_on in flags if is_on)
+    yield from (Symptom(signal=signal) for signal, is_on in flags if is_on)
     if now.links_down > 0:
-        yield Symptom(signal=Signal.NVLINK_DOWN, device=now.index, value=now.links_down)
+        yield Symptom(signal=Signal.NVLINK_DOWN, value=now.links_down)
 
 
 def _grown(before: int, now: int) -> int:
@@ -287,15 +296,37 @@ def _says_anything(reading: NodeReading) -> bool:
     return is_counted or bool(symptoms_of(None, reading))
 
 
-def _names(symptoms: tuple[Symptom, ...]) -> set[tuple[Signal, int]]:
-    return {(each.signal, each.device) for each in symptoms}
+def _about(symptom: Symptom) -> _About:
+    return symptom.signal, symptom.device, symptom.uuid
+
+
+def _names(symptoms: tuple[Symptom, ...]) -> set[_About]:
+    return {_about(each) for each in symptoms}
+
+
+def _tellers(symptoms: tuple[Symptom, ...]) -> set[tuple[_About, StepId]]:
+    """Return which tasks told of what."""
+    return {(_about(each), step) for each in symptoms for step in each.steps}
+
+
+def _with_new_evidence(
+    known: tuple[Symptom, ...], symptoms: tuple[Symptom, ...]
+) -> tuple[Symptom, ...]:
+    """Return all evidence, once for all that it is about, with every task that told of it."""
+    found = {_about(each): each for each in known}
+    for each in symptoms:
+        if each.is_evidence:
+            before = found.setdefault(_about(each), each)
+            later = tuple(step for step in each.steps if step not in before.steps)
+            found[_about(each)] = replace(before, steps=before.steps + later)
+    return tuple(found.values())
 
 
 # -- words ----------------------------------------------------------------------------------------
 
 
 def _symptom(node: NodeId, symptom: Symptom, row: HealthRow, now_ns: int) -> Reason:
-    since_ns = row.since_ns.get((symptom.signal, symptom.device), now_ns)
+    since_ns = row.since_ns.get(_about(symptom), now_ns)
     parameters = {
         "node": node,
         "signal": symptom.signal.value,

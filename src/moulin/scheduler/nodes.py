@@ -65,7 +65,10 @@ NO_LIMIT_MIN: Final = 1 << 40
 
 @dataclass(slots=True, kw_only=True)
 class NodeRow:
-    """One node. `devices_free` is a bit mask; `tasks` are those not proved ended, by step."""
+    """One node. `devices_free` is a bit mask; `tasks` are those not proved ended, by step.
+
+    `guests` are those that run there while other nodes hold what they need.
+    """
 
     capacity: NodeCapacity
     pool: str
@@ -74,6 +77,7 @@ class NodeRow:
     devices_free: int = 0
     health: HealthRow = field(default_factory=HealthRow)
     tasks: dict[StepId, TaskRow] = field(default_factory=dict)
+    guests: dict[StepId, TaskRow] = field(default_factory=dict)
 
 
 class NodeTable:
@@ -145,8 +149,9 @@ class NodeTable:
             if zone.site in declared.sites:
                 column[Column.SITE] = declared.site_names.index(zone.site)
         is_open = zone is not None and zone.state is ZoneState.OPEN
-        column[Column.IS_PRESENT] = row.is_present
-        is_offered = row.is_present and row.is_reachable and not row.capacity.closed_because
+        has_room = row.is_present and not row.capacity.is_watched_only
+        column[Column.IS_PRESENT] = has_room
+        is_offered = has_room and row.is_reachable and not row.capacity.closed_because
         is_offered = is_offered and row.health.verdict is not Verdict.QUARANTINED
         column[Column.IS_PLACEABLE] = is_offered and is_open
 
@@ -171,8 +176,25 @@ class NodeTable:
             self._recount(row)
         return has_room
 
+    def meet(self, task: TaskRow, host: NodeId) -> None:
+        """Note which machine a task runs on."""
+        if host == task.host:
+            return
+        self.part(task)
+        task.host = host
+        row = self.row(host)
+        if row is not None:
+            row.guests[task.step] = task
+
+    def part(self, task: TaskRow) -> None:
+        """Note that a task does not run any more on the machine it ran on."""
+        row = self.row(task.host) if task.host is not None else None
+        if row is not None and row.guests.pop(task.step, None) is not None:
+            self._drop_if_empty(row)
+
     def release(self, task: TaskRow) -> None:
         """Give back what a task held."""
+        self.part(task)
         position = self.index[task.node]
         row = self.rows[position]
         del row.tasks[task.step]
@@ -231,6 +253,9 @@ class NodeTable:
         column[Column.LACKS] = _lacks(capacity)
         column[Column.TIME_LIMIT_MIN] = capacity.asked_time_limit_s // 60 or NO_LIMIT_MIN
         column[Column.IS_EXCLUSIVE] = capacity.is_exclusive
+        if capacity.is_watched_only:
+            column[: Column.IDLE_MW] = 0
+            column[Column.CPU_LASTING : Column.LACKS] = 0
         if capacity.is_exclusive:
             _fill(column)
 
@@ -248,7 +273,7 @@ class NodeTable:
         self._number_from(position)
 
     def _drop_if_empty(self, row: NodeRow) -> None:
-        if row.is_present or row.tasks:
+        if row.is_present or row.tasks or row.guests:
             return
         position = self.index.pop(row.capacity.node)
         if row.health.is_ailing or row.health.quarantines or row.health.reading is not None:
@@ -269,6 +294,21 @@ def _fill(column: Columns) -> None:
         np.minimum(free, 0, out=free)
     if column[Column.TASKS_LASTING]:
         column[Column.CPU_LASTING : Column.TASKS_LASTING] = column[Column.CPU_TOTAL : Column.TASKS]
+
+
+def held_on(row: NodeRow, column: Columns) -> tuple[int, int, int]:
+    """Return the CPU, memory and devices of a node that are held; on a watched one, by its guests."""
+    capacity = row.capacity
+    if not capacity.is_watched_only:
+        cpu_milli = capacity.cpu_milli - int(column[Column.CPU_FREE])
+        memory_bytes = capacity.memory_bytes - int(column[Column.MEMORY_FREE])
+        return cpu_milli, memory_bytes, capacity.accelerators - int(column[Column.DEVICES_FREE])
+    guests = row.guests.values()
+    return (
+        capacity.taken_cpu_milli + sum(task.cpu_milli for task in guests),
+        capacity.taken_memory_bytes + sum(task.memory_bytes for task in guests),
+        capacity.taken_accelerators + sum(len(task.devices) for task in guests),
+    )
 
 
 def node_draw_mw(columns: Columns) -> Columns:

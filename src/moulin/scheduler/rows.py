@@ -36,7 +36,7 @@ class TaskRow:
     no time limit will end it, so that nobody may count on what it holds. `metered_ns` is until when
     what it used is known (`is_unread`: until when nobody could read it), `cpu_metered_ns` its counter
     then; `quiet_since_ns` since when it has used next to nothing of what it holds, 0 while it uses it
-    or nobody knows.
+    or nobody knows. `host` is the machine it runs on, where its node only stands for one.
     """
 
     step: StepId
@@ -64,6 +64,7 @@ class TaskRow:
     cpu_metered_ns: int = 0
     is_unread: bool = False
     quiet_since_ns: int = 0
+    host: NodeId | None = None
 
     @property
     def is_success(self) -> bool:

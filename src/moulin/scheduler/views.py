@@ -13,7 +13,7 @@ from moulin.domain.ids import AttemptId, WorkloadId
 from moulin.domain.plan import StartStep
 from moulin.domain.views import AttemptView, NodeView, TaskView, UnitView, WorkloadView
 from moulin.domain.workload import AttemptState, Resources, TaskTemplate, WorkloadSpec
-from moulin.scheduler.nodes import Column, lacking
+from moulin.scheduler.nodes import held_on, lacking
 from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import State
 from moulin.scheduler.used import attempt_view
@@ -259,14 +259,15 @@ def _task_view(state: State, row: WorkloadRow, task: TaskRow) -> TaskView:
         started_at_ns=task.started_at_ns,
         ended_at_ns=task.ended_at_ns,
         memory_bytes=task.memory_bytes,
+        host=task.host or "",
     )
 
 
 def _node_view(state: State, position: int) -> NodeView:
     node = state.nodes.rows[position]
-    column = state.nodes.columns[:, position]
     pool = state.declared.pools.get(node.pool)
     capacity = node.capacity
+    held = held_on(node, state.nodes.columns[:, position])
     return NodeView(
         node=capacity.node,
         pool=node.pool,
@@ -274,11 +275,11 @@ def _node_view(state: State, position: int) -> NodeView:
         engine=pool.engine if pool else "",
         machine_class=capacity.machine_class,
         cpu_milli=capacity.cpu_milli,
-        cpu_milli_held=capacity.cpu_milli - int(column[Column.CPU_FREE]),
+        cpu_milli_held=held[0],
         memory_bytes=capacity.memory_bytes,
-        memory_bytes_held=capacity.memory_bytes - int(column[Column.MEMORY_FREE]),
+        memory_bytes_held=held[1],
         accelerators=capacity.accelerators,
-        accelerators_held=capacity.accelerators - int(column[Column.DEVICES_FREE]),
+        accelerators_held=held[2],
         is_reachable=node.is_reachable and node.is_present,
         cpu_ids=capacity.cpu_ids,
         health=node.health.verdict,
@@ -291,5 +292,6 @@ def _node_view(state: State, position: int) -> NodeView:
         closed_because=capacity.closed_because,
         fit_at_ns=node.health.fit_ns,
         doubted_with=tuple(sorted(node.health.doubts)),
+        is_watched_only=capacity.is_watched_only,
         lacks=tuple(need.value for need in lacking(capacity)),
     )

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from moulin.domain.events import Event
-from moulin.domain.health import Verdict
+from moulin.domain.health import Quarantine, Verdict
 from moulin.domain.ids import NodeId, WorkloadId
 from moulin.domain.node_events import NodeChecked, NodeHealthObserved, NodeJudged
 from moulin.domain.plan import Judge, Stop, StopCause
+from moulin.domain.reasons import sentence
 from moulin.scheduler.health import judge, judgements, observe_health
 from moulin.scheduler.nodes import NodeRow
 from moulin.scheduler.policy import SchedulerPolicy
@@ -26,6 +27,15 @@ def judged(state: State, now_ns: int, policy: SchedulerPolicy) -> Iterator[Judge
             yield from judgements(node, row.health, now_ns, policy)
 
 
+def quarantined(state: State) -> Iterator[tuple[NodeId, str, Quarantine]]:
+    """Yield the nodes in quarantine with their pools, by name."""
+    for node in sorted(state.ailing):
+        row = state.nodes.row(node)
+        if row is not None and row.health.verdict is Verdict.QUARANTINED:
+            words = sentence(row.health.reason) if row.health.reason is not None else ""
+            yield node, row.pool, Quarantine(since_ns=row.health.judged_ns, words=words)
+
+
 def stops_of_broken(state: State) -> Iterator[Stop]:
     """Yield the stops of work that holds what is known to be broken; its node is in quarantine.
 
@@ -35,17 +45,20 @@ def stops_of_broken(state: State) -> Iterator[Stop]:
         row = state.nodes.row(node)
         if row is None or row.health.verdict is not Verdict.QUARANTINED or not row.health.evidence:
             continue
-        for task in row.tasks.values():
+        for task in (*row.tasks.values(), *row.guests.values()):
             attempt = state.attempts[task.attempt]
-            if attempt.stop_cause is None and is_struck(row, task):
+            if attempt.stop_cause is None and is_struck(state, task):
                 grace_s = state.workloads[WorkloadId(attempt.workload)].submission.spec.stop_grace_s
                 yield Stop(attempt=attempt.id, cause=StopCause.UNHEALTHY, grace_s=grace_s)
 
 
-def is_struck(row: NodeRow, task: TaskRow) -> bool:
-    """Whether there is evidence against what a task holds."""
+def is_struck(state: State, task: TaskRow) -> bool:
+    """Whether there is evidence against what a task holds, or the machine it runs on."""
+    row = state.nodes.row(task.node)
+    host = state.nodes.row(task.host) if task.host is not None else None
     held = task.devices or (-1,)
-    return any(row.health.is_broken(device) for device in held)
+    is_held_broken = row is not None and any(row.health.is_broken(device) for device in held)
+    return is_held_broken or (host is not None and host.health.is_against(task.step))
 
 
 def _observed(state: State, payload: NodeHealthObserved, event: Event) -> None:

@@ -2,8 +2,14 @@
 
 from pathlib import Path
 
+from moulin.domain.ids import NodeId
 from moulin.engines.slurm.engine import SlurmEngine
 from tests.conformance.engine_bench import EffectsInFiles, wait_until
+
+
+def places_of(engine: SlurmEngine) -> tuple[NodeId, ...]:
+    """Return what an engine offers; its machines are watched beside it."""
+    return tuple(node.node for node in engine.capacity() if not node.is_watched_only)
 
 
 def obedient(directory: Path) -> str:

@@ -22,6 +22,7 @@ from tests.conformance.engine_bench import (
     wait_for,
     wait_until,
 )
+from tests.integration.engines.delegated_bench import places_of
 
 pytestmark = pytest.mark.slurm
 
@@ -371,8 +372,8 @@ def test_changes_tell_each_phase_once(bench):
 
 def test_a_delegated_pool_offers_places_and_slurm_chooses_the_nodes(tmp_path, slurm_cluster):
     bench = SlurmBench(tmp_path, slurm_cluster, is_delegated=True)
-    places = [node.node for node in bench.engine.capacity()]
-    assert places == [NodeId(f"node-{index:05d}") for index in range(4)]
+    places = places_of(bench.engine)
+    assert places == tuple(NodeId(f"node-{index:05d}") for index in range(4))
     script = 'echo "$RANK of $WORLD_SIZE at $MASTER_ADDR"; echo $SLURMD_NODENAME >> ../nodes'
     steps = gang("g", script, nodes=(places[3], places[1]))
     for step in steps:

@@ -22,6 +22,7 @@ from tests.conformance.engine_bench import (
     wait_for,
     wait_until,
 )
+from tests.integration.engines.delegated_bench import places_of
 
 pytestmark = pytest.mark.slurm
 
@@ -122,7 +123,7 @@ def test_elements_on_the_same_node_are_one_submission_and_end_each_on_its_own(be
 
 def test_a_delegated_pool_has_one_submission_for_all(tmp_path, slurm_cluster):
     bench = ArrayBench(tmp_path, slurm_cluster, is_delegated=True)
-    places = tuple(node.node for node in bench.engine.capacity())
+    places = places_of(bench.engine)
     steps = elements(9, counted(tmp_path, "hostname"), nodes=places)
     bench.engine.start_many(steps)
     assert bench.calls["sbatch"] == 1

@@ -11,11 +11,17 @@ from moulin.app.clock import SystemClock
 from moulin.app.wiring.slurm import slurm_engine
 from moulin.domain.errors import EngineRefused, EngineUnavailable, InvalidSpec
 from moulin.domain.factory import Pool, PoolMode
+from moulin.domain.health import Quarantine
 from moulin.domain.observation import Claim, TaskPhase
 from moulin.domain.workload import Resources, TaskTemplate
 from tests.conformance.engine_bench import make_step, wait_for
 from tests.firecrest_server import SYSTEM, TOKEN, firecrest_before
-from tests.integration.engines.delegated_bench import DelegatedBench, obedient, wait_until_obedient
+from tests.integration.engines.delegated_bench import (
+    DelegatedBench,
+    obedient,
+    places_of,
+    wait_until_obedient,
+)
 from tests.integration.engines.test_slurm_arrays import all_ended, counted, elements
 
 pytestmark = pytest.mark.slurm
@@ -61,7 +67,7 @@ class FirecrestBench(DelegatedBench):
 
     def renew(self):
         self.engine = slurm_engine(self.directory, SystemClock(), self.pool)
-        self.places = tuple(node.node for node in self.engine.capacity())
+        self.places = places_of(self.engine)
 
 
 @pytest.fixture
@@ -139,3 +145,11 @@ def test_what_firecrest_does_not_tell_has_to_be_said(tmp_path):
     owned = replace(pool_at("http://127.0.0.1:1", tmp_path), mode=PoolMode.OWNED)
     with pytest.raises(InvalidSpec, match="for delegated pools"):
         slurm_engine(tmp_path, SystemClock(), owned)
+
+
+def test_slurm_chooses_no_machine_in_quarantine(bench):
+    machines = [node.node for node in bench.engine.capacity() if node.is_watched_only]
+    bench.engine.avoid(dict.fromkeys(machines[:3], Quarantine(since_ns=1, words="a loud fan")))
+    step = make_step("a", TaskTemplate(command=("sleep", "60")), nodes=bench.places[:1])
+    bench.engine.start(step)
+    assert wait_for(bench, step.step, TaskPhase.RUNNING).host == machines[3]

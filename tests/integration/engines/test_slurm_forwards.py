@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from moulin.app.wiring.slurm import hang_up_all
+from moulin.app.wiring.slurm import SlurmWays, hang_up_all
 from moulin.domain.errors import EngineUnavailable
 from moulin.domain.ids import AttemptId
 from moulin.engines.slurm.forwards import RETRY_S, TEND_S, Forwards
@@ -282,6 +282,38 @@ def test_what_a_killed_control_plane_left_open_is_closed(ssh_server, tmp_path):
     wait_until(lambda: not Path(f"/proc/{held}").exists())
     assert not record.exists()
     assert not Path(transport.control_path).parent.exists()
+
+
+def test_a_pool_that_is_reached_otherwise_by_now_leaves_the_connection_to_others(
+    ssh_server, door, tmp_path
+):
+    over = tmp_path / "slurm" / ".over-there"
+    over.mkdir(parents=True)
+    transport = transport_of(ssh_server, over / "connection")
+    tunnel = Tunnel(transport)
+    mine = Forwards(tunnel, over / "mine.ports", lambda _: True)
+    other = Forwards(tunnel, over / "other.ports", lambda _: True)
+    port, kept = led(mine, door), led(other, door)
+    held, ways = tunnel.connection(), SlurmWays(tmp_path / "slurm")
+    ways.give_up_ports("mine", over / "mine.ports")
+    assert said(port, KEY)
+    ways.give_up_ports("mine", None)
+    assert listeners(port) == []
+    assert not (over / "mine.ports").exists()
+    assert said(kept, KEY)
+    assert tunnel.connection() == held
+    other_said = listeners(kept)
+
+    def is_led_again() -> bool:
+        mine.tend()
+        return listeners(port) == other_said
+
+    wait_until(is_led_again)  # once it is reached over that connection again, as it was before
+    assert said(port, KEY)
+    wait_until(lambda: not any(each.name == "forwards" for each in threading.enumerate()))
+    hang_up_all(tmp_path)
+    ways.give_up_ports("other", None)  # of a connection that is closed
+    assert not (over / "other.ports").exists()
 
 
 def test_a_folder_of_another_host_or_that_others_may_write_is_not_used(record, tmp_path):

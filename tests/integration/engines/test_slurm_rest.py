@@ -8,6 +8,7 @@ from moulin.app.clock import SystemClock
 from moulin.app.wiring.slurm import slurm_engine
 from moulin.domain.errors import EngineRefused, EngineUnavailable, InvalidSpec
 from moulin.domain.factory import Pool, PoolMode
+from moulin.domain.health import Quarantine
 from moulin.domain.observation import Claim, TaskPhase
 from moulin.domain.workload import Resources, TaskTemplate
 from moulin.engines.slurm.engine import SlurmEngine
@@ -22,6 +23,7 @@ from tests.conformance.engine_bench import (
 from tests.integration.engines.delegated_bench import (
     DelegatedBench,
     obedient,
+    places_of,
     wait_until_obedient,
 )
 from tests.integration.engines.test_slurm_arrays import all_ended, counted, elements
@@ -50,7 +52,7 @@ class RestBench(DelegatedBench):
             **self.more,
         )
         self.engine = SlurmEngine(settings, self.driver, clock=RealClock())
-        self.places = tuple(node.node for node in self.engine.capacity())
+        self.places = places_of(self.engine)
 
 
 @pytest.fixture
@@ -158,3 +160,14 @@ def test_a_pool_that_places_itself_is_refused(tmp_path):
     assert isinstance(slurm_engine(tmp_path, SystemClock(), delegated), SlurmEngine)
     with pytest.raises(InvalidSpec, match="no address"):
         slurm_engine(tmp_path, SystemClock(), replace(delegated, settings={"rest": "ftp:x"}))
+
+
+def test_slurm_chooses_no_machine_in_quarantine(bench):
+    machines = [node.node for node in bench.engine.capacity() if node.is_watched_only]
+    bench.engine.avoid({machines[0]: Quarantine(since_ns=1, words="a loud fan")})
+    task = TaskTemplate(command=("sleep", "60"))
+    steps = [make_step(name, task, nodes=bench.places[:1]) for name in ("a", "b")]
+    for step in steps:
+        bench.engine.start(step)
+    hosts = {wait_for(bench, step.step, TaskPhase.RUNNING).host for step in steps}
+    assert hosts == {machines[1]}

@@ -13,6 +13,7 @@ from moulin.domain.workload import TaskTemplate
 from moulin.engines.slurm import watched
 from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.formats import SlurmJob, SlurmNode, SlurmPartition
+from moulin.engines.slurm.readings import Readings
 from moulin.engines.slurm.settings import SlurmSettings
 from tests.conformance.engine_bench import RealClock, make_step, wait_until
 from tests.integration.engines.test_slurm_arrays import elements
@@ -96,8 +97,9 @@ def quick(tmp_path):
         yield Path(folder)
 
 
-def engine_over(slurm, directory, poll_s):
-    return SlurmEngine(SlurmSettings(directory=directory, poll_s=poll_s), slurm, clock=RealClock())
+def engine_over(slurm, directory, poll_s, readings=None):
+    settings = SlurmSettings(directory=directory, poll_s=poll_s)
+    return SlurmEngine(settings, slurm, clock=RealClock(), readings=readings)
 
 
 def test_ten_thousand_tasks_take_two_questions_a_cycle(quick, slurm, monkeypatch):
@@ -126,6 +128,36 @@ def test_ten_thousand_tasks_take_two_questions_a_cycle(quick, slurm, monkeypatch
         renewed.capacity()
         assert {each.phase for each in seen} == {TaskPhase.STARTING}
         assert len(seen) == TASKS
+        assert len(slurm.calls) <= 2, slurm.calls
+
+
+def test_ten_thousand_tasks_of_five_pools_take_no_more_questions_than_those_of_one(
+    quick, slurm, monkeypatch
+):
+    monkeypatch.setattr(watched, "HURRY_S", 0.0)
+    shared = Readings(slurm)
+    engines = [engine_over(slurm, quick / str(index), 60.0, shared) for index in range(5)]
+    each = TASKS // len(engines)
+    begun = []
+    for engine in engines:
+        engine.capacity()
+        engine.changes()
+        steps = elements(each, TaskTemplate(command=("true",)), nodes=("n1",))
+        left = steps
+        while left:
+            answers = engine.start_many(left)
+            left = [s for s, said in zip(left, answers, strict=True) if not isinstance(said, Claim)]
+        begun.append([step.step for step in steps])
+    slurm.state = "RUNNING"
+    shared = Readings(slurm)
+    engines = [engine_over(slurm, quick / str(index), 60.0, shared) for index in range(5)]
+    for _ in range(2):
+        slurm.calls.clear()
+        for engine, names in zip(engines, begun, strict=True):
+            engine.changes()
+            seen = engine.observe(names)
+            engine.capacity()
+            assert {each.phase for each in seen} == {TaskPhase.STARTING}
         assert len(slurm.calls) <= 2, slurm.calls
 
 
@@ -165,6 +197,16 @@ def test_jobs_that_slurm_dropped_are_asked_after_at_once(tmp_path, slurm):
 
     wait_until(all_told)
     assert slurm.calls.count("recall") <= 8  # a try each time the records are still awaited
+
+
+def test_an_engine_that_is_only_made_takes_nothing_away(tmp_path, slurm):
+    done = []
+    settings = SlurmSettings(directory=tmp_path, poll_s=60.0)
+    engine = SlurmEngine(settings, slurm, clock=RealClock(), before=lambda: done.append(1))
+    assert (done, slurm.calls) == ([], [])
+    for _ in range(2):
+        engine.changes()
+        assert done == [1]
 
 
 def test_replicas_and_single_jobs_are_never_joined(tmp_path, slurm):

@@ -17,10 +17,9 @@ from moulin.domain.ids import StepId, attempt_id, step_id
 from moulin.domain.observation import TaskPhase
 from moulin.domain.plan import StopCause, TaskPlacement
 from moulin.domain.workload import WorkloadState
+from tests.golden.beginning import NODE, beginning
 from tests.golden.story import (
     JOB,
-    NODE,
-    beginning,
     charged,
     job_spec,
     metered,

@@ -1,11 +1,16 @@
 """What Slurm's versions print, as the same values."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from moulin.domain.errors import EngineUnavailable, InvalidSpec
+from moulin.domain.health import Quarantine
+from moulin.domain.ids import NodeId
 from moulin.domain.slurmwords import expand_hosts, parse_slurm_memory_bytes, parse_slurm_time_s
+from moulin.domain.workload import TaskTemplate
+from moulin.engines.slurm.commands import sbatch_words
 from moulin.engines.slurm.formats import (
     SlurmJob,
     gres_count,
@@ -17,6 +22,8 @@ from moulin.engines.slurm.formats import (
 from moulin.engines.slurm.importing import read_cluster_partitions
 from moulin.engines.slurm.places import calmed, places
 from moulin.engines.slurm.settings import SlurmSettings
+from moulin.engines.slurm.submission import job_request
+from tests.conformance.engine_bench import make_step
 
 NO_SETTINGS = SlurmSettings(directory=None)  # type: ignore[arg-type]
 SAME = {"job_id": 7, "name": "a", "user_name": "ann", "partition": "gpu", "nodes": "n[1-2]"}
@@ -241,6 +248,27 @@ def test_places_of_a_delegated_pool_have_no_names_and_what_is_closed_is_last():
     nodes = nodes_of("a State=DRAIN", "b CPUAlloc=8 State=ALLOCATED", "c State=IDLE")
     settings = SlurmSettings(directory=None, prefix="p-", is_delegated=True)  # type: ignore[arg-type]
     found = places(nodes, (), frozenset(), settings)
-    assert [node.node for node in found] == ["p-00000", "p-00001", "p-00002"]
-    assert [node.taken_cpu_milli for node in found] == [0, 8000, 0]
-    assert [bool(node.closed_because) for node in found] == [False, False, True]
+    assert [node.node for node in found[:3]] == ["p-00000", "p-00001", "p-00002"]
+    assert [node.taken_cpu_milli for node in found[:3]] == [0, 8000, 0]
+    assert [bool(node.closed_because) for node in found[:3]] == [False, False, True]
+    assert [(node.node, node.is_watched_only) for node in found[3:]] == [
+        (f"p-{name}", True) for name in "abc"
+    ]
+    bare = places(nodes, (), frozenset(), replace(settings, reads_nodes=False))
+    assert list(bare) == list(found[:3])
+
+
+def test_a_machine_in_quarantine_is_a_place_less_and_jobs_keep_away_from_it():
+    nodes = nodes_of("a State=IDLE", "b State=IDLE")
+    settings = SlurmSettings(directory=None, prefix="p-", is_delegated=True)  # type: ignore[arg-type]
+    avoided = {NodeId("p-a"): Quarantine(since_ns=1, words="XID 79")}
+    found = places(nodes, (), frozenset(), settings, avoided=avoided)
+    assert [node.closed_because for node in found] == ["", "in quarantine: XID 79", "", ""]
+    step = make_step("x", TaskTemplate(command=("true",)), nodes=("p-00001",))
+    job = job_request(step, settings, avoided=("a",))
+    assert (job.hosts, job.excluded) == ((), ("a",))
+    assert "--exclude=a" in sbatch_words(job)
+    look = job_request(replace(step, nodes=(NodeId("p-a"),)), settings, avoided=("a",))
+    assert (look.hosts, look.excluded) == (("a",), ())
+    owned = job_request(step, replace(settings, is_delegated=False), avoided=("a",))
+    assert owned.excluded == ()

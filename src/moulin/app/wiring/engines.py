@@ -10,7 +10,7 @@ from moulin.app.wiring.kubernetes import kubernetes_engine
 from moulin.app.wiring.local import local_engine
 from moulin.app.wiring.pool_settings import whole_number
 from moulin.app.wiring.ray import ray_engine
-from moulin.app.wiring.slurm import SLURM_PLACE, slurm_engine
+from moulin.app.wiring.slurm import SLURM_PLACE, SlurmWays, slurm_engine
 from moulin.domain.errors import (
     EngineRefused,
     InvalidSpec,
@@ -43,6 +43,7 @@ class EngineBook:
         self._clock = clock
         self._registrations = registrations
         self._engines: dict[tuple[str, ...], Engine] = {}
+        self._slurm_ways = SlurmWays(data_dir / "slurm")
         self._makers: dict[str, Callable[[Pool], Engine]] = {
             "local": self._local,
             "simulated": self._simulated,
@@ -118,7 +119,7 @@ class EngineBook:
 
     def _slurm(self, pool: Pool) -> Engine:
         directory = self._data_dir / "slurm" / pool.name
-        return slurm_engine(directory, self._clock, pool, self._registrations)
+        return slurm_engine(directory, self._clock, pool, self._registrations, self._slurm_ways)
 
     def _ray(self, pool: Pool) -> Engine:
         return ray_engine(self._data_dir / "ray" / pool.name, self._clock, pool)

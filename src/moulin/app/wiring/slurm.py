@@ -1,5 +1,6 @@
 """Fills in the engine of a Slurm partition, and reads an existing cluster into an operator file."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +26,14 @@ from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.firecrest import Firecrest, Stated
 from moulin.engines.slurm.formats import read_jobs
+from moulin.engines.slurm.forwards import drop_recorded
 from moulin.engines.slurm.importing import (
     Naming,
     operator_file,
     read_cluster_nodes,
     read_cluster_partitions,
 )
+from moulin.engines.slurm.readings import Readings
 from moulin.engines.slurm.rest import Rest
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.tenants import (
@@ -40,7 +43,13 @@ from moulin.engines.slurm.tenants import (
     read_associations,
     tenants_of,
 )
-from moulin.engines.slurm.transport import LocalTransport, SshTransport, Transport, hang_up
+from moulin.engines.slurm.transport import (
+    LocalTransport,
+    SshTransport,
+    Transport,
+    hang_up,
+    recorded_path,
+)
 from moulin.engines.slurm.tunnel import Tunnel
 from moulin.engines.task.spool import make_directory
 from moulin.ports.registrations import Registrations
@@ -59,37 +68,118 @@ SLURM_SETTINGS: Final = (
         "conf",
     ),
     *("python", "poll_ms", "images", "accelerator_class", "idle_power", "peak_power"),
-    *("replica_time_limit", "control_url", "control_ca", "reach_replicas", "read_nodes"),
+    *("replica_time_limit", "control_url", "control_ca", "reach_replicas", "read_nodes", "drain"),
     *("mirror", "mirror_root", "mirror_budgets"),
     *("rest", "rest_user", "rest_token"),
     *("firecrest", "firecrest_system", "node_memory", "node_accelerators"),
 )
 _DIRECT: Final = "direct"
 _BY_SSH: Final = "ssh"
-# In a pool's own directory on this machine: the SSH connection that is open, and the ports led over it.
+# In a folder for each login node, beside those of the pools: the SSH connection that is open, and for each
+# pool the ports that are led over it.
 CONNECTION: Final = "connection"
-_PORTS: Final = "ports"
+_OVER: Final = ".over-"
+_PORTS: Final = ".ports"
 _REST: Final = re.compile(r"https?://[^/\s]+(/\S*)?|unix:/\S+")
 _ONE_SLURM: Final = ("ssh", "conf")
 _CONTROL_URL: Final = re.compile(r"https?://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?/?")
 SLURM_PLACE: Final = ("ssh", "conf", "rest", "firecrest", "firecrest_system", "partition")
+# Pools for which these are the same reach the same Slurm in the same way.
+_WAY: Final = ("ssh", "bin", "conf", "rest", "rest_user", "rest_token")
+# FirecREST tells too little: its client answers with what the pool itself says.
+_FIRECREST: Final = (
+    *("firecrest", "firecrest_system", "partition", "directory"),
+    *("node_memory", "node_accelerators"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to one Slurm, and what was read of it; over SSH also the connection."""
+
+    readings: Readings
+    transport: SshTransport | None = None
+    folder: Path = Path()
+
+
+class SlurmWays:
+    """The ways to Slurm of one control plane's pools: those that have the same way share it.
+
+    They are kept as the engines over them are, and cost nothing while no pool asks: the process that
+    holds an SSH connection ends ten minutes after its last command, and with this one.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Put SSH connections on record in folders under `directory`."""
+        self._directory = directory.resolve()
+        self._ways: dict[tuple[str, ...], Way] = {}
+
+    def way(self, pool: Pool, words: Mapping[str, str], place: Path) -> Way:
+        """Return a pool's way to Slurm; `place` is the pool's directory.
+
+        Raises `InvalidSpec` for what is none, `EngineUnavailable` when a connection cannot be put on
+        record.
+        """
+        names = _WAY if not words["firecrest"] else (*_WAY, *_FIRECREST)
+        key = (*(words[name] for name in names), str(place) if words["firecrest"] else "")
+        _check_way(pool, words)
+        if key not in self._ways:
+            self._ways[key] = self._new(pool, words, place)
+        return self._ways[key]
+
+    def give_up_ports(self, pool: str, but: Path | None) -> None:
+        """Give up what is led for a pool; `but` is the record of those that it has now."""
+        for ports in self._directory.glob(f"{_OVER}*/{pool}{_PORTS}"):
+            if ports != but:
+                drop_recorded(ports, recorded_path(ports.with_name(CONNECTION)))
+
+    def _new(self, pool: Pool, words: Mapping[str, str], place: Path) -> Way:
+        if words["rest"] or words["firecrest"] or not words["ssh"]:
+            return Way(Readings(slurm_client(pool, words, place)))
+        name = hashlib.sha256("\0".join(words[each] for each in _WAY).encode()).hexdigest()[:12]
+        folder = self._directory / f"{_OVER}{name}"
+        try:
+            make_directory(str(folder))
+            transport = _ssh(words, folder / CONNECTION)
+        except OSError as cause:
+            raise EngineUnavailable(
+                f"put an SSH connection on record in {folder}: {cause.strerror}",
+                hint="the data directory must be writable",
+            ) from cause
+        return Way(Readings(Commands(transport)), transport, folder)
 
 
 def slurm_engine(
-    directory: Path, clock: SystemClock, pool: Pool, registrations: Registrations | None = None
+    directory: Path,
+    clock: SystemClock,
+    pool: Pool,
+    registrations: Registrations | None = None,
+    ways: SlurmWays | None = None,
 ) -> SlurmEngine:
     """Return the engine of a Slurm partition; `directory` is for pools that name none.
+
+    `ways` are those that it shares with other pools.
 
     Raises `InvalidSpec` for settings that there are not, `EngineUnavailable` when the directory
     cannot be made.
     """
     settings, words = slurm_settings(pool, directory)
-    if goes_over_ssh(pool, words):
-        client, way = _client_and_way(words, directory)
-        return SlurmEngine(settings, client, clock=clock, registrations=registrations, way=way)
-    hang_up(directory / CONNECTION)  # replicas were reached over it until the setting changed
-    client = slurm_client(pool, words, settings.directory)
-    return SlurmEngine(settings, client, clock=clock, registrations=registrations)
+    is_led = goes_over_ssh(pool, words)
+    ways = ways if ways is not None else SlurmWays(directory.parent)
+    way = ways.way(pool, words, settings.directory)
+    led = None
+    if is_led and way.transport is not None:
+        led = (Tunnel(way.transport), way.folder / f"{pool.name}{_PORTS}")
+    is_led_by = led[1] if led is not None else None
+    return SlurmEngine(
+        settings,
+        way.readings.client,
+        clock=clock,
+        registrations=registrations,
+        way=led,
+        readings=way.readings,
+        before=lambda: ways.give_up_ports(pool.name, is_led_by),
+    )
 
 
 def slurm_settings(pool: Pool, directory: Path) -> tuple[SlurmSettings, Mapping[str, str]]:
@@ -125,13 +215,25 @@ def slurm_settings(pool: Pool, directory: Path) -> tuple[SlurmSettings, Mapping[
         control_ca=words["control_ca"],
         images=_checked_tool(pool, words["images"]),
         reads_nodes=yes_or_no(pool, "read_nodes", default=True),
+        drains=_drains(pool, words),
         is_mirrored=is_mirrored(pool),
     )
     return settings, words
 
 
+def _drains(pool: Pool, words: Mapping[str, str]) -> bool:
+    """Say whether nodes in quarantine are drained in Slurm, which only its commands do."""
+    drains = yes_or_no(pool, "drain", default=False)
+    if drains and (words["rest"] or words["firecrest"]):
+        raise InvalidSpec(
+            f"connect pool {pool.name!r}: nodes are drained by Slurm's commands alone",
+            hint="leave `drain` out, or reach Slurm by its commands, here or over `ssh`",
+        )
+    return drains
+
+
 def hang_up_all(data: Path) -> None:
-    """Close the SSH connections that replicas were reached over, left open by a process that was killed."""
+    """Close the SSH connections that are on record, left open by a process that was killed."""
     for record in (data / "slurm").glob(f"*/{CONNECTION}"):
         hang_up(record)
 
@@ -235,25 +337,6 @@ def goes_over_ssh(pool: Pool, words: Mapping[str, str]) -> bool:
     return said == _BY_SSH
 
 
-def _client_and_way(
-    words: Mapping[str, str], directory: Path
-) -> tuple[SlurmClient, tuple[Tunnel, Path]]:
-    """Return Slurm's commands over a connection that is on record, and what carries ports over it.
-
-    Raises `EngineUnavailable` when it cannot be put on record.
-    """
-    record = directory / CONNECTION
-    try:
-        make_directory(str(directory.resolve()))
-        transport = _ssh(words, record)
-    except OSError as cause:
-        raise EngineUnavailable(
-            f"put an SSH connection on record in {record}: {cause.strerror}",
-            hint="the data directory must be writable",
-        ) from cause
-    return Commands(transport), (Tunnel(transport), directory / _PORTS)
-
-
 def _checked_url(pool: Pool, url: str) -> str:
     """Return where replicas register; raises `InvalidSpec` for what is no URL of a control plane."""
     if url and _CONTROL_URL.fullmatch(url) is None:
@@ -335,14 +418,11 @@ def _tenants(transport: Transport | None, file: Path | None) -> tuple[list[str],
     return tenants, levels_of(levels.decode(errors="replace"))
 
 
-def slurm_client(pool: Pool, words: Mapping[str, str], directory: Path) -> SlurmClient:
-    """Return the way to Slurm that a pool names: slurmrestd, FirecREST, or Slurm's commands.
-
-    Raises `InvalidSpec` for a pool that names several, or what they cannot have.
-    """
+def _check_way(pool: Pool, words: Mapping[str, str]) -> None:
+    """Raise `InvalidSpec` for an address that is none, and for several ways at once."""
     url = words["rest"] or words["firecrest"]
     if not url:
-        return Commands(slurm_transport(words))
+        return
     if _REST.fullmatch(url) is None or (words["firecrest"] and url.startswith("unix:")):
         raise InvalidSpec(
             f"connect pool {pool.name!r}: {url!r} is no address of a slurmrestd or a FirecREST",
@@ -354,9 +434,19 @@ def slurm_client(pool: Pool, words: Mapping[str, str], directory: Path) -> Slurm
             f"connect pool {pool.name!r}: `{others[-1]}` is for delegated pools, and by itself",
             hint="write `mode: delegated`, and only one of `ssh`, `rest` and `firecrest`",
         )
+
+
+def slurm_client(pool: Pool, words: Mapping[str, str], directory: Path) -> SlurmClient:
+    """Return what speaks with slurmrestd, FirecREST, or Slurm by its commands, as a pool names it.
+
+    Raises `InvalidSpec` for a pool that names several, or what they cannot have.
+    """
+    _check_way(pool, words)
     if words["rest"]:
-        return Rest(url, user=words["rest_user"], token_file=words["rest_token"])
-    return _firecrest(pool, words, directory)
+        return Rest(words["rest"], user=words["rest_user"], token_file=words["rest_token"])
+    if words["firecrest"]:
+        return _firecrest(pool, words, directory)
+    return Commands(slurm_transport(words))
 
 
 def _firecrest(pool: Pool, words: Mapping[str, str], directory: Path) -> Firecrest:

@@ -29,7 +29,7 @@ _TOO_MANY: Final = "submitjob"
 class JobRequest:
     """One job to submit: `nodes` nodes with one task on each, or an array of such jobs.
 
-    `hosts` are Slurm's names of the nodes, none: any. `output` may hold `%a`, the element.
+    `hosts` are Slurm's names of the nodes, none: any but those in `excluded`. `output` may hold `%a`, the element.
     `array_size` 0 is no array, else elements are numbered from 0. `time_limit_minutes` 0 leaves the
     time to Slurm, which takes its partition's default; `is_unlimited` asks for no limit in so many words.
     """
@@ -44,6 +44,7 @@ class JobRequest:
     memory_mib: int = 1
     gres: str = ""
     hosts: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
     time_limit_minutes: int = 0
     is_unlimited: bool = False
     array_size: int = 0
@@ -75,6 +76,24 @@ class ExtendsJobs(Protocol):
 
     def extend(self, job: str, minutes: int) -> None:
         """Let a job last so many minutes in all; raises `EngineRefused` when Slurm does not."""
+        ...
+
+
+@runtime_checkable
+class KeepsAway(Protocol):
+    """A way to Slurm by which jobs that wait may be kept away from nodes."""
+
+    def keep_away(self, jobs: Sequence[str], hosts: Sequence[str]) -> None:
+        """Let waiting jobs run anywhere but on `hosts`; what does not wait any more is no error."""
+        ...
+
+
+@runtime_checkable
+class DrainsNodes(Protocol):
+    """A way to Slurm by which a node may be closed to everybody's jobs."""
+
+    def drain(self, host: str, reason: str) -> None:
+        """Drain a node, or resume it where there is no reason; raises `EngineRefused` when Slurm does not."""
         ...
 
 

@@ -1,9 +1,10 @@
 """One cluster as one pool meets it: what was read of it last, and what the pool asks of it.
 
-All jobs are read in one question and all nodes in another, each kept for as long as the pool says.
+All jobs are read in one question and all nodes in another, shared with the other pools of that cluster
+(`readings.py`) and each believed for as long as this pool says. Decision 0047.
 """
 
-import time
+from collections.abc import Sequence
 from typing import Final
 
 from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable
@@ -11,12 +12,15 @@ from moulin.domain.plan import StartStep
 from moulin.engines.slurm.classes import type_meant
 from moulin.engines.slurm.client import (
     Converses,
+    DrainsNodes,
     ExtendsJobs,
     FindsImageTool,
     JobRequest,
+    KeepsAway,
     SlurmClient,
 )
 from moulin.engines.slurm.formats import JobBook, SlurmJob, SlurmNode, SlurmPartition
+from moulin.engines.slurm.readings import Readings
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.watched import Reading, Watched
 
@@ -28,35 +32,49 @@ ARRAYS_PERIOD_S: Final = 600.0
 ARRAY_MAX: Final = 5000
 # What the controller is given for a task's grace and for writing its record, beyond its time limit.
 TIME_MARGIN_S: Final = 120
-# So many ends that accounting told are remembered: none of them changes any more.
-RECALLED_MAX: Final = 20_000
-# Accounting that failed is left alone for so long: each of ten thousand tasks may ask it.
-RECALL_RETRY_S: Final = 5.0
 
 
 class Cluster:
     """One cluster, its newest readings, and the pool's own jobs."""
 
-    def __init__(self, client: SlurmClient, settings: SlurmSettings, *, own_comment: str) -> None:
-        """`own_comment` is how the comments of this pool's own jobs begin."""
+    def __init__(
+        self,
+        client: SlurmClient,
+        settings: SlurmSettings,
+        *,
+        own_comment: str,
+        readings: Readings | None = None,
+    ) -> None:
+        """`own_comment` is how the comments of this pool's own jobs begin.
+
+        `readings` are those of the same client that other pools share; without them it has its own.
+        """
+        read = readings if readings is not None else Readings(client)
         self._client = client
         self._settings = settings
         self.own_comment = own_comment
-        self._jobs: Watched[Jobs] = Watched(self._ask_jobs, settings.poll_s)
+        self._jobs: Watched[Jobs] = Watched(read.jobs, settings.poll_s)
         nodes_period_s = min(NODES_PERIOD_S, 4 * settings.poll_s)
-        self._nodes: Watched[tuple[SlurmNode, ...]] = Watched(self._ask_nodes, nodes_period_s)
-        partition_period_s = min(PARTITIONS_PERIOD_S, 15 * settings.poll_s)
-        self._partition: Watched[SlurmPartition] = Watched(self._ask_partition, partition_period_s)
-        self._array_max: Watched[int] = Watched(client.array_size_max, ARRAYS_PERIOD_S)
-        self._missed: set[str] = set()
-        self._recalled: dict[str, SlurmJob | None] = {}
-        self._recall_again_s = float("-inf")
+        self._nodes: Watched[tuple[SlurmNode, ...]] = Watched(read.nodes, nodes_period_s)
+        self._own_nodes: tuple[tuple[int, str], tuple[SlurmNode, ...]] = ((0, ""), ())
+        partitions_period_s = min(PARTITIONS_PERIOD_S, 15 * settings.poll_s)
+        self._partitions: Watched[tuple[SlurmPartition, ...]] = Watched(
+            read.partitions, partitions_period_s
+        )
+        self._array_max: Watched[int] = Watched(read.array_max, ARRAYS_PERIOD_S)
+        self.miss = read.accounting.miss
+        self.recall = read.accounting.recall
         self.ring = client.ring
         self.cancel = client.cancel
         self.door: Converses | None = client if isinstance(client, Converses) else None
 
     def jobs(self) -> Reading[Jobs]:
         """Return the newest reading of all jobs."""
+        return self._jobs.read()
+
+    def jobs_now(self) -> Reading[Jobs]:
+        """Return a reading of all jobs that begins now: it has whatever was submitted before."""
+        self._jobs.doubt()
         return self._jobs.read()
 
     def listed(self) -> tuple[Reading[Jobs] | None, EngineError | None]:
@@ -70,11 +88,35 @@ class Cluster:
 
     def nodes(self) -> Reading[tuple[SlurmNode, ...]]:
         """Return the newest reading of the partition's nodes, in Slurm's order."""
-        return self._nodes.read()
+        reading = self._nodes.read()
+        if reading.value is None:
+            return reading
+        try:
+            name = self.partition().name
+        except EngineError as failure:
+            return Reading(reading.number, reading.asked_s, None, failure)
+        which, own = self._own_nodes
+        if which != (reading.number, name):
+            own = tuple(node for node in reading.value if name in node.partitions)
+            self._own_nodes = ((reading.number, name), own)
+        return Reading(reading.number, reading.asked_s, own)
+
+    def nodes_now(self) -> Reading[tuple[SlurmNode, ...]]:
+        """Return a reading of the partition's nodes that begins now."""
+        self._nodes.doubt()
+        return self.nodes()
 
     def partition(self) -> SlurmPartition:
         """Return the pool's partition; raises `EngineUnavailable`, `EngineRefused` if there is none."""
-        return self._partition.read().known()
+        wanted, found = self._settings.partition, self._partitions.read().known()
+        for partition in found:
+            if partition.name == wanted or (not wanted and partition.is_default):
+                return partition
+        names = ", ".join(partition.name for partition in found)
+        raise EngineRefused(
+            f"there is no partition {wanted!r}" if wanted else "no partition is the default",
+            hint=f"the pool's setting `partition` names one of: {names}",
+        )
 
     def array_max(self) -> int:
         """Return how many elements an array of this pool may have; below 2 there are no arrays."""
@@ -115,8 +157,7 @@ class Cluster:
             return job
         found = self._jobs.read().known().get(job)
         if found is None or found.element is None:  # as long as it waited, it was the array
-            self._jobs.doubt()
-            found = self._jobs.read().known().get(job)
+            found = self.jobs_now().known().get(job)
         return str(found.id) if found is not None and found.element is not None else ""
 
     def submit(self, job: JobRequest) -> int:
@@ -128,7 +169,7 @@ class Cluster:
         try:
             return self._client.submit(job)
         except EngineUnavailable:
-            self._partition.hurry()  # it may have been closed
+            self._partitions.hurry()  # it may have been closed
             raise
 
     def find(self, name: str) -> int:
@@ -139,33 +180,6 @@ class Cluster:
         found = self._client.find(name)
         own = [number for number, comment in found if comment.startswith(self.own_comment)]
         return min(own, default=0)
-
-    def miss(self, job: str) -> None:
-        """Note a job that the controller does not list, so that all such are asked after at once."""
-        self._missed.add(job)
-
-    def recall(self, job: str) -> SlurmJob | None:
-        """Return what accounting says of a job that the controller has dropped; None without any.
-
-        Raises `EngineUnavailable` when it cannot be asked, and for a moment after that.
-        """
-        if job not in self._recalled:
-            if time.monotonic() < self._recall_again_s:
-                raise EngineUnavailable("accounting gave no answer a moment ago")
-            wanted = sorted({*self._missed, job})
-            try:
-                found = self._client.recall(wanted) or {}
-            except EngineUnavailable:
-                self._recall_again_s = time.monotonic() + RECALL_RETRY_S
-                raise
-            if len(self._recalled) > RECALLED_MAX:
-                self._recalled.clear()
-            self._recalled.update((each, found.get(each)) for each in wanted)
-            self._missed.clear()
-        known = self._recalled[job]
-        if known is None or not known.has_ended:
-            del self._recalled[job]
-        return known
 
     def gres_type(self, step: StartStep) -> str:
         """Return Slurm's name for the accelerators that a step asks for, empty when any will do."""
@@ -222,25 +236,21 @@ class Cluster:
         wanted_s = min(wanted_s, longest_s) if longest_s else wanted_s
         self._client.extend(job, -(-wanted_s // 60))
 
+    def keep_away(self, jobs: Sequence[str], hosts: Sequence[str]) -> None:
+        """Let waiting jobs run anywhere but on `hosts`, where this way to Slurm can say so."""
+        if isinstance(self._client, KeepsAway):
+            self._client.keep_away(jobs, hosts)
+
+    def drain(self, host: str, reason: str) -> None:
+        """Close a node to everybody's jobs, or open it where there is no reason.
+
+        Raises `EngineRefused` when this is not for us to do, `EngineUnavailable` when nobody knows.
+        """
+        if not isinstance(self._client, DrainsNodes):
+            raise EngineRefused("this way to Slurm changes no nodes", hint="leave `drain` out")
+        self._client.drain(host, reason)
+        self._nodes.doubt()
+
     def image_tool(self) -> str:
         """Return what the nodes run images with, empty when nothing was found."""
         return self._client.image_tool() if isinstance(self._client, FindsImageTool) else ""
-
-    def _ask_jobs(self) -> Jobs:
-        return JobBook(self._client.jobs())
-
-    def _ask_nodes(self) -> tuple[SlurmNode, ...]:
-        name = self.partition().name
-        return tuple(node for node in self._client.nodes() if name in node.partitions)
-
-    def _ask_partition(self) -> SlurmPartition:
-        wanted = self._settings.partition
-        found = self._client.partitions()
-        for partition in found:
-            if partition.name == wanted or (not wanted and partition.is_default):
-                return partition
-        names = ", ".join(partition.name for partition in found)
-        raise EngineRefused(
-            f"there is no partition {wanted!r}" if wanted else "no partition is the default",
-            hint=f"the pool's setting `partition` names one of: {names}",
-        )

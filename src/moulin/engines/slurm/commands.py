@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from moulin.domain.errors import EngineUnavailable
+from moulin.domain.errors import EngineRefused, EngineUnavailable
 from moulin.domain.session import Entry
 from moulin.engines.slurm.client import JobRequest, complaint, unavailable
 from moulin.engines.slurm.formats import (
@@ -21,6 +21,8 @@ from moulin.engines.slurm.transport import Answer, Transport
 # What one command is told of at most: its words have to fit where the system puts them.
 NAMED_MAX: Final = 500
 _ENDED_ALREADY: Final = ("invalid job id", "already completing", "already completed")
+_WAITS_NO_MORE: Final = (*_ENDED_ALREADY, "no longer pending")
+_NOT_ALLOWED: Final = "permission denied"
 # What `sacct` says with accounting_storage/none, and the status of a shell that finds no such program.
 _NOT_STORED: Final = "accounting storage is disabled"
 _NO_PROGRAM: Final = 127
@@ -100,6 +102,29 @@ class Commands:
         if answer.status != 0:
             raise complaint(f"extend job {job}", _said(answer))
 
+    def keep_away(self, jobs: Sequence[str], hosts: Sequence[str]) -> None:
+        """Change where waiting jobs may run, by one `scontrol update` for many."""
+        for first in range(0, len(jobs), NAMED_MAX):
+            some = ",".join(jobs[first : first + NAMED_MAX])
+            where = f"ExcNodeList={','.join(hosts)}"
+            answer = self._transport.run(("scontrol", "update", f"JobId={some}", where))
+            said = answer.words.lower()
+            if answer.status != 0 and not any(words in said for words in _WAITS_NO_MORE):
+                raise unavailable("keep waiting jobs away from nodes", _said(answer))
+
+    def drain(self, host: str, reason: str) -> None:
+        """Drain or resume a node by `scontrol update`; raises `EngineRefused` for who is no operator."""
+        state = ("State=DRAIN", f"Reason={reason}") if reason else ("State=RESUME",)
+        answer = self._transport.run(("scontrol", "update", f"NodeName={host}", *state))
+        if answer.status == 0:
+            return
+        if _NOT_ALLOWED in answer.words.lower():
+            raise EngineRefused(
+                f"Slurm says: {_said(answer)}",
+                hint="let Moulin's user be an operator in Slurm, or leave the setting `drain` out",
+            )
+        raise unavailable(f"change node {host}", _said(answer))
+
     def recall(self, jobs: Sequence[str]) -> Mapping[str, SlurmJob] | None:
         """Return ended jobs by `sacct`; where there is none, or nothing is stored, it is not asked again.
 
@@ -159,6 +184,7 @@ def sbatch_words(job: JobRequest) -> tuple[str, ...]:
         "cpus-per-task": str(job.cpus),
         "mem": f"{job.memory_mib}M",
         "nodelist": ",".join(job.hosts),
+        "exclude": ",".join(job.excluded),
         "gres": job.gres,
         "time": job.time,
     }

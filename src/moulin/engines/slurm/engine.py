@@ -8,7 +8,7 @@ makes steps unreachable, never gone. It touches no job but those it submitted. D
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ from moulin.domain.errors import (
     InvalidSpec,
     NotFound,
 )
-from moulin.domain.health import NodeReading
+from moulin.domain.health import NodeReading, Quarantine
 from moulin.domain.ids import AttemptId, NodeId, StepId
 from moulin.domain.observation import (
     ENDED_PHASES,
@@ -35,6 +35,7 @@ from moulin.domain.plan import StartStep
 from moulin.domain.session import Entry, EntryWanted
 from moulin.domain.standing import Standing
 from moulin.engines.slurm.attempt import Attempt, Attempts
+from moulin.engines.slurm.avoidance import Avoidance
 from moulin.engines.slurm.client import SlurmClient
 from moulin.engines.slurm.cluster import Cluster, Jobs
 from moulin.engines.slurm.doors import SIDECAR, Doors
@@ -43,6 +44,7 @@ from moulin.engines.slurm.formats import PENDING, SlurmJob
 from moulin.engines.slurm.forwards import Forwards
 from moulin.engines.slurm.inside import entry_beside
 from moulin.engines.slurm.places import calmed, places
+from moulin.engines.slurm.readings import Readings
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.sought import Sought
 from moulin.engines.slurm.starting import Starter
@@ -98,8 +100,13 @@ class SlurmEngine:
         clock: Clock,
         registrations: Registrations | None = None,
         way: tuple[Tunnel, Path] | None = None,
+        readings: Readings | None = None,
+        before: Callable[[], None] | None = None,
     ) -> None:
         """Open or make the spool under the settings' directory; Slurm is not asked yet.
+
+        `readings` are those of the same client that other pools share. `before` is done once, when this
+        engine is first asked to do something: some are made to see whether they can be, and no more.
 
         With `registrations` replicas stand behind doors of their own. A `way` to these is where they are
         reached over SSH: the connection, and the file on this machine that holds what goes over it.
@@ -126,8 +133,10 @@ class SlurmEngine:
                 f"open {self._spool}: {cause.strerror}",
                 hint="the pool's `directory` must be writable here and on every node",
             ) from cause
-        self._cluster = Cluster(client, settings, own_comment=f"moulin:{owner}:")
+        own_comment = f"moulin:{owner}:"
+        self._cluster = Cluster(client, settings, own_comment=own_comment, readings=readings)
         self._evidence = Evidence(self._cluster)
+        self._avoidance = Avoidance(self._spool, self._cluster, settings)
         self._doors: Doors | None = None
         if registrations is not None:
             self._doors = Doors(settings, registrations, clock, sidecar, forwards)
@@ -139,8 +148,10 @@ class SlurmEngine:
             login=login,
             doors=self._doors,
             wellbeing=self._wellbeing,
+            avoidance=self._avoidance,
             data=data,
         )
+        self._before = before
         self._nodes: dict[str, NodeCapacity] = {}
         self._stopping: dict[AttemptId, Attempt] = {}
         self._unwanted: set[str] = set()
@@ -262,18 +273,25 @@ class SlurmEngine:
             partition=self._cluster.partition(),
             time_limit_s=self._cluster.offered_s(),
             lacks=self._starter.lacks(),
+            avoided=self._avoidance.nodes,
         )
         calm = calmed(found, tuple(self._nodes.values()))
         self._nodes = {node.node: node for node in found}
         return calm
 
     def health(self, nodes: Sequence[NodeId] = ()) -> tuple[NodeReading, ...]:
-        """Return what Slurm says of each node, and those say that look after our work there.
+        """Return what Slurm says of each machine, and those say that look after our work there.
 
-        The nodes of a delegated pool are Slurm's to judge. Raises `EngineUnavailable` while the
-        controller cannot be asked.
+        Raises `EngineUnavailable` while the controller cannot be asked.
         """
         return self._wellbeing.readings(self._cluster.nodes().known(), nodes)
+
+    def avoid(self, nodes: Mapping[NodeId, Quarantine]) -> None:
+        """Keep jobs away from machines in quarantine where Slurm chooses, and drain them if that is wanted.
+
+        Raises `EngineUnavailable` when Slurm could not be told.
+        """
+        self._avoidance.avoid(nodes)
 
     def logs(self, step: StepId, cursor: int, limit_bytes: int) -> LogChunk:
         """Return at most `limit_bytes` (and 4 MiB) of output from byte `cursor`.
@@ -390,6 +408,9 @@ class SlurmEngine:
 
         A job that was stopped before Slurm's answer to its submission came, or instead, is found first.
         """
+        if self._before is not None:
+            before, self._before = self._before, None
+            before()
         if self._doors is not None:
             self._doors.tend()
         now_s = time.monotonic()
@@ -513,7 +534,9 @@ class SlurmEngine:
         now_ns = self._clock.now_ns()
         try:
             attempt = self._book.of(step)
-            case = Case(step, attempt, step_files(self._spool, step), now_ns, self._doors)
+            files = step_files(self._spool, step)
+            prefix = self._settings.prefix if self._settings.is_delegated else None
+            case = Case(step, attempt, files, now_ns, self._doors, prefix)
             return self._evidence.observe(case, jobs)
         except InvalidSpec as cause:
             return Observation(

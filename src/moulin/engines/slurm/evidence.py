@@ -9,11 +9,12 @@ forget, and what had not begun by then never will.
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from moulin.domain.errors import EngineError
-from moulin.domain.ids import StepId
+from moulin.domain.ids import NodeId, StepId
 from moulin.domain.observation import Observation, TaskPhase
 from moulin.engines.slurm.attempt import Attempt
 from moulin.engines.slurm.cluster import Cluster, Jobs
@@ -46,13 +47,17 @@ ASKED_TO_END: Final = "shim was asked to end"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One step to conclude about, at one time."""
+    """One step to conclude about, at one time.
+
+    Where Slurm chose its machine that is told, under its name with `host_prefix` before it.
+    """
 
     step: StepId
     attempt: Attempt
     files: StepFiles
     now_ns: int
     doors: Doors | None = None
+    host_prefix: str | None = None
 
     def recorded(self) -> Observation | None:
         """Return the end that is on record, looked for where another machine may have written it."""
@@ -75,7 +80,8 @@ class Case:
         trouble = self.doors.trouble(self.attempt.id) if self.doors is not None and is_found else ""
         if trouble and not address:
             words = f"{trouble}; {words}"
-        started_ns = self.started_ns()
+        started = self._started()
+        started_ns = int(started.get("at_ns", "0"))
         return Observation(
             step=self.step,
             phase=TaskPhase.RUNNING if started_ns else TaskPhase.STARTING,
@@ -87,6 +93,7 @@ class Case:
             cpu_ns=cpu_ns,
             memory_bytes_max=memory_bytes_max,
             evidence=words,
+            host=self._host(started.get("host", "")),
         )
 
     def address(self) -> str:
@@ -133,8 +140,16 @@ class Case:
 
     def started_ns(self) -> int:
         """Return when the shim took it, 0 before."""
+        return int(self._started().get("at_ns", "0"))
+
+    def _started(self) -> Mapping[str, str]:
+        """Return what its shim wrote when it took it, nothing before."""
         started = read_record(self.files.started) or {}
-        return int(started.get("at_ns", "0")) if started.get("by") == "shim" else 0
+        return started if started.get("by") == "shim" else {}
+
+    def _host(self, name: str) -> NodeId | None:
+        is_known = bool(name) and self.host_prefix is not None
+        return NodeId(f"{self.host_prefix}{name}") if is_known else None
 
     def _bare(self, phase: TaskPhase, words: str) -> Observation:
         return Observation(step=self.step, phase=phase, at_ns=self.now_ns, evidence=words)

@@ -217,6 +217,7 @@ def _directives(job: JobRequest) -> bytes:
         "cpus-per-task": str(job.cpus),
         "mem": f"{job.memory_mib}M",
         "gres": job.gres,
+        "exclude": ",".join(job.excluded),
         "time": job.time,
     }
     lines = [f"#SBATCH --{name}={value}\n" for name, value in options.items() if value]

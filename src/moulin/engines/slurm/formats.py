@@ -72,7 +72,8 @@ class SlurmJob:
     amounts are per node. `exit_code` and `signal` are those of its batch script. Of an array job
     `array` is its number; what still waits is one job with its elements in `waiting` (`3-9,12`), and
     each other one is a job of its own with its `element`. `reason` is what squeue shows, `reason_word` the
-    one word of it; of a job that waits, `started_at_ns` is when Slurm reckons to start it.
+    one word of it; of a job that waits, `started_at_ns` is when Slurm reckons to start it. It runs on
+    `nodes`, and was submitted to run on `required_nodes` and no others.
     """
 
     id: int
@@ -87,6 +88,7 @@ class SlurmJob:
     reason: str = ""
     reason_word: str = ""
     nodes: str = ""
+    required_nodes: str = ""
     is_completing: bool = False
     exit_code: int = 0
     signal: int = 0
@@ -347,6 +349,7 @@ def _job(body: Mapping[str, Any]) -> SlurmJob:
         reason=str(fields["description"] or fields["reason"] or "").replace("None", ""),
         reason_word=str(fields["reason"] or "").replace("None", ""),
         nodes=str(fields["nodes"] or ""),
+        required_nodes=str(body.get("required_nodes") or ""),
         is_completing=is_completing,
         exit_code=exit_code,
         signal=signal,

@@ -5,13 +5,14 @@ connection that is open now. When that is lost the same ports are led through th
 record, so that the next control plane finds them as they are. Decision 0044.
 """
 
+import contextlib
 import logging
 import re
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from typing import Final
 
 from moulin.domain.errors import EngineError, EngineUnavailable
 from moulin.domain.ids import AttemptId
-from moulin.engines.slurm.tunnel import LOOPBACK, Tunnel
-from moulin.engines.task.spool import format_record, read_record, write_whole
+from moulin.engines.slurm.tunnel import LOOPBACK, Tunnel, drop_port
+from moulin.engines.task.spool import format_record, is_there, read_record, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +120,7 @@ class Forwards:
     def _tend(self) -> None:
         try:
             self._connect()
+            self._doubt()
             with self._lock:
                 unwanted = list(self._unwanted)
                 due = [each for each in self._known.values() if self._is_to_do(each)]
@@ -146,6 +148,13 @@ class Forwards:
             with self._lock:
                 self._connection = found
             self._connect_s = float("-inf")
+
+    def _doubt(self) -> None:
+        """Have ports led again that were given up meanwhile: the pool was reached otherwise for a while."""
+        if not is_there(self._record):
+            with self._lock:
+                for each in self._known.values():
+                    each.connection = ""
 
     def _is_to_do(self, forward: Forward) -> bool:
         is_done = forward.connection == self._connection
@@ -269,18 +278,34 @@ class Forwards:
         except (EngineError, OSError):
             return
         self._connection = former if is_same else ""
-        for port, words in facts.items():
-            line = _LINE.fullmatch(f"{port} {words}")
-            if line is None or int(port) > PORT_MAX:  # what a power cut left
-                continue
-            name, target, connection = line.groups()
-            found = Forward(attempt=AttemptId(name), target=target, port=int(port))
+        for found, connection in _recorded(facts):
             if is_same and connection == former:
                 found.connection = former
             if is_live(found.attempt):
-                self._known[found.attempt, target] = found
+                self._known[found.attempt, found.target] = found
             elif is_same:
                 self._unwanted.append(found)
+
+
+def drop_recorded(record: Path, control_path: str) -> None:
+    """Give up the ports on record, led over another connection than their pool is reached by now.
+
+    What goes through them goes on. Doing so again is no error, nor is a connection that is closed.
+    """
+    with contextlib.suppress(EngineError, OSError):
+        for each, _ in _recorded(dict(read_record(str(record)) or {})):
+            if control_path:
+                drop_port(control_path, each.port, each.target)
+        record.unlink(missing_ok=True)
+
+
+def _recorded(facts: Mapping[str, str]) -> Iterator[tuple[Forward, str]]:
+    """Yield the ports on record, each with the connection that it was proved over."""
+    for port, words in facts.items():
+        line = _LINE.fullmatch(f"{port} {words}")
+        if line is not None and int(port) <= PORT_MAX:  # else it is what a power cut left
+            attempt, target, connection = line.groups()
+            yield Forward(attempt=AttemptId(attempt), target=target, port=int(port)), connection
 
 
 def _first_words(port: int) -> bytes:

@@ -1,13 +1,16 @@
 """What a partition offers: its machines, or so many places on any of them; decides no placement.
 
 An owned pool's nodes are Slurm's. A delegated pool offers one place for each machine, without saying
-which: Slurm chooses, and what others hold is taken off the last places, so that sums are right.
+which: Slurm chooses, and what others hold is taken off the last places, so that sums are right. Its
+machines are watched beside them, and jobs are kept away from those in quarantine.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from moulin.domain.health import Quarantine
 from moulin.domain.ids import NodeId
 from moulin.domain.needs import Need
 from moulin.domain.observation import NodeCapacity
@@ -33,6 +36,8 @@ _SILENT: Final = frozenset({"not_responding", "no_respond"})
 _HARMLESS: Final = frozenset({"planned", "reserved"})
 _CPU: Final = 1000
 _UP: Final = SlurmPartition(name="")
+_NONE: Final[Mapping[NodeId, Quarantine]] = {}
+_PLACE: Final = re.compile("[0-9]{5,}")
 
 
 def places(
@@ -44,10 +49,12 @@ def places(
     partition: SlurmPartition = _UP,
     time_limit_s: int = 0,
     lacks: tuple[Need, ...] = (),
+    avoided: Mapping[NodeId, Quarantine] = _NONE,
 ) -> tuple[NodeCapacity, ...]:
     """Return what the pool offers, in the order of Slurm's node names, for `time_limit_s` each.
 
-    `ours` are the numbers of jobs that this pool started; all else that is held is taken by others.
+    `ours` are the numbers of jobs that this pool started; all else that is held is taken by others. On
+    the `avoided` machines of a delegated pool there is no place.
     """
     own = _held_by_node([job for job in jobs if job.id in ours and job.holds_nodes])
     classes = classes_by_type(nodes, settings.accelerator_class)
@@ -63,11 +70,27 @@ def places(
     )
     if partition.is_closed:
         why = f"partition {partition.name} is {partition.state} and takes no jobs"
-        found = tuple(
-            replace(node, closed_because="; ".join(filter(None, (node.closed_because, why))))
-            for node in found
-        )
-    return _anonymous(found, settings.prefix) if settings.is_delegated else found
+        found = tuple(_closed(node, why) for node in found)
+    if not settings.is_delegated:
+        return found
+    watched = tuple(_watched(node) for node in found) if settings.reads_nodes else ()
+    offered = [
+        _closed(node, f"in quarantine: {avoided[node.node].words}")
+        if node.node in avoided
+        else node
+        for node in found
+    ]
+    return (*_anonymous(offered, settings.prefix), *watched)
+
+
+def machine_of(node: str, prefix: str) -> str:
+    """Return Slurm's name of a node, empty for a place on whichever machine.
+
+    >>> machine_of("gpu-n7", "gpu-"), machine_of("gpu-00003", "gpu-")
+    ('n7', '')
+    """
+    name = node.removeprefix(prefix)
+    return "" if _PLACE.fullmatch(name) else name
 
 
 _Held = tuple[int, int, int]
@@ -131,6 +154,15 @@ def calmed(now: Sequence[NodeCapacity], before: Sequence[NodeCapacity]) -> tuple
         else node
         for node in now
     )
+
+
+def _closed(node: NodeCapacity, why: str) -> NodeCapacity:
+    return replace(node, closed_because="; ".join(filter(None, (node.closed_because, why))))
+
+
+def _watched(node: NodeCapacity) -> NodeCapacity:
+    """Return a machine whose room, and power, is offered by places."""
+    return replace(node, is_watched_only=True, idle_mw=0, peak_mw=0, power_source="")
 
 
 def _anonymous(nodes: Sequence[NodeCapacity], prefix: str) -> tuple[NodeCapacity, ...]:

@@ -158,6 +158,7 @@ def _properties(job: JobRequest) -> dict[str, Any]:
         "standard_output": job.output,
         "array": f"0-{job.array_size - 1}" if job.array_size else "",
         "gres": job.gres,
+        "exclude_nodes": ",".join(job.excluded),
         "time_limit": job.time if job.is_unlimited else job.time_limit_minutes,
     }
     return {

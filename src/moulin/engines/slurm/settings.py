@@ -25,6 +25,8 @@ class SlurmSettings:
     partition lets it. `control_url` is where replicas register, as nodes reach it, and `control_ca` the
     certificate that it is trusted by; empty: they say in their files alone that they serve.
 
+    With `drains` a node in quarantine is drained in Slurm itself.
+
     With `is_mirrored` the jobs of a project go to the account that mirrors it, not to `account`.
     """
 
@@ -47,4 +49,5 @@ class SlurmSettings:
     control_url: str = ""
     control_ca: str = ""
     reads_nodes: bool = True
+    drains: bool = False
     is_mirrored: bool = False

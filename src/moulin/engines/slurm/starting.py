@@ -20,6 +20,7 @@ from moulin.domain.observation import NodeCapacity
 from moulin.domain.plan import StartStep
 from moulin.engines.slurm.arrays import ArrayJob
 from moulin.engines.slurm.attempt import Attempt, Attempts
+from moulin.engines.slurm.avoidance import Avoidance
 from moulin.engines.slurm.client import Crowded, JobRequest
 from moulin.engines.slurm.cluster import Cluster
 from moulin.engines.slurm.doors import Doors
@@ -69,6 +70,7 @@ class Starter:
         login: str,
         doors: Doors | None,
         wellbeing: Wellbeing,
+        avoidance: Avoidance,
         data: SharedData,
     ) -> None:
         """`program` is the path of the shim, `login` of what leased nodes run, as the nodes see it."""
@@ -76,6 +78,7 @@ class Starter:
         self._data = data
         self._images = Images(cluster, settings.images)
         self._wellbeing = wellbeing
+        self._avoidance = avoidance
         self._doors = doors
         self._book = book
         self._settings = settings
@@ -313,6 +316,7 @@ class Starter:
             self._settings,
             gres_type=cluster.gres_type(step),
             time_limit_s=cluster.time_limit_s(step),
+            avoided=self._avoidance.hosts(),
         )
         return replace(
             job,

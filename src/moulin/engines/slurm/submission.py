@@ -12,6 +12,7 @@ from moulin.domain.plan import StartStep
 from moulin.engines.slurm.accounts import project_account
 from moulin.engines.slurm.arrays import ArrayJob
 from moulin.engines.slurm.client import JobRequest
+from moulin.engines.slurm.places import machine_of
 from moulin.engines.slurm.settings import ANY_PYTHON, SlurmSettings
 from moulin.engines.task.bundle_shelf import SharedData
 from moulin.engines.task.containers import contain, contents
@@ -221,11 +222,19 @@ def array_script(array: ArrayJob, launch: Launch) -> bytes:
 
 
 def job_request(
-    step: StartStep, settings: SlurmSettings, *, gres_type: str = "", time_limit_s: int = 0
+    step: StartStep,
+    settings: SlurmSettings,
+    *,
+    gres_type: str = "",
+    time_limit_s: int = 0,
+    avoided: Sequence[str] = (),
 ) -> JobRequest:
-    """Return the job of a step's gang, without its name, its place and its script."""
+    """Return the job of a step's gang, without its name, its place and its script.
+
+    Where Slurm chooses, it is to choose none of the `avoided` machines.
+    """
     resources = step.resources
-    hosts = () if settings.is_delegated else step.nodes
+    hosts = hosts_of(step.nodes, settings)
     return JobRequest(
         name="",
         comment="",
@@ -236,7 +245,8 @@ def job_request(
         cpus=whole_cpus(resources.cpu_milli),
         memory_mib=max(1, -(-resources.memory_bytes // _MIB)),
         gres=_gres(resources.accelerators, gres_type),
-        hosts=tuple(node.removeprefix(settings.prefix) for node in hosts),
+        hosts=hosts,
+        excluded=() if hosts else tuple(avoided),
         time_limit_minutes=-(-time_limit_s // 60),
         partition=settings.partition,
         account=project_account(step.project) if settings.is_mirrored else settings.account,
@@ -245,6 +255,14 @@ def job_request(
         constraint=settings.constraint,
         is_exclusive=step.lease is not None,
     )
+
+
+def hosts_of(nodes: Sequence[str], settings: SlurmSettings) -> tuple[str, ...]:
+    """Return Slurm's names of nodes, none where it chooses."""
+    if not settings.is_delegated:
+        return tuple(node.removeprefix(settings.prefix) for node in nodes)
+    named = tuple(machine_of(node, settings.prefix) for node in nodes)
+    return named if all(named) else ()
 
 
 def whole_cpus(cpu_milli: int) -> int:

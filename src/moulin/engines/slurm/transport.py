@@ -150,6 +150,12 @@ def over_that(control_path: str) -> tuple[str, ...]:
     )
 
 
+def recorded_path(record: Path) -> str:
+    """Return where the process that holds the connection on record is spoken with, empty without one."""
+    sockets = _held_sockets(record)[1]
+    return f"{sockets}/{_SOCKET}" if sockets else ""
+
+
 def hang_up(record: Path) -> None:
     """Close the connection that is on record, if one is, and forget it."""
     sockets = _held_sockets(record)[1]

@@ -6,7 +6,6 @@ and ends with it. It decides nothing: who asks for forwards, and proves them, is
 
 import re
 import subprocess
-from collections.abc import Sequence
 from typing import Final
 
 from moulin.domain.errors import EngineUnavailable
@@ -52,7 +51,7 @@ class Tunnel:
 
     def drop(self, port: int, target: str) -> None:
         """Lead that port nowhere; what goes through it now goes on. Doing so again is no error."""
-        self._tell("-O", "cancel", "-L", f"{LOOPBACK}:{port}:{target}")
+        drop_port(self._transport.control_path, port, target)
 
     def is_reached_there(self, target: str) -> bool | None:
         """Say whether the other side itself can connect to HOST:PORT; None when it cannot tell.
@@ -65,17 +64,28 @@ class Tunnel:
         return None if status in (126, 127) else status == 0
 
     def _tell(self, *words: str) -> "subprocess.CompletedProcess[bytes]":
-        command: Sequence[str] = (*over_that(self._transport.control_path), *words, self.host)
-        try:
-            return subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-                timeout=COMMAND_S,
-                start_new_session=True,
-            )
-        except (OSError, subprocess.TimeoutExpired) as cause:
-            raise EngineUnavailable(
-                f"carry replicas over SSH: {cause}", hint="`ssh` must be installed beside Moulin"
-            ) from cause
+        return _tell(self._transport.control_path, *words, self.host)
+
+
+def drop_port(control_path: str, port: int, target: str) -> None:
+    """Have whichever process holds a connection lead a port nowhere; where none does, it is led nowhere.
+
+    Raises `EngineUnavailable` when it cannot be told.
+    """
+    _tell(control_path, "-O", "cancel", "-L", f"{LOOPBACK}:{port}:{target}", "there")
+
+
+def _tell(control_path: str, *words: str) -> "subprocess.CompletedProcess[bytes]":
+    try:
+        return subprocess.run(
+            (*over_that(control_path), *words),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=COMMAND_S,
+            start_new_session=True,
+        )
+    except (OSError, subprocess.TimeoutExpired) as cause:
+        raise EngineUnavailable(
+            f"carry replicas over SSH: {cause}", hint="`ssh` must be installed beside Moulin"
+        ) from cause

@@ -8,13 +8,13 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from moulin.domain.errors import EngineError
 from moulin.domain.health import NodeReading
-from moulin.domain.ids import NodeId
+from moulin.domain.ids import NodeId, StepId
 from moulin.domain.told import joined, read_told, reading_of, skew_ns
 from moulin.engines.slurm.formats import SlurmNode
 from moulin.engines.slurm.settings import SlurmSettings
@@ -37,6 +37,7 @@ DOWN: Final = frozenset({"down"})
 class Told:
     """One reader's last word; `after_ns` is when its file was last seen unchanged before."""
 
+    step: StepId
     written_ns: int
     after_ns: int
     before_ns: int
@@ -61,8 +62,8 @@ class Wellbeing:
     def readings(
         self, nodes: Sequence[SlurmNode], wanted: Sequence[NodeId]
     ) -> tuple[NodeReading, ...]:
-        """Return a reading of each node, in order; of a delegated pool's places there is none."""
-        if self._is_delegated:
+        """Return a reading of each machine, in order; of a delegated pool's places there is none."""
+        if self._is_delegated and not self.reader:
             return ()
         told = self._files.read().value or {}
         found = ((NodeId(f"{self._prefix}{node.name}"), node) for node in nodes)
@@ -79,16 +80,20 @@ class Wellbeing:
             return NodeReading(node=name, at_ns=now_ns, down_because=words, is_partial=True)
         if not told:
             return NodeReading(node=name, at_ns=now_ns, is_partial=True)
-        read = [
-            reading_of(
-                name,
-                each.facts,
-                skew_ns=skew_ns(each.facts["at_ns"], each.after_ns, each.before_ns),
-                is_partial=True,
-            )
-            for each in told
-        ]
-        return joined(name, read)
+        return joined(name, [self._of_reader(name, each) for each in told])
+
+    def _of_reader(self, name: NodeId, told: Told) -> NodeReading:
+        """Return what one reader says; where Slurm chose the devices, its task's are those it names."""
+        found = reading_of(
+            name,
+            told.facts,
+            skew_ns=skew_ns(told.facts["at_ns"], told.after_ns, told.before_ns),
+            is_partial=True,
+        )
+        if not self._is_delegated or found.devices is None:
+            return found
+        devices = tuple(replace(each, steps=(told.step,)) for each in found.devices)
+        return replace(found, devices=devices)
 
     def _look(self) -> Mapping[str, tuple[Told, ...]]:
         """Return the words of all readers by node, reading only what has changed since."""
@@ -122,5 +127,5 @@ class Wellbeing:
             facts = read_told(read_small(entry.path) or b"") if "." in entry.name else None
             if facts is not None:
                 after_ns = self._looked_ns - CACHED_NS if known else 0
-                return Told(written_ns, after_ns, now_ns, facts)
+                return Told(StepId(entry.name), written_ns, after_ns, now_ns, facts)
         return None

@@ -215,13 +215,14 @@ def disk_free_bytes(directory: str) -> int:
 def visible(environment: Mapping[str, str], plan: list[int]) -> list[int] | None:
     """Return the indices of the devices a task uses as the driver counts them; None: any.
 
-    As for the task itself, what the launcher says comes before the plan.
+    As for the task itself, what the launcher says comes before the plan; who was given devices that
+    nobody names sees all that there are.
 
     >>> visible({"CUDA_VISIBLE_DEVICES": "2,3"}, [0, 1]), visible({}, [0, 1])
     ([2, 3], [0, 1])
     """
     if "CUDA_VISIBLE_DEVICES" not in environment:
-        return plan
+        return plan if plan or not environment.get("SLURM_GPUS_ON_NODE") else None
     named = environment["CUDA_VISIBLE_DEVICES"]
     parts = [part for part in named.split(",") if part]
     return [int(part) for part in parts] if all(part.isdigit() for part in parts) else None

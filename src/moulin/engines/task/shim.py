@@ -515,12 +515,10 @@ def hold_lock() -> bool:
 def claim_step(spec: dict[bytes, list[bytes]]) -> int:
     """Take the step for this process; return when, 0 if it was started or fenced before."""
     at_ns = time.time_ns()
-    record = b"by shim\npid %d\nstarted_ticks %s\nboot_id %s\nat_ns %d\n" % (
-        os.getpid(),
-        stat_fields(os.getpid())[19],
-        spec[b"boot_id"][0],
-        at_ns,
-    )
+    own = (os.getpid(), stat_fields(os.getpid())[19], spec[b"boot_id"][0], at_ns)
+    # Where Slurm chose the machine, nobody else knows which it was.
+    host = os.environb.get(b"SLURMD_NODENAME", b"")
+    record = b"by shim\npid %d\nstarted_ticks %s\nboot_id %s\nat_ns %d\nhost %s\n" % (*own, host)
     temporary = write_durably("started", record)
     try:
         os.link(temporary, "started")

@@ -13,7 +13,7 @@ from moulin.cli.session import Data, IsJson, connect
 from moulin.domain.errors import NotFound
 
 if TYPE_CHECKING:
-    from moulin.app.wiring.slurm import Tenants
+    from moulin.app.wiring.slurm_mirror import Tenants
     from moulin.domain.factory import Pool
     from moulin.domain.finding import Finding
 
@@ -159,7 +159,8 @@ def mirror(
     """
     import shlex
 
-    from moulin.app.wiring.slurm import closed_projects, is_mirrored, mirror_slurm
+    from moulin.app.wiring.slurm import is_mirrored
+    from moulin.app.wiring.slurm_mirror import closed_projects, mirror_slurm
 
     tenants = _tenants(data)
     mirrored = [each for each in tenants.pools if is_mirrored(each)]
@@ -184,7 +185,7 @@ def mirror(
 
 def _tenants(data: Path | None) -> "Tenants":
     """Return who uses the factory, its Slurm pools, and who has spent their money."""
-    from moulin.app.wiring.slurm import Tenants
+    from moulin.app.wiring.slurm_mirror import Tenants
     from moulin.domain.factory import ObjectKind, Organisation, Pool, Project
     from moulin.domain.wire import decode
 
@@ -205,7 +206,7 @@ def _checked(pool: str, file: Path | None, data: Path | None) -> "tuple[list[Poo
     Raises `NotFound` when there is none.
     """
     from moulin.app.files import read_factory_file
-    from moulin.app.wiring.slurm import Tenants
+    from moulin.app.wiring.slurm_mirror import Tenants
     from moulin.domain.factory import Organisation, Pool, Project
 
     if file is not None:

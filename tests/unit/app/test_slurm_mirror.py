@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from moulin.app.wiring.slurm import Tenants, closed_projects, slurm_settings
+from moulin.app.wiring.slurm import slurm_settings
+from moulin.app.wiring.slurm_mirror import Tenants, closed_projects
 from moulin.domain.errors import InvalidSpec
 from moulin.domain.factory import Pool, PoolMode
 

@@ -6,14 +6,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from moulin.app.wiring.slurm import (
-    Tenants,
-    goes_over_ssh,
-    plan_mirror,
-    slurm_client,
-    slurm_settings,
-    slurm_transport,
-)
+from moulin.app.wiring.slurm import goes_over_ssh, slurm_client, slurm_settings, slurm_transport
+from moulin.app.wiring.slurm_mirror import Tenants, plan_mirror
 from moulin.domain.errors import EngineError, EngineUnavailable, InUse, InvalidSpec
 from moulin.domain.factory import Pool
 from moulin.domain.finding import Finding, Verdict, fine, problem, unknown

@@ -23,6 +23,8 @@ pools:
 projects:
   default: {{organisation: lab, quota: {{cpus: 2, accelerators: 1}}}}
 {more}
+prices:
+  list: {{cpu_hour: 36}}
 """
 
 
@@ -35,6 +37,16 @@ def front(tmp_path_factory, accounted_cluster):
     opened.until(lambda: len(opened.json("status")["nodes"]) == 2)
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_mirrored(accounted_cluster):
+    """Let each test begin without accounts of a mirror, whichever came before."""
+    yield
+    made = [name for name in accounts(accounted_cluster) if name.startswith("moulin-")]
+    for name in sorted(made, reverse=True):  # projects before the organisations above them
+        accounted_cluster.run("sacctmgr", "-i", "delete", "account", name)
+    assert not any(name.startswith("moulin-") for name in accounts(accounted_cluster))
 
 
 def factory(cluster, more=""):
@@ -68,6 +80,11 @@ def test_a_mirror_is_shown_then_made_then_held_to(front, accounted_cluster):
     assert made["moulin-project-sound"] == ("", "")
     assert front.json("cluster", "mirror")["commands"] == []
 
+    checked = front.json("cluster", "check", "shared")["pools"]["shared"]
+    words = {each["name"]: each["message"] for each in checked}
+    assert words["mirror"] == "2 projects have the accounts that they should have"
+    assert words["submission"].startswith("Slurm takes a small job with account moulin-project-")
+    assert words["accounting"] == "slurmdbd answers; enforced: associations,limits"
     done = front.moulin("run", "--follow", "--", "sh", "-c", "echo $SLURM_JOB_ACCOUNT")
     assert done.stdout == "moulin-project-default\n"
 
@@ -77,6 +94,56 @@ def test_a_mirror_is_shown_then_made_then_held_to(front, accounted_cluster):
         *("GrpTRES=cpu=1,mem=-1,gres/gpu=1", "GrpSubmitJobs=0")
     ]
     assert accounts(accounted_cluster)["moulin-project-sound"] == ("", "0")
+
+
+def around(cluster):
+    """Submit to the project's account without Moulin; return the job, empty when Slurm refuses it."""
+    words = ("--parsable", "--account=moulin-project-default", "--output=/dev/null", "--wrap=true")
+    return cluster.run("sbatch", *words)
+
+
+def test_an_account_whose_budget_is_spent_takes_no_new_jobs_until_there_is_money(
+    front, accounted_cluster
+):
+    def budgeted(budget, asks="yes"):
+        text = factory(accounted_cluster).replace("lab, quota", f"lab, budget: {budget}, quota")
+        apply(front, text.replace('mirror: "yes"', f'mirror: "yes", mirror_budgets: "{asks}"'))
+
+    budgeted("100")
+    front.json("cluster", "mirror")
+    job = ("run", "--follow", "--time-limit", "10s", "--", "sleep", "1")
+    assert front.moulin(*job).returncode == 0
+    assert around(accounted_cluster)
+    front.until(lambda: front.json("status")["balances"][0]["spent_neur"] != "0")
+
+    budgeted("0.000001")
+    shown = front.json("cluster", "mirror", "--dry-run")
+    closing = (
+        "sacctmgr -i modify account where name=moulin-project-default cluster=mill set"
+        " GrpSubmitJobs=0"
+    )
+    assert (shown["commands"], shown["spent"]) == ([closing], ["default"])
+    assert around(accounted_cluster)
+    assert front.json("cluster", "mirror")["commands"] == [closing]
+    assert around(accounted_cluster) == ""
+    again = front.moulin("cluster", "mirror")
+    assert (again.stdout, "budget is spent: default" in again.stderr) == (
+        "nothing to change\n",
+        True,
+    )
+    refused = front.moulin(*job)
+    assert refused.returncode != 0
+    assert "budget" in refused.stderr
+
+    budgeted("100")
+    opening = front.json("cluster", "mirror")
+    assert opening["commands"] == [closing.replace("=0", "=-1")]
+    assert opening["spent"] == []
+    assert around(accounted_cluster)
+    assert front.moulin(*job).returncode == 0
+
+    budgeted("0.000001", asks="no")
+    assert front.json("cluster", "mirror")["commands"] == []
 
 
 def test_an_account_that_somebody_else_made_stays_as_it_is(front, accounted_cluster):

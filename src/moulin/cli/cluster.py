@@ -14,7 +14,7 @@ from moulin.cli.session import Data, IsJson, connect
 from moulin.domain.errors import NotFound
 
 if TYPE_CHECKING:
-    from moulin.app.wiring.slurm_check import Tenants
+    from moulin.app.wiring.slurm_mirror import Tenants
     from moulin.domain.factory import Pool
     from moulin.domain.finding import Finding
 
@@ -154,7 +154,8 @@ def mirror(
     """Give each project its account in Slurm, with its quota as limit, below its organisation's.
 
     Only where a pool asks for it, and only accounts that it made itself are ever changed. A project
-    that is gone keeps its account, closed for new jobs.
+    that is gone keeps its account, closed for new jobs; with `mirror_budgets: yes` so does one that has
+    spent its budget, until there is money. Only what differs is changed, so cron may run it.
 
     \b
     Examples:
@@ -163,32 +164,45 @@ def mirror(
     """
     import shlex
 
-    from moulin.app.wiring.slurm import is_mirrored, mirror_slurm
-    from moulin.domain.factory import ObjectKind, Organisation, Pool, Project
-    from moulin.domain.wire import decode
+    from moulin.app.wiring.slurm import is_mirrored
+    from moulin.app.wiring.slurm_mirror import closed_projects, mirror_slurm
 
-    with connect(data, is_operator=True) as client:
-        items = client.factory.get().items
-    pools = [decode(Pool, each.body) for each in items if each.kind == ObjectKind.POOL]
-    pools = [each for each in pools if each.engine == "slurm" and is_mirrored(each)]
-    chosen = [each for each in pools if not pool or each.name == pool]
+    tenants = _tenants(data)
+    mirrored = [each for each in tenants.pools if is_mirrored(each)]
+    chosen = [each for each in mirrored if not pool or each.name == pool]
     if not chosen:
         raise NotFound(
             f"mirror {pool or 'a pool'}: no such pool asks for it",
             hint="a pool of engine slurm, `mode: delegated`, says `mirror: yes` in its settings",
         )
-    organisations = [
-        decode(Organisation, x.body) for x in items if x.kind == ObjectKind.ORGANISATION
-    ]
-    projects = [decode(Project, x.body) for x in items if x.kind == ObjectKind.PROJECT]
     ran = (
         shlex.join(command)
         for each in chosen
-        for command in mirror_slurm(each, organisations, projects, is_dry_run=is_dry_run)
+        for command in mirror_slurm(each, tenants, is_dry_run=is_dry_run)
     )
     commands = tuple(dict.fromkeys(ran))
-    done = {"commands": commands, "is_dry_run": is_dry_run}
+    closed = sorted(frozenset().union(*(closed_projects(each, tenants) for each in chosen)))
+    done = {"commands": commands, "is_dry_run": is_dry_run, "spent": closed}
     answer(done, is_json=is_json, show=lambda: write("\n".join(commands) or "nothing to change"))
+    if closed:
+        say(f"no new jobs until there is money, for their budget is spent: {', '.join(closed)}")
+
+
+def _tenants(data: Path | None) -> "Tenants":
+    """Return who uses the factory, its Slurm pools, and who has spent their money."""
+    from moulin.app.wiring.slurm_mirror import Tenants
+    from moulin.domain.factory import ObjectKind, Organisation, Pool, Project
+    from moulin.domain.wire import decode
+
+    with connect(data, is_operator=True) as client:
+        items, balances = client.factory.get().items, client.status().balances
+    pools = [decode(Pool, each.body) for each in items if each.kind == ObjectKind.POOL]
+    return Tenants(
+        [decode(Organisation, x.body) for x in items if x.kind == ObjectKind.ORGANISATION],
+        [decode(Project, x.body) for x in items if x.kind == ObjectKind.PROJECT],
+        [each for each in pools if each.engine == "slurm"],
+        frozenset(each.project for each in balances if each.is_spent),
+    )
 
 
 def _checked(pool: str, file: Path | None, data: Path | None) -> "tuple[list[Pool], Tenants]":
@@ -197,33 +211,26 @@ def _checked(pool: str, file: Path | None, data: Path | None) -> "tuple[list[Poo
     Raises `NotFound` when there is none.
     """
     from moulin.app.files import read_factory_file
-    from moulin.app.wiring.slurm_check import Tenants
-    from moulin.domain.factory import ObjectKind, Organisation, Pool, Project
-    from moulin.domain.wire import decode
+    from moulin.app.wiring.slurm_mirror import Tenants
+    from moulin.domain.factory import Organisation, Pool, Project
 
     if file is not None:
         objects = read_factory_file(file)
+        tenants = Tenants(
+            [each for each in objects if isinstance(each, Organisation)],
+            [each for each in objects if isinstance(each, Project)],
+            [each for each in objects if isinstance(each, Pool) and each.engine == "slurm"],
+        )
     else:
-        kinds = {
-            ObjectKind.POOL: Pool,
-            ObjectKind.ORGANISATION: Organisation,
-            ObjectKind.PROJECT: Project,
-        }
-        with connect(data, is_operator=True) as client:
-            items = client.factory.get().items
-        objects = tuple(decode(kinds[ObjectKind(x.kind)], x.body) for x in items if x.kind in kinds)
-    pools = [x for x in objects if isinstance(x, Pool) and x.engine == "slurm"]
-    chosen = [each for each in pools if not pool or each.name == pool]
+        tenants = _tenants(data)
+    chosen = [each for each in tenants.pools if not pool or each.name == pool]
     if not chosen:
-        names = ", ".join(each.name for each in pools) or "none"
+        names = ", ".join(each.name for each in tenants.pools) or "none"
         raise NotFound(
             f"check {pool or 'a pool'}: there is no such pool of engine slurm",
             hint=f"{file or 'the factory'} has {names}",
         )
-    return chosen, Tenants(
-        [x for x in objects if isinstance(x, Organisation)],
-        [x for x in objects if isinstance(x, Project)],
-    )
+    return chosen, tenants
 
 
 def _show_finding(finding: "Finding") -> None:

@@ -186,6 +186,11 @@ class BalanceView:
     reserved_neur: int
     granted_neur: int
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether its charges have used up its whole budget, so that nothing of it is started."""
+        return 0 <= self.budget_neur <= self.spent_neur
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyRecord:

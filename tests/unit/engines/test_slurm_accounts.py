@@ -90,6 +90,20 @@ def test_a_project_that_is_gone_is_closed_and_one_that_is_back_is_opened():
     ]
 
 
+def test_an_account_whose_money_is_spent_is_closed_and_opened_when_there_is_some():
+    modify = "modify account where name=moulin-project-vision cluster=c set"
+    (added,) = [
+        each for each in commands([vision()], tree(), closed=["vision"]) if "Submit" in each
+    ]
+    assert added.startswith("add account moulin-project-vision")
+    assert added.endswith("GrpSubmitJobs=0")
+    known = tree(DESCRIBED, ROWS)
+    assert commands([vision()], known, closed=["vision"]) == [f"{modify} GrpSubmitJobs=0"]
+    closed = tree(DESCRIBED, ROWS.replace("mem=1G||normal", "mem=1G|0|normal"))
+    assert commands([vision()], closed, closed=["vision"]) == []
+    assert commands([vision()], closed) == [f"{modify} GrpSubmitJobs=-1"]
+
+
 def test_accounts_of_others_are_left_alone():
     known = tree(DESCRIBED, ROWS)
     assert "physics" not in " ".join(commands([], known))

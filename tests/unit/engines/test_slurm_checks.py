@@ -7,7 +7,9 @@ from moulin.domain.finding import Verdict
 from moulin.engines.slurm.checks import (
     check_accounting,
     check_commands,
+    check_directory,
     check_submission,
+    clear,
     judge_clock,
     judge_nodes,
     judge_rights,
@@ -191,4 +193,15 @@ def test_a_job_whose_submission_was_not_answered_is_cancelled_by_its_name(tmp_pa
     (found,) = trial.findings(1.0, print)
     assert (found.name, found.verdict) == ("job", Verdict.UNKNOWN)
     assert client.cancelled == ["7"]
-    assert not folder.exists()
+
+
+def test_a_folder_that_was_not_there_is_gone_again(tmp_path):
+    directory = tmp_path / "not" / "yet"
+    found, made = check_directory(directory, is_far=False)
+    assert (found.verdict, (made[0] / "here").exists()) == (Verdict.OK, True)
+    (directory / "spool").touch()
+    clear(made)
+    assert [each.name for each in directory.iterdir()] == ["spool"]
+    (directory / "spool").unlink()
+    clear(made)
+    assert list(tmp_path.iterdir()) == []

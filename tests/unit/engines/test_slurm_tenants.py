@@ -41,7 +41,10 @@ def test_accounts_with_users_are_projects_of_the_account_below_root():
     assert set(projects) == {"lattice", "optics", "bio-lab"}
     assert projects["optics"].organisation == "physics"
     assert projects["bio-lab"].organisation == "bio-lab"
-    assert "budget: 5000 EUR" in lines
+    assert "`budget: 5000` (euros)" in lines
+    said = lines.replace("{organisation: physics", "{organisation: physics, budget: 5000", 1)
+    followed = parse_factory(parse_mapping(said.encode(), origin="cluster.yaml"), registry={})
+    assert 5000 * 10**9 in {each.budget_neur for each in followed if isinstance(each, Project)}
 
 
 def test_a_quota_is_the_least_of_the_accounts_above():

@@ -16,11 +16,10 @@ from moulin.domain.errors import (
     InvalidSpec,
     NotFound,
 )
-from moulin.domain.factory import Organisation, Pool, PoolMode, Project
+from moulin.domain.factory import Pool, PoolMode
 from moulin.domain.factoryfile import parse_milliwatts
 from moulin.domain.section import check_country, check_name, nearest
 from moulin.domain.units import parse_bytes, parse_duration_s
-from moulin.engines.slurm.accounts import changes, read_tree, run, wanted_accounts
 from moulin.engines.slurm.client import SlurmClient
 from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.engine import SlurmEngine
@@ -70,7 +69,7 @@ SLURM_SETTINGS: Final = (
     ),
     *("python", "poll_ms", "images", "accelerator_class", "idle_power", "peak_power"),
     *("replica_time_limit", "control_url", "control_ca", "reach_replicas", "read_nodes", "drain"),
-    *("mirror", "mirror_root"),
+    *("mirror", "mirror_root", "mirror_budgets"),
     *("rest", "rest_user", "rest_token"),
     *("firecrest", "firecrest_system", "node_memory", "node_accelerators"),
 )
@@ -250,37 +249,19 @@ def is_mirrored(pool: Pool) -> bool:
     Raises `InvalidSpec` where that would contradict what else the pool says.
     """
     if not yes_or_no(pool, "mirror", default=False):
+        if yes_or_no(pool, "mirror_budgets", default=False):
+            raise InvalidSpec(
+                f"connect pool {pool.name!r}: `mirror_budgets` closes accounts that nobody mirrors",
+                hint="write `mirror: yes` beside it",
+            )
         return False
+    yes_or_no(pool, "mirror_budgets", default=False)
     if pool.mode is not PoolMode.DELEGATED or pool.settings.get("account"):
         raise InvalidSpec(
             f"connect pool {pool.name!r}: `mirror` is for delegated pools without an `account`",
             hint="write `mode: delegated`, and leave `account` out",
         )
     return True
-
-
-def mirror_slurm(
-    pool: Pool,
-    organisations: Sequence[Organisation],
-    projects: Sequence[Project],
-    *,
-    is_dry_run: bool,
-) -> tuple[tuple[str, ...], ...]:
-    """Make Slurm's accounts as the factory's projects are; return the commands that it took.
-
-    With `is_dry_run` Slurm is only asked. Raises `EngineRefused` where Slurm keeps no accounts or
-    refuses a change, `EngineUnavailable` when it cannot be asked, `InUse` for an account that
-    somebody else made.
-    """
-    words = {name: pool.settings.get(name, "") for name in SLURM_SETTINGS}
-    transport = slurm_transport(words)
-    tree = read_tree(transport)
-    root, qos = words["mirror_root"] or "root", words["qos"]
-    wanted = wanted_accounts(organisations, projects, tree, root=root, qos=qos)
-    commands = changes(wanted, tree)
-    if not is_dry_run:
-        run(transport, commands)
-    return commands
 
 
 def goes_over_ssh(pool: Pool, words: Mapping[str, str]) -> bool:

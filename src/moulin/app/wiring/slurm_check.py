@@ -1,18 +1,17 @@
 """Checks a pool on Slurm from this machine, as its settings say, whether it was applied yet or not."""
 
 import contextlib
-import shutil
 import socket
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from moulin.app.wiring.slurm import goes_over_ssh, slurm_client, slurm_settings, slurm_transport
+from moulin.app.wiring.slurm_mirror import Tenants, plan_mirror
 from moulin.domain.errors import EngineError, EngineUnavailable, InUse, InvalidSpec
-from moulin.domain.factory import Organisation, Pool, Project
+from moulin.domain.factory import Pool
 from moulin.domain.finding import Finding, Verdict, fine, problem, unknown
-from moulin.engines.slurm.accounts import changes, project_account, read_tree, wanted_accounts
+from moulin.engines.slurm.accounts import project_account
 from moulin.engines.slurm.checks import (
     check_accounting,
     check_commands,
@@ -20,6 +19,7 @@ from moulin.engines.slurm.checks import (
     check_directory,
     check_partition,
     check_submission,
+    clear,
 )
 from moulin.engines.slurm.commands import Commands
 from moulin.engines.slurm.transport import SshTransport, Transport
@@ -27,14 +27,6 @@ from moulin.engines.slurm.trial import Trial, Way, trial_job
 from moulin.engines.slurm.tunnel import LOOPBACK, Tunnel
 
 LEAD_TRIES: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Tenants:
-    """Who uses a factory, for pools that mirror them into Slurm's accounts."""
-
-    organisations: Sequence[Organisation]
-    projects: Sequence[Project]
 
 
 def check_slurm(
@@ -66,6 +58,7 @@ class _Check:
 
     def __init__(self, pool: Pool, directory: Path) -> None:
         """Raise `InvalidSpec` for settings that cannot be."""
+        self._pool = pool
         self._settings, self._words = slurm_settings(pool, directory)
         is_over_ssh = goes_over_ssh(pool, self._words)
         self._client = slurm_client(pool, self._words, self._settings.directory)
@@ -97,12 +90,7 @@ class _Check:
         if not self._settings.is_mirrored or self._transport is None:
             return self._settings.account
         try:
-            tree = read_tree(self._transport)
-            root, qos = self._words["mirror_root"] or "root", self._words["qos"]
-            wanted = wanted_accounts(
-                tenants.organisations, tenants.projects, tree, root=root, qos=qos
-            )
-            due = changes(wanted, tree)
+            tree, due = plan_mirror(self._pool, tenants, self._transport)
         except (EngineError, InUse, InvalidSpec) as failure:
             yield problem("mirror", failure.message, failure.hint)
             return None
@@ -112,6 +100,9 @@ class _Check:
         if due:
             hint = "`moulin cluster mirror --dry-run` shows them; without it they are made"
             yield problem("mirror", f"{len(due)} changes of Slurm's accounts are due", hint)
+        elif not usable:
+            hint = "declare a project, or give one money and run `moulin cluster mirror`"
+            yield unknown("mirror", "no project has an account that takes jobs", hint)
         else:
             yield fine("mirror", f"{len(known)} projects have the accounts that they should have")
         return usable[0] if usable else None
@@ -126,17 +117,17 @@ class _Check:
             submission = check_submission(self._transport, job)
             is_taken = _is_fine(submission)
             yield submission
-        here, folder = check_directory(self._settings.directory, is_far=bool(self._words["ssh"]))
-        yield here
-        if folder is None:
-            return
-        if not is_taken:
-            shutil.rmtree(folder, ignore_errors=True)
-            yield unknown("job", "no node was looked at: no job can be submitted", "see above")
-            return
-        trial = Trial(self._client, self._settings, job, folder, self._way)
-        with contextlib.closing(trial.findings(wait_s, say)) as findings:
-            yield from findings
+        here, made = check_directory(self._settings.directory, is_far=bool(self._words["ssh"]))
+        try:
+            yield here
+            if made and is_taken:
+                trial = Trial(self._client, self._settings, job, made[0], self._way)
+                with contextlib.closing(trial.findings(wait_s, say)) as findings:
+                    yield from findings
+            elif made:
+                yield unknown("job", "no node was looked at: no job can be submitted", "see above")
+        finally:
+            clear(made)
 
 
 def _is_fine(finding: Finding) -> bool:

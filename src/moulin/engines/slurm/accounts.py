@@ -2,12 +2,13 @@
 
 `root > organisation > project > the user that submits`. What a project may hold at one time is the
 `GrpTRES` of its account, so that Slurm holds it to that, whoever submits. Accounts made here say so in
-their description. One whose project is gone is closed for new jobs and kept, for what it used is history.
-Decision 0037.
+their description. One whose project is gone is closed for new jobs and kept, for what it used is history;
+so, where that is wanted, is one whose project has spent its budget, until there is money. Decisions 0037
+and 0049.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,6 +23,9 @@ GPUS: Final = "gres/gpu"
 _MIB: Final = 1 << 20
 _COUNTED: Final = ("cpu", "mem", GPUS)
 _CLUSTER: Final = re.compile(r"^ClusterName\s*=\s*(\S+)", re.MULTILINE)
+# No job is taken any more; what waits or runs stays as it is.
+_CLOSE: Final = "GrpSubmitJobs=0"
+_OPEN: Final = "GrpSubmitJobs=-1"
 _OTHER: Final = re.compile(r"[^a-z0-9._-]+")
 
 
@@ -73,8 +77,9 @@ def wanted_accounts(
     *,
     root: str = "root",
     qos: str = "",
+    closed: Collection[str] = (),
 ) -> tuple[Account, ...]:
-    """Return the accounts that should be, parents first.
+    """Return the accounts that should be, parents first; those of `closed` projects take no new jobs.
 
     Raises `InvalidSpec` when two names differ only in their letters' size.
     """
@@ -96,6 +101,7 @@ def wanted_accounts(
             parent=organisation_account(project.organisation),
             description=_described(project.name),
             limits=_limits(project, tree.counted),
+            is_closed=project.name in closed,
             users=frozenset({tree.user}),
         )
         for project in sorted(projects, key=lambda each: each.name)
@@ -131,7 +137,7 @@ def changes(wanted: Sequence[Account], tree: Tree) -> tuple[tuple[str, ...], ...
         commands += [_add_user(user, account.name, tree.cluster) for user in missing]
     names = {account.name for account in wanted}
     commands += [
-        _modify(name, tree.cluster, ("GrpSubmitJobs=0",))
+        _modify(name, tree.cluster, (_CLOSE,))
         for name, account in sorted(tree.accounts.items())
         if account.is_ours and name not in names and not account.is_closed
     ]
@@ -245,8 +251,8 @@ def _differences(account: Account, known: Account, counted: frozenset[str]) -> t
         words.append(_grp_tres(account.limits, names))
     if account.qos and set(account.qos) != set(known.qos):
         words.append(f"qos={','.join(account.qos)}")
-    if known.is_closed:
-        words.append("GrpSubmitJobs=-1")
+    if account.is_closed != known.is_closed:
+        words.append(_CLOSE if account.is_closed else _OPEN)
     return tuple(words)
 
 
@@ -257,6 +263,8 @@ def _add(account: Account, cluster: str) -> tuple[str, ...]:
         words.append(_grp_tres(account.limits, [n for n in _COUNTED if n in account.limits]))
     if account.qos:
         words.append(f"qos={','.join(account.qos)}")
+    if account.is_closed:
+        words.append(_CLOSE)
     return ("sacctmgr", "-i", "add", "account", account.name, *words)
 
 

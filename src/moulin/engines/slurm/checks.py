@@ -4,7 +4,9 @@ Each answer is one finding: fine, a problem, or not to be known from here. What 
 `trial.py`.
 """
 
+import contextlib
 import re
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -214,22 +216,34 @@ def check_submission(transport: Transport, job: JobRequest) -> Finding:
     return problem("submission", f"Slurm refuses {what}: {said}", hint)
 
 
-def check_directory(directory: Path, *, is_far: bool) -> tuple[Finding, Path | None]:
+def check_directory(directory: Path, *, is_far: bool) -> tuple[Finding, tuple[Path, ...]]:
     """Make a folder in a pool's directory, with a file in it that its owner alone reads.
 
-    Returns the folder, None when there is none. `is_far` says that Slurm is reached over SSH.
+    Returns all that was made for that, the folder first, nothing where it could not be; `clear` takes
+    it away again. `is_far` says that Slurm is reached over SSH.
     """
     hint = "the pool's setting `directory` names a folder that this machine and the nodes share"
     if is_far:
         hint += "; it has to be mounted here too, at the same path"
     folder = directory.resolve() / f".check-{time.time_ns():x}"
+    made = tuple(path for path in (folder, *folder.parents) if not path.exists())
     try:
         make_directory(str(folder))
         write_once(str(folder / "here"), b"written by moulin cluster check\n")
     except OSError as failure:
         words = f"{directory} cannot be written here: {failure.strerror}"
-        return problem("directory", words, hint), None
-    return fine("directory", f"{directory} can be written here"), folder
+        clear(made)
+        return problem("directory", words, hint), ()
+    return fine("directory", f"{directory} can be written here"), made
+
+
+def clear(made: Sequence[Path]) -> None:
+    """Remove what `check_directory` made, but for folders that others use by now."""
+    for folder in made[:1]:
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        for folder in made[1:]:
+            folder.rmdir()
 
 
 def refused(name: str, failure: EngineError) -> Finding:

@@ -84,7 +84,7 @@ def tenants_of(accounts: Sequence[SlurmAccount]) -> list[str]:
     lines = ["organisations:", *(f"  {name_of(owner)}: {{roles: [tenant]}}" for owner in owners)]
     lines += [
         "",
-        "# Of each account with users. `budget: 5000 EUR` holds a project to that, and",
+        "# Of each account with users. `budget: 5000` (euros) holds a project to that, and",
         "# `moulin keys create --project NAME` makes a key for its people.",
         "projects:",
     ]

@@ -8,7 +8,6 @@ long, when it is not needed any more and when whoever waits for it is interrupte
 import contextlib
 import os
 import secrets
-import shutil
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Final
 
-from moulin.domain.errors import EngineError, EngineRefused
+from moulin.domain.errors import EngineError
 from moulin.domain.finding import Finding, fine, problem, unknown
 from moulin.engines.slurm.checks import judge_clock, refused
 from moulin.engines.slurm.client import JobRequest, SlurmClient
@@ -94,7 +93,7 @@ class Trial:
         folder: Path,
         way: Way,
     ) -> None:
-        """`folder` is in the pool's directory, with a file `here` in it; it is gone afterwards."""
+        """`folder` is in the pool's directory, with a file `here` in it; whoever made it removes it."""
         self._client = client
         self._settings = settings
         self._job = replace(job, script=_script(settings, folder))
@@ -119,7 +118,6 @@ class Trial:
             yield problem("directory", words, "the pool's directory must be writable here")
         finally:
             self._end()
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _prepare(self) -> None:
         """Write what the node is to run and to look at."""
@@ -141,6 +139,12 @@ class Trial:
             numbers = [self._number] if self._number else self._found() if self._submitted_s else []
             if numbers:
                 self._client.cancel([str(number) for number in numbers])
+
+    def _is_over(self) -> bool:
+        """Say whether the job is known to have ended, so that nobody listens there any more."""
+        with contextlib.suppress(EngineError):
+            return any(each.id == self._number and each.has_ended for each in self._client.jobs())
+        return False
 
     def _found(self) -> Sequence[int]:
         return [number for number, _ in self._client.find(self._job.name)]
@@ -243,10 +247,8 @@ class Trial:
         file = self._folder / "version"
         said = " ".join(file.read_text("utf-8", "replace").split()) if file.exists() else ""
         named = self._settings.python
-        which = "no Python that was looked for" if named == ANY_PYTHON else named
-        words = f"{which} runs as 3.8 or later on {where}{f': {said}' if said else ''}"
-        if named != ANY_PYTHON:
-            words = f"{named} is no Python 3.8 or later on {where}{f': {said}' if said else ''}"
+        which = "/usr/bin/python3, else the first in PATH," if named == ANY_PYTHON else named
+        words = f"{which} is no Python 3.8 or later on {where}{f': {said}' if said else ''}"
         hint = "the pool's setting `python` names one, such as /usr/bin/python3.11"
         return problem("python", words, hint)
 
@@ -277,17 +279,17 @@ class Trial:
         if not found["port"]:
             words = f"{found['node']} could not listen on {found['address'] or 'any address'}"
             return unknown(name, words, "only endpoints need it"), ""
-        why = ""
         try:
-            here = way.lead(found["address"], int(found["port"]))
-            said = _greeting(here)
+            said = _greeting(way.lead(found["address"], int(found["port"])))
             if said[:1] == [self._token]:
                 return fine(name, f"{target} answers {way.words}"), said[-1]
-            why = way.why(found["address"], int(found["port"]))
-        except EngineRefused as failure:
-            why = failure.message
+            why = ""
         except (EngineError, OSError) as failure:
             why = str(failure)
+        if self._is_over():
+            words = f"{target} was called when the job had ended: its answer was seen too late"
+            return unknown(name, words, "check again; only endpoints need it"), ""
+        why = why or way.why(found["address"], int(found["port"]))
         words = f"{target} does not answer {way.words}{f': {why}' if why else ''}"
         if way.is_wanted:
             return problem(name, words, "endpoints get no requests there; jobs do not need it"), ""

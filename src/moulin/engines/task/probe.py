@@ -18,7 +18,6 @@ import http.client
 import os
 import shutil
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -50,6 +49,8 @@ def knock(url: str, ca: str) -> str:
     connection: http.client.HTTPConnection
     try:
         if parts.scheme == "https":
+            import ssl  # not every Python has it, and most pools name no URL
+
             context = ssl.create_default_context(cafile=ca or None)
             connection = http.client.HTTPSConnection(
                 parts.hostname or "", parts.port, timeout=ANSWER_S, context=context
@@ -60,7 +61,7 @@ def knock(url: str, ca: str) -> str:
             )
         connection.request("GET", "/healthz")
         status = connection.getresponse().status
-    except (OSError, http.client.HTTPException, ValueError) as failure:
+    except (OSError, http.client.HTTPException, ValueError, ImportError) as failure:
         return str(failure) or type(failure).__name__
     return "" if status == http.client.OK else f"it answers {status}"
 

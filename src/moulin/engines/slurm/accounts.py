@@ -4,7 +4,7 @@
 `GrpTRES` of its account, so that Slurm holds it to that, whoever submits. Accounts made here say so in
 their description. One whose project is gone is closed for new jobs and kept, for what it used is history;
 so, where that is wanted, is one whose project has spent its budget, until there is money. Decisions 0037
-and 0049.
+and 0048.
 """
 
 import re

@@ -82,17 +82,17 @@ def step_files(spool: Path, step: StepId) -> StepFiles:
     return StepFiles(attempt_directory, directory, *paths)
 
 
-def share_checkpoints(spool: Path, common: Path | None) -> None:
+def share_checkpoints(spool: Path, shared: Path | None) -> None:
     """Let checkpoints be in a folder that other spools share; those that are here already stay here.
 
     Raises `OSError`.
     """
-    if common is None:
+    if shared is None:
         return
-    shared = str(common.resolve())
-    make_directory(shared)
+    folder = str(shared.resolve())
+    make_directory(folder)
     with contextlib.suppress(FileExistsError):
-        os.symlink(shared, f"{spool}/{CHECKPOINTS}")
+        os.symlink(folder, f"{spool}/{CHECKPOINTS}")
 
 
 def listed_steps(spool: Path) -> tuple[StepId, ...]:

@@ -59,7 +59,11 @@ class _Check:
     def __init__(self, pool: Pool, directory: Path) -> None:
         """Raise `InvalidSpec` for settings that cannot be."""
         self._pool = pool
-        self._settings, self._words = slurm_settings(pool, directory)
+        settings, self._words = slurm_settings(pool, directory)
+        said = self._words[
+            "directory"
+        ]  # what is tried is what was written, not the pool's folder in it
+        self._settings = replace(settings, directory=Path(said)) if said else settings
         is_over_ssh = goes_over_ssh(pool, self._words)
         self._client = slurm_client(pool, self._words, self._settings.directory)
         self._transport: Transport | None = None

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import slurm_rollover
 from benchmarks._moulin import moulin_command, wait_for
-from benchmarks._serving import Served, stream
+from benchmarks._serving import Served, Streams, stream
 from moulin.domain.reasons import sentence
 from moulin.domain.workload import Scaling
 from tests.real_model import cache_directory, smollm2
@@ -108,3 +108,25 @@ def ask(address: str, path: str, key: str) -> int:
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+def test_a_replica_that_is_given_less_time_in_slurm_itself_cuts_no_stream(slurm_cluster):
+    with slurm_rollover.serving_on(slurm_cluster, 600) as served:
+        [first] = [unit.attempt for unit in served.view().units]
+        [job] = slurm_cluster.run("squeue", "-h", f"--name={first}", "-o", "%i").split()
+        watch, streams = slurm_rollover.Watch(served), Streams(served, 32)
+        watch.start()
+        streams.start(2)
+        try:
+            slurm_cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=2")
+            assert wait_for(lambda: watch.rollovers() == 1, WAIT_S)
+        finally:
+            answers = streams.finish()
+            watch.finish()
+        assert slurm_cluster.run("squeue", "-h", "-t", "all", "-j", job, "-o", "%T").split() != [
+            "TIMEOUT"
+        ]
+        assert answers
+        assert [answer.why for answer in answers if answer.why] == []
+        left_s = list(watch.left_s.values())
+        assert any(each.begun_s < at_s < each.ended_s for each in answers for at_s in left_s)

@@ -1,5 +1,6 @@
 """A replica whose time ends in events: its successor is asked for, takes over, and the first one goes."""
 
+from dataclasses import replace
 from typing import Final
 
 from moulin.domain.events import (
@@ -37,6 +38,7 @@ from moulin.domain.workload import (
 START_NS: Final = 1_790_000_000_000_000_000
 TIMED: Final = WorkloadId(f"end_{8:026}")
 NODE: Final = NodeId("gpu-1")
+ENDS_NS: Final = (START_NS + 300 * 10**9, START_NS + 7_200 * 10**9)
 
 
 def replicas() -> list[Payload]:
@@ -120,3 +122,13 @@ def seen(
         address="10.0.0.7:9000",
         is_ready=is_ready,
     )
+
+
+def walls() -> list[Payload]:
+    """The same endpoint; its replica is given less time in the batch system, then more than it wants."""
+    first = attempt_id(TIMED, 0, 1)
+    told = [
+        replace(seen(first, 20, TaskPhase.RUNNING, is_ready=True), wall_ns=at_ns)
+        for at_ns in ENDS_NS
+    ]
+    return [*replicas()[:6], *told]

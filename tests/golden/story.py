@@ -92,7 +92,7 @@ from tests.golden.batch_story import ARRAY, REPORT, TRAIN, batch
 from tests.golden.beginning import LAB, NODE, START_NS, UNI, beginning, capacity
 from tests.golden.health_story import health, preflight
 from tests.golden.lease_story import LEASE, lease
-from tests.golden.replica_story import TIMED, replicas
+from tests.golden.replica_story import TIMED, replicas, walls
 
 LOGS: Final = Path(__file__).parent / "logs"
 SECOND_NS: Final = 1_000_000_000
@@ -116,7 +116,7 @@ ENDS: Final = {
     },
     "v1_retention": {JOB: WorkloadState.SUCCEEDED},
     "v1_scaling": {ENDPOINT: WorkloadState.RUNNING},
-    "v1_replicas": {TIMED: WorkloadState.RUNNING},
+    **{name: {TIMED: WorkloadState.RUNNING} for name in ("v1_replicas", "v1_walls")},
     "v1_lease": {LEASE: WorkloadState.SUCCEEDED},
     "v1_needs": needs_story.ENDS,
     "v1_watched": watched_story.ENDS,
@@ -133,7 +133,7 @@ HELD: Final = {
     "v1_endpoint": {ENDPOINT: 0},
     "v1_faults": {RETRIED: 5},
     "v1_scaling": {ENDPOINT: 0},
-    "v1_replicas": {TIMED: 0},
+    **{name: {TIMED: 0} for name in ("v1_replicas", "v1_walls")},
     "v1_lease": {LEASE: 1001},
     "v1_needs": {needs_story.CARRIED: 5},
     "v1_watched": {watched_story.JOB: 3},
@@ -161,6 +161,7 @@ def logs() -> dict[str, list[Event]]:
         "v1_users": [*beginning(), *limits_story.users()],
         "v1_secrets": [*beginning(), *secrets_story.secrets()],
         "v1_replicas": [*beginning(), *replicas()],
+        "v1_walls": [*beginning(), *walls()],
         "v1_lease": [*beginning(), *lease()],
         "v1_needs": [*beginning(), *needs_story.needs()],
         "v1_watched": [*beginning(), *watched_story.watched()],

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from moulin.domain.ids import AttemptId, NodeId, StepId
 from moulin.domain.observation import NodeCapacity, Observation
-from moulin.scheduler import AttemptRow, State, TaskRow, live_steps
+from moulin.scheduler import AttemptRow, State, TaskRow, live_steps, moves_end
 
 
 def task_of(state: State, step: StepId) -> TaskRow | None:
@@ -45,6 +45,12 @@ def is_news(task: TaskRow, seen: Observation) -> bool:
         or (bool(seen.host) and seen.host != task.host)
         or (seen.claim is not None and task.claim is None)
     )
+
+
+def is_end_moved(state: State, task: TaskRow, seen: Observation) -> bool:
+    """Say whether the engine of a replica that runs ends it at another time than is known."""
+    attempt = state.attempts.get(task.attempt)
+    return attempt is not None and moves_end(state, attempt, seen.wall_ns)
 
 
 def steps_of_attempt(state: State, attempt: AttemptId) -> Sequence[tuple[StepId, NodeId]]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from moulin.controlplane.draft import Draft
 from moulin.controlplane.health import observe_health
 from moulin.controlplane.lookup import (
+    is_end_moved,
     is_news,
     is_reachable,
     is_stopping,
@@ -103,7 +104,7 @@ def draft_observations(plane: Plane, draft: Draft, observations: Iterable[Observ
         if seen.phase is TaskPhase.ABSENT and task.phase is None and not is_stopped:
             plane.unstarted.add(seen.step)
             continue
-        if not is_news(task, seen):
+        if not is_news(task, seen) and not is_end_moved(schedule, task, seen):
             continue
         draft.append(
             TaskObserved(
@@ -120,6 +121,7 @@ def draft_observations(plane: Plane, draft: Draft, observations: Iterable[Observ
                 memory_bytes_max=seen.memory_bytes_max,
                 evidence=seen.evidence,
                 host=seen.host,
+                wall_ns=seen.wall_ns,
             ),
             project=project_of_step(schedule, seen.step),
         )

@@ -283,7 +283,10 @@ class TasksForgotten:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskObserved:
-    """A task's phase, claim or readiness changed. `observed_at_ns` is the engine's reading time."""
+    """A task's phase, claim or readiness changed, or when its replica has to end.
+
+    `observed_at_ns` is the engine's reading time, `wall_ns` when the engine itself will end it, 0 for never.
+    """
 
     step: StepId
     phase: TaskPhase
@@ -298,6 +301,7 @@ class TaskObserved:
     memory_bytes_max: int = 0
     evidence: str = ""
     host: NodeId | None = None
+    wall_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,7 +50,8 @@ class Observation:
     program's status when EXITED (128 + signal when a signal ended it). `address` is host:port of
     a server the task runs, `is_ready` whether that server answered its own readiness check.
     `evidence` says in a few words how an end is known. `host` is the machine it runs on, where that is
-    another than the node it was placed on, as far as it is known.
+    another than the node it was placed on, as far as it is known. `wall_ns` is when the engine itself
+    will end a task that runs, whatever is asked of it; 0 where nothing does, or that is not known.
     """
 
     step: StepId
@@ -60,6 +61,7 @@ class Observation:
     exit_code: int | None = None
     started_at_ns: int = 0
     ended_at_ns: int = 0
+    wall_ns: int = 0
     address: str = ""
     is_ready: bool = False
     cpu_ns: int = 0

@@ -80,6 +80,7 @@ class ReasonCode(StrEnum):
     ENGINE_SAYS = "EngineSays"
     ENGINE_EXPECTS = "EngineExpects"
     ENGINE_SILENT = "EngineSilent"
+    ENGINE_ENDS = "EngineEnds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +229,9 @@ ENGLISH: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.ENGINE_EXPECTS: (
         "{engine} expects to start job {job} at {expected}: sooner if others end early, later if others"
         " come first"
+    ),
+    ReasonCode.ENGINE_ENDS: (
+        "{engine} ends job {job} at {wall}, sooner than its own time limit would at {limit}"
     ),
     ReasonCode.ENGINE_SILENT: (
         "what {engine} says of {jobs} job(s) could not be read again (last read: {read_at}): {failure}"

@@ -11,7 +11,7 @@ class Standing:
     same for a whole gang, empty while that is not known. `word` is the engine's own word for what it
     waits for, empty when it waits for nothing there; `meaning` says the same in a plain sentence, and
     `detail` what else the engine says of it. It has waited since `since_ns`, and the engine expects it
-    to start at `expected_ns`. `read_at_ns` is how old all this is, and `failure` why it is not newer,
+    to start at `expected_ns`, or, of one that runs, ends it itself at `wall_ns`. `read_at_ns` is how old all this is, and `failure` why it is not newer,
     empty while it is new enough.
     """
 
@@ -22,5 +22,6 @@ class Standing:
     detail: str = ""
     since_ns: int = 0
     expected_ns: int = 0
+    wall_ns: int = 0
     read_at_ns: int = 0
     failure: str = ""

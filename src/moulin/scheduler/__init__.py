@@ -24,7 +24,7 @@ from moulin.scheduler.rows import AttemptRow, Serving, TaskRow, UnitRow, Workloa
 from moulin.scheduler.scaling import growing, is_load_news, next_due_ns
 from moulin.scheduler.state import State, empty_state, live_steps
 from moulin.scheduler.views import node_views, start_step, unit_views, workload_view
-from moulin.scheduler.walltime import expected_start
+from moulin.scheduler.walltime import expected_start, moves_end
 from moulin.scheduler.wanted import wanted_next
 from moulin.scheduler.wellbeing import quarantined
 
@@ -51,6 +51,7 @@ __all__ = [
     "live_steps",
     "longest_time_s",
     "lots",
+    "moves_end",
     "needs_check",
     "next_due_ns",
     "node_views",

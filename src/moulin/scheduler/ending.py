@@ -16,7 +16,7 @@ from moulin.scheduler.changes import attend, let_go_on
 from moulin.scheduler.queues import Due
 from moulin.scheduler.rows import AttemptRow, TaskRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import State
-from moulin.scheduler.walltime import note_load, note_wait, time_limit_s
+from moulin.scheduler.walltime import heed_wall, note_load, note_wait, set_end, time_limit_s
 from moulin.scheduler.wellbeing import is_struck
 
 # A replica that was ready this long was healthy: what ends it is a new trouble, not the old one.
@@ -35,6 +35,7 @@ def observe_task(state: State, task: TaskRow, seen: TaskObserved) -> None:
         task.is_seen = True
         if seen.phase is TaskPhase.RUNNING:
             _run(state, attempt, seen)
+            heed_wall(state, attempt, seen.wall_ns)
     if seen.phase in ENDED_PHASES:
         end_task(state, task, seen.ended_at_ns or seen.observed_at_ns)
 
@@ -122,9 +123,8 @@ def _run(state: State, attempt: AttemptRow, seen: TaskObserved) -> None:
     note_wait(state, row, attempt)
     limit_s = time_limit_s(state, row, attempt)
     if limit_s:
-        attempt.ends_at_ns = attempt.started_at_ns + limit_s * 10**9
-        state.time_limits.add(Due(attempt.ends_at_ns, attempt.id))
-        attend(state, row)
+        attempt.limit_ends_ns = attempt.started_at_ns + limit_s * 10**9
+        set_end(state, row, attempt)
     show_state(row)
 
 

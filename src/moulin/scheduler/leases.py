@@ -22,10 +22,10 @@ from moulin.scheduler.changes import unfinished
 from moulin.scheduler.demand import demand_of
 from moulin.scheduler.fleet import Fleet
 from moulin.scheduler.nodes import Column, NodeRow
-from moulin.scheduler.queues import Due
 from moulin.scheduler.quota import shortfalls
 from moulin.scheduler.rows import Held
 from moulin.scheduler.state import State
+from moulin.scheduler.walltime import set_end
 
 
 class Lot(NamedTuple):
@@ -112,10 +112,9 @@ def _extended(state: State, payload: LeaseExtended, event: Event) -> None:
     spec = replace(row.submission.spec, time_limit_s=payload.time_limit_s)
     row.submission = replace(row.submission, spec=spec)
     for attempt in state.live_attempts(row):
-        if attempt.ends_at_ns:
-            state.time_limits.remove(Due(attempt.ends_at_ns, attempt.id))
-            attempt.ends_at_ns += added_s * 10**9
-            state.time_limits.add(Due(attempt.ends_at_ns, attempt.id))
+        if attempt.limit_ends_ns:
+            attempt.limit_ends_ns += added_s * 10**9
+            set_end(state, row, attempt)
 
 
 LEASE_HANDLERS: Final[Mapping[type, Callable[[State, Any, Event], None]]] = {

@@ -80,7 +80,9 @@ class AttemptRow:
     ended. `broken_rank` is the rank that first ended without success, -1 for none. `port` is the
     gang's rendezvous port, 0 for a single task. `choice` says which alternative it was given. With
     `check_s` it is not the unit but the check of its nodes, of which there were `checks_before`.
-    `ends_at_ns` is when its time limit ends it, known from when it runs, 0 for never. `preempted_by` is the workload that it gives way to.
+    `ends_at_ns` is when its time ends, known from when it runs, 0 for never: of `limit_ends_ns`, by its own
+    limit, and of a replica `wall_ns`, by what its engine said last, the sooner one. `preempted_by` is the
+    workload that it gives way to.
     """
 
     id: AttemptId
@@ -93,6 +95,8 @@ class AttemptRow:
     stop_cause: StopCause | None = None
     grace_s: int = 0
     ends_at_ns: int = 0
+    limit_ends_ns: int = 0
+    wall_ns: int = 0
     started_at_ns: int = 0
     ended_at_ns: int = 0
     tasks_live: int = 0

@@ -1,4 +1,4 @@
-"""Why work that was placed has not begun: what its engines say, put together by reason.
+"""Why work that was placed has not begun, or ends too soon: what its engines say, put together by reason.
 
 What engines say is handed in; nothing here asks. A gang is one job, and an array is counted.
 """
@@ -13,6 +13,7 @@ from moulin.domain.standing import Standing
 from moulin.domain.words import moment
 from moulin.scheduler.rows import AttemptRow, TaskRow, WorkloadRow
 from moulin.scheduler.state import State
+from moulin.scheduler.walltime import MOVED_NS
 
 Standings = Mapping[StepId, Standing]
 NOTHING_SAID: Final[Standings] = {}
@@ -30,7 +31,31 @@ def standing_reasons(state: State, row: WorkloadRow, standings: Standings) -> It
             held.setdefault((each[0].engine, each[0].word), []).append(each)
     for alike in sorted(held.values(), key=len, reverse=True):
         yield from _held(alike, len(jobs))
+    yield from _cut_short(state, row, standings)
     yield from _silent([found for found, _ in jobs])
+
+
+def _cut_short(state: State, row: WorkloadRow, standings: Standings) -> Iterator[Reason]:
+    """Yield which job of a workload its engine ends first, of those that it ends before their own limit.
+
+    A replica follows its engine, and says so itself.
+    """
+    found = [
+        (standings[task.step], attempt.limit_ends_ns)
+        for attempt in state.live_attempts(row)
+        for task in attempt.tasks
+        if not task.is_ended and task.step in standings and not row.is_lasting
+    ]
+    short = [(each, limit_ns) for each, limit_ns in found if 0 < each.wall_ns < limit_ns - MOVED_NS]
+    if short:
+        first, limit_ns = min(short, key=lambda each: each[0].wall_ns)
+        parameters = {
+            "engine": first.engine,
+            "job": first.job,
+            "wall": moment(first.wall_ns),
+            "limit": moment(limit_ns),
+        }
+        yield Reason(code=ReasonCode.ENGINE_ENDS, parameters=parameters)
 
 
 def _job(attempt: AttemptRow, standings: Standings) -> Iterator[tuple[Standing, int]]:

@@ -4,15 +4,20 @@ A batch system gives every job an end. Before it, a replica is followed by anoth
 successor is asked for (`Succeed`), it waits and loads like any replica, the old one gets no new request
 once it is ready (`Drain`), and stops when it has nothing under way. How early follows from how long
 starts really took; what was never measured is assumed, and said to be. It never chooses a node.
+
+An end that somebody moves in the batch system itself is followed where it comes sooner than the replica's
+own limit; more time than it was given is not used. Decision 0036.
 """
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from moulin.domain.ids import WorkloadId
 from moulin.domain.plan import Succeed
 from moulin.domain.reasons import Reason, ReasonCode
-from moulin.domain.workload import WorkloadKind
-from moulin.scheduler.changes import members
+from moulin.domain.workload import AttemptState, WorkloadKind
+from moulin.scheduler.changes import attend, members
+from moulin.scheduler.queues import Due
 from moulin.scheduler.rows import AttemptRow, UnitRow, WorkloadRow
 from moulin.scheduler.state import State
 
@@ -22,6 +27,8 @@ WAIT_NS_ASSUMED: Final = 60 * NS_PER_S
 LOAD_NS_ASSUMED: Final = 120 * NS_PER_S
 # So many of the last measurements are kept; the longest of them counts.
 MEASURED_KEPT: Final = 5
+# An end that differs by less from the known one is the same: a launch takes a moment.
+MOVED_NS: Final = 5 * NS_PER_S
 # A start may take half as long again as the longest one seen, and this much more.
 SPARE_NS: Final = 5 * NS_PER_S
 
@@ -98,6 +105,49 @@ def turns_of(state: State, row: WorkloadRow, attempt: AttemptRow) -> Turns | Non
     lead_ns = expected_start(state, row).whole_ns * 3 // 2 + SPARE_NS
     succeed_ns = max(attempt.started_at_ns + span_ns // 4, drain_ns - lead_ns)
     return Turns(succeed_ns, drain_ns, stop_ns, attempt.ends_at_ns)
+
+
+# -- when it ends ---------------------------------------------------------------------------------
+
+
+def moves_end(state: State, attempt: AttemptRow, wall_ns: int) -> bool:
+    """Say whether a replica ends at another time than is known, now that its engine ends it at `wall_ns`."""
+    if not wall_ns or not _follows_engine(state, attempt):
+        return False
+    return abs(_end_ns(attempt.limit_ends_ns, wall_ns) - attempt.ends_at_ns) >= MOVED_NS
+
+
+def heed_wall(state: State, attempt: AttemptRow, wall_ns: int) -> None:
+    """Take over when the engine ends a replica; what it has under way is to be finished before."""
+    if not wall_ns or not _follows_engine(state, attempt):
+        return
+    attempt.wall_ns = wall_ns
+    row = state.workloads[WorkloadId(attempt.workload)]
+    set_end(state, row, attempt)
+    drain, stop_ns = state.drains.get(attempt.id), last_stop_ns(state, row, attempt)
+    if drain is not None and stop_ns is not None:
+        drain.until_ns = min(drain.until_ns, stop_ns)
+
+
+def set_end(state: State, row: WorkloadRow, attempt: AttemptRow) -> None:
+    """Have an attempt's time end by its own limit, or by its engine's if that comes first."""
+    ends_ns = _end_ns(attempt.limit_ends_ns, attempt.wall_ns)
+    if ends_ns != attempt.ends_at_ns:
+        state.time_limits.remove(Due(attempt.ends_at_ns, attempt.id))
+        attempt.ends_at_ns = ends_ns
+        state.time_limits.add(Due(ends_ns, attempt.id))
+        attend(state, row)
+
+
+def _end_ns(limit_ends_ns: int, wall_ns: int) -> int:
+    return min((ends_ns for ends_ns in (limit_ends_ns, wall_ns) if ends_ns), default=0)
+
+
+def _follows_engine(state: State, attempt: AttemptRow) -> bool:
+    """Say whether it is a replica that runs: how a job ends at an engine's limit is the engine's to say."""
+    row = state.workloads[WorkloadId(attempt.workload)]
+    is_endpoint = row.submission.spec.kind is WorkloadKind.ENDPOINT
+    return is_endpoint and not attempt.is_check and attempt.state is AttemptState.RUNNING
 
 
 # -- what is measured -----------------------------------------------------------------------------

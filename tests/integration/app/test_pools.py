@@ -4,6 +4,7 @@ import pytest
 
 from moulin.app.clock import SystemClock
 from moulin.app.wiring.engines import EngineBook
+from moulin.app.wiring.slurm import SLURM_SETTINGS, SlurmWays
 from moulin.domain.errors import InvalidSpec
 from moulin.domain.factory import Pool, PoolMode
 from moulin.ports.engine import Forgets, ListsSteps
@@ -73,3 +74,44 @@ def test_no_machine_is_counted_twice(one, other, is_same):
             EngineBook.check_pools([one, other])
     else:
         EngineBook.check_pools([one, other])
+
+
+REST = {"rest": "http://127.0.0.1:1", "rest_user": "ann", "rest_token": "token"}
+FIRECREST = {
+    "firecrest": "http://127.0.0.1:1",
+    "firecrest_system": "s",
+    "rest_token": "token",
+    "node_memory": "1GB",
+    "partition": "p",
+}
+
+
+@pytest.mark.parametrize(
+    ("common", "other", "is_shared"),
+    [
+        ({}, {"partition": "q", "poll_ms": "10", "account": "a", "qos": "fast"}, True),
+        ({}, {"conf": "/etc/other.conf"}, False),
+        ({}, {"bin": "/opt/slurm/bin"}, False),
+        ({"ssh": "login1"}, {"partition": "q", "reach_replicas": "ssh"}, True),
+        ({"ssh": "login1"}, {"ssh": "login2"}, False),
+        (REST, {"partition": "q"}, True),
+        (REST, {"rest_user": "bob"}, False),
+        (FIRECREST, {"partition": "q"}, False),
+    ],
+)
+def test_pools_that_reach_slurm_in_the_same_way_share_it(tmp_path, common, other, is_shared):
+    ways = SlurmWays(tmp_path)
+    pools = [
+        pool(name, "slurm", PoolMode.DELEGATED, **words)
+        for name, words in (("a", common), ("b", {**common, **other}))
+    ]
+    one, two = (
+        ways.way(
+            each,
+            {name: each.settings.get(name, "") for name in SLURM_SETTINGS},
+            tmp_path / each.name,
+        )
+        for each in pools
+    )
+    assert (one is two) is is_shared
+    assert (one.readings is two.readings) is is_shared

@@ -1,5 +1,7 @@
 """What engines tell, fail to tell, tell late or twice; silence ends nothing."""
 
+from dataclasses import replace
+
 import pytest
 
 from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable
@@ -12,9 +14,12 @@ from moulin.domain.events import (
     TaskObserved,
     WorkloadFinished,
 )
+from moulin.domain.ids import StepId
+from moulin.domain.observation import Observation, TaskPhase
 from moulin.domain.usage import Meter
 from moulin.domain.workload import Retry
-from tests.integration.controlplane.bench import job
+from moulin.engines.simulated.world import World
+from tests.integration.controlplane.bench import Machines, endpoint, job
 
 
 def reachable(mill):
@@ -255,3 +260,34 @@ def test_no_engine_acts_before_the_commit(mill):
     placing = [asked for asked, kinds in seen if "attempt.placed" in kinds]
     assert placing == [0]
     assert len(mill.floor.asked) == 1
+
+
+class Walled(Machines):
+    """Machines whose engine ends what runs at a time of its own."""
+
+    wall_ns = 0
+
+    def _observe(self, step: StepId) -> Observation:
+        seen = super()._observe(step)
+        return replace(seen, wall_ns=self.wall_ns) if seen.phase is TaskPhase.RUNNING else seen
+
+
+def test_an_engine_that_ends_a_replica_at_another_time_is_news_once_and_of_a_job_never(mill):
+    walled = Walled(World(mill.clock, mill.floor.capacity()))
+    mill.connect = lambda pool: walled
+    mill.reopen()
+    mill.turn(1)
+    served, _job = mill.submit(endpoint()), mill.submit(job(10**6))
+    mill.turns(5, 1.0)
+    sweep_s = mill.plane.settings.sweep_period_s
+    for minutes in (60, 30):
+        before = len(mill.events(TaskObserved))
+        walled.wall_ns = mill.clock.now_ns() + minutes * 60 * 10**9
+        mill.turns(3, sweep_s + 1.0)
+        [told] = mill.events(TaskObserved)[before:]
+        assert told.wall_ns == walled.wall_ns
+        assert told.step.startswith(served.id)
+        [row] = mill.plane.books.schedule.live_attempts(
+            mill.plane.books.schedule.workloads[served.id]
+        )
+        assert row.ends_at_ns == walled.wall_ns

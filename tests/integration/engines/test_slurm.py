@@ -3,6 +3,7 @@
 import contextlib
 import time
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from moulin.domain.errors import EngineRefused, EngineUnavailable
 from moulin.domain.ids import NodeId
 from moulin.domain.observation import SEEN_PHASES, TaskPhase
-from moulin.domain.workload import Resources, TaskTemplate
+from moulin.domain.workload import EndpointSpec, Resources, TaskTemplate
 from moulin.engines.slurm.evidence import RECORD_S
 from moulin.engines.task.shim import BEGUN_BEFORE
 from moulin.engines.task.spool import step_files
@@ -76,6 +77,34 @@ def test_a_gang_is_told_once_to_end(bench):
         bench.engine.stop(step.step, 30)
     assert [wait_for(bench, s.step, TaskPhase.EXITED).exit_code for s in steps] == [4, 4]
     assert sorted(told.read_text().split()) == ["0", "1"]
+
+
+def test_a_time_limit_that_somebody_changes_in_slurm_is_seen(bench, slurm_cluster):
+    task, model = TaskTemplate(command=("sleep", "1000")), EndpointSpec(model="m")
+    step = make_step("a", task, endpoint=model)  # with what the partition gives
+    bench.engine.start(step)
+    wait_for(bench, step.step, TaskPhase.RUNNING)
+    [job] = jobs_named(slurm_cluster, step.attempt)
+
+    def wall_s():
+        """Return when Slurm ends it, counted from its start there, once a change tells it."""
+        told.extend(seen.wall_ns // 10**9 for seen in bench.engine.changes())
+        return told[-1] - started_s() if told and told[-1] else 0
+
+    def started_s():
+        words = slurm_cluster.run("squeue", "-h", "-j", job, "-o", "%S").strip()
+        return int(datetime.fromisoformat(words).timestamp())
+
+    told: list[int] = []
+    wait_until(lambda: wall_s() == 24 * 3600, bench.pause)
+    for minutes in (30, 90):
+        slurm_cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+        wait_until(lambda: wall_s() == minutes * 60, bench.pause)  # noqa: B023 - waited for here
+        assert bench.engine.observe([step.step])[0].wall_ns == told[-1] * 10**9
+        assert bench.engine.standings([step.step])[step.step].wall_ns == told[-1] * 10**9
+    slurm_cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=UNLIMITED")
+    wait_until(lambda: bench.engine.observe([step.step])[0].wall_ns == 0, bench.pause)
+    assert len(told) <= 5  # what has not changed is not told
 
 
 def test_a_submission_whose_number_was_lost_is_found_by_its_name(bench, slurm_cluster):

@@ -77,6 +77,24 @@ def test_jobs_of_two_versions_are_the_same():
 
 
 @pytest.mark.parametrize(
+    ("more", "wall_s"),
+    [
+        ({"job_state": "RUNNING"}, 9),
+        ({"job_state": ["RUNNING"], "time_limit": some(60), "end_time": some(9)}, 9),
+        ({"job_state": "SUSPENDED"}, 0),
+        ({"job_state": "PENDING"}, 0),
+        ({"job_state": ["RUNNING", "COMPLETING"]}, 0),
+        ({"job_state": "RUNNING", "time_limit": None}, 0),
+        ({"job_state": "RUNNING", "time_limit": 4294967295}, 0),
+        ({"job_state": "RUNNING", "time_limit": {"set": False, "infinite": True, "number": 0}}, 0),
+    ],
+)
+def test_slurm_ends_what_runs_under_a_limit(more, wall_s):
+    job = read_jobs(json.dumps({"jobs": [{**OLD, **more}]}).encode())[0]
+    assert job.wall_ns == wall_s * 10**9
+
+
+@pytest.mark.parametrize(
     ("written", "code", "signal"),
     [
         (512, 2, 0),

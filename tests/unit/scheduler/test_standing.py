@@ -100,3 +100,15 @@ def test_a_reading_that_is_out_of_date_says_so_once(here, read_at_ns, when):
             " Slurm has not answered for 9 s"
         )
     ]
+
+
+def test_a_job_that_its_engine_ends_before_its_own_limit_says_so(here):
+    [step] = placed(here)
+    here.run(step)
+    [attempt] = here.state.attempts.values()
+    own_ns = attempt.limit_ends_ns
+    runs = Standing(engine="Slurm", job="12", wall_ns=own_ns + 130 * SECOND)
+    assert said(here, {step: runs}) == []
+    [words] = said(here, {step: replace(runs, wall_ns=own_ns - 600 * SECOND)})
+    assert words.startswith("Slurm ends job 12 at 1970-01-01")
+    assert "sooner than its own time limit would at" in words

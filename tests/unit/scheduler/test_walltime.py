@@ -12,7 +12,14 @@ from moulin.domain.plan import StopCause
 from moulin.domain.reasons import sentence
 from moulin.domain.workload import Scaling, WorkloadState
 from moulin.scheduler import explain, next_due_ns, plan_digest, start_step, workload_view
-from moulin.scheduler.walltime import LOAD_NS_ASSUMED, SPARE_NS, WAIT_NS_ASSUMED, expected_start
+from moulin.scheduler.walltime import (
+    LOAD_NS_ASSUMED,
+    MOVED_NS,
+    SPARE_NS,
+    WAIT_NS_ASSUMED,
+    expected_start,
+    moves_end,
+)
 from tests.unit.scheduler.world import SECOND, World, endpoint, job, node, world
 
 CHAT = WorkloadId("x")
@@ -55,9 +62,9 @@ def go_to(here: World, after_s: int, attempt: str = "x.u0.g1") -> None:
     here.now_ns = here.state.attempts[AttemptId(attempt)].started_at_ns + after_s * SECOND
 
 
-def idle(here: World, attempt: str) -> None:
+def idle(here: World, attempt: str, *, is_idle: bool = True) -> None:
     here.add(
-        DrainConfirmed(gateway="gw", gateway_epoch=1, attempt=AttemptId(attempt), is_idle=True)
+        DrainConfirmed(gateway="gw", gateway_epoch=1, attempt=AttemptId(attempt), is_idle=is_idle)
     )
 
 
@@ -330,3 +337,117 @@ def test_nobody_follows_when_the_money_is_spent():
     plan = here.cycle()
     assert plan.places == ()
     assert [stop.cause for stop in plan.stops] == [StopCause.BUDGET]
+
+
+# -- an end that somebody moves in the batch system itself ----------------------------------------
+
+
+def move(here: World, after_s: int, attempt: str = "x.u0.g1") -> int:
+    """Let the engine say that it ends a replica so long after its start; return when that is."""
+    wall_ns = here.state.attempts[AttemptId(attempt)].started_at_ns + after_s * SECOND
+    here.run(f"{attempt}.t0", is_ready=True, address="127.0.0.1:1", wall_ns=wall_ns)
+    return wall_ns
+
+
+def ends_s(here: World, attempt: str = "x.u0.g1") -> int:
+    row = here.state.attempts[AttemptId(attempt)]
+    return (row.ends_at_ns - row.started_at_ns) // SECOND
+
+
+def test_a_replica_that_is_given_less_time_is_followed_and_drained_before_its_new_end():
+    here = served()
+    go_to(here, 100)
+    wall_ns = move(here, 1200)
+    drain_at_s = 1200 - GRACE_S - DRAIN_S
+    succeed_at_s = drain_at_s - (WAIT_S + LOAD_S) * 3 // 2 - SPARE_NS // SECOND
+    assert any(f"may run for {1200 - 100} s more" in words for words in why(here))
+    go_to(here, succeed_at_s)
+    assert next_due_ns(here.state) == here.now_ns
+    [succession] = here.cycle().successions
+    assert succession.ends_at_ns == wall_ns
+    [place] = here.cycle().places
+    serve(here, place.attempt)
+    assert [drain.cause for drain in here.cycle().drains] == [StopCause.ROLLED_OVER]
+    idle(here, "x.u0.g1")
+    assert [stop.cause for stop in here.cycle().stops] == [StopCause.ROLLED_OVER]
+    here.exit("x.u0.g1.t0", 143)
+    here.cycle()
+    assert ends_s(here, place.attempt) == LIMIT_S  # its successor has all the time again
+    assert here.state.time_limits.next_ns == here.state.attempts[place.attempt].ends_at_ns
+
+
+def test_a_replica_whose_end_is_suddenly_near_is_followed_at_once_and_stopped_before_it():
+    here = served(cpus=1)
+    go_to(here, 1000)
+    wall_ns = move(here, 1060)
+    assert len(here.cycle().successions) == 1
+    [drain] = here.cycle().drains
+    assert drain.until_ns == wall_ns - GRACE_S * SECOND
+    idle(here, "x.u0.g1", is_idle=False)
+    here.now_ns = drain.until_ns
+    assert [stop.cause for stop in here.cycle().stops] == [StopCause.ROLLED_OVER]
+
+
+def test_one_that_drains_already_finishes_before_an_end_that_comes_sooner():
+    here = served(cpus=1)
+    go_to(here, DRAIN_AT_S)
+    here.cycle()
+    [drain] = here.cycle().drains
+    idle(here, "x.u0.g1", is_idle=False)
+    wall_ns = move(here, DRAIN_AT_S + 60)
+    assert next_due_ns(here.state) == wall_ns - GRACE_S * SECOND < drain.until_ns
+    here.now_ns = wall_ns - GRACE_S * SECOND
+    assert [stop.attempt for stop in here.cycle().stops] == [drain.attempt]
+
+
+def test_more_time_than_it_was_given_is_not_used_and_time_given_back_is():
+    here = served()
+    move(here, 2 * LIMIT_S)
+    assert ends_s(here) == LIMIT_S
+    move(here, 1200)
+    assert ends_s(here) == 1200
+    move(here, 2000)
+    assert ends_s(here) == 2000
+    move(here, LIMIT_S + 130)
+    assert ends_s(here) == LIMIT_S
+    assert [due.at_ns for due in here.state.time_limits.entries] == [
+        here.state.attempts[AttemptId("x.u0.g1")].ends_at_ns
+    ]
+    go_to(here, SUCCEED_AT_S)
+    here.now_ns -= 1
+    assert here.cycle().is_empty
+
+
+def test_a_replica_that_had_all_the_time_ends_when_its_engine_ends_it():
+    here = world(node("n1", cpus=8))
+    here.now_ns = SECOND
+    here.add(GatewayEpochOpened(gateway="gw", gateway_epoch=1))
+    here.submit("x", endpoint(1, time_limit_s=0))
+    serve(here, here.cycle().places[0].attempt)
+    assert next_due_ns(here.state) is None
+    move(here, 3600)
+    go_to(here, 3600 - 300)
+    here.now_ns += 300 * SECOND
+    assert len(here.cycle().successions) == 1
+
+
+def test_only_an_end_that_differs_is_news_and_only_of_replicas():
+    here = served()
+    attempt = here.state.attempts[AttemptId("x.u0.g1")]
+    own_ns = attempt.ends_at_ns
+    for wall_ns, is_news in (
+        (0, False),
+        (own_ns + 130 * SECOND, False),
+        (own_ns - MOVED_NS + 1, False),
+        (own_ns - MOVED_NS, True),
+    ):
+        assert moves_end(here.state, attempt, wall_ns) is is_news
+    move(here, 1200)
+    assert not moves_end(here.state, attempt, attempt.ends_at_ns)
+    assert moves_end(here.state, attempt, own_ns)
+    here.submit("j", job())
+    here.cycle()
+    here.run("j.u0.g1.t0", wall_ns=here.now_ns + 60 * SECOND)
+    of_job = here.state.attempts[AttemptId("j.u0.g1")]
+    assert of_job.ends_at_ns == of_job.started_at_ns + 3600 * SECOND
+    assert not moves_end(here.state, of_job, here.now_ns + 60 * SECOND)

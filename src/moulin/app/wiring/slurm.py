@@ -87,7 +87,7 @@ SLURM_PLACE: Final = ("ssh", "conf", "rest", "firecrest", "firecrest_system", "p
 _WAY: Final = ("ssh", "bin", "conf", "rest", "rest_user", "rest_token")
 # FirecREST tells too little: its client answers with what the pool itself says.
 _FIRECREST: Final = (
-    *("firecrest", "firecrest_system", "partition", "directory"),
+    *("firecrest", "firecrest_system", "partition"),
     *("node_memory", "node_accelerators"),
 )
 
@@ -165,18 +165,16 @@ def slurm_engine(
     is_led = goes_over_ssh(pool, words)
     ways = ways if ways is not None else SlurmWays(directory.parent)
     way = ways.way(pool, words, settings.directory)
-    led = None
-    if is_led and way.transport is not None:
-        led = (Tunnel(way.transport), way.folder / f"{pool.name}{_PORTS}")
-    is_led_by = led[1] if led is not None else None
+    tunnel = Tunnel(way.transport) if is_led and way.transport is not None else None
+    ports = way.folder / f"{pool.name}{_PORTS}" if tunnel is not None else None
     return SlurmEngine(
         settings,
         way.readings.client,
         clock=clock,
         registrations=registrations,
-        way=led,
+        way=(tunnel, ports) if tunnel is not None and ports is not None else None,
         readings=way.readings,
-        before=lambda: ways.give_up_ports(pool.name, is_led_by),
+        before=lambda: ways.give_up_ports(pool.name, but=ports),
     )
 
 

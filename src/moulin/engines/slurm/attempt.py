@@ -72,7 +72,7 @@ class Attempt:
     cancel_s: float = 0.0
     signature: tuple[object, ...] = ()
     open: set[StepId] = field(default_factory=set)
-    seen: dict[StepId, tuple[TaskPhase, str]] = field(default_factory=dict)
+    seen: dict[StepId, tuple[TaskPhase, str, int]] = field(default_factory=dict)
     signs: dict[StepId, tuple[int, float]] = field(default_factory=dict)
 
     @property

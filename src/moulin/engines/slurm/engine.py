@@ -467,7 +467,7 @@ class SlurmEngine:
         for attempt in self._book.open():
             job = jobs.value.get(attempt.job) if jobs.value is not None else None
             word = self._doors.word(attempt.id) if self._doors and attempt.is_endpoint else ""
-            state = (job.state, job.is_completing) if job else ()
+            state = (job.state, job.is_completing, job.wall_ns) if job else ()
             signature = (jobs.value is None, state, word)
             is_settled = attempt.signature == signature and self._is_settled(attempt, job)
             if is_settled and not (attempt.size > 1 and is_look_due):
@@ -477,7 +477,7 @@ class SlurmEngine:
                 told = attempt.seen.get(step)
                 seen = self._tell(attempt, step, jobs)
                 # ABSENT before its submission is no news, and the same word once it is fenced is.
-                if told != (seen.phase, seen.address) or step not in attempt.open:
+                if told != _told(attempt, seen) or step not in attempt.open:
                     yield seen
 
     def _just_begun(self, jobs: Reading[Jobs]) -> Iterator[Observation]:
@@ -492,13 +492,13 @@ class SlurmEngine:
             for step in begun:
                 told = attempt.seen.get(step)
                 seen = self._tell(attempt, step, jobs)
-                if told != (seen.phase, seen.address):
+                if told != _told(attempt, seen):
                     yield seen
 
     def _tell(self, attempt: Attempt, step: StepId, jobs: Reading[Jobs]) -> Observation:
         """Return what is seen of a step, and remember that it was told."""
         seen = self._observe(step, jobs)
-        attempt.seen[step] = (seen.phase, seen.address)
+        attempt.seen[step] = _told(attempt, seen)
         if seen.phase in ENDED_PHASES and (attempt.is_submitted or attempt.is_fenced()):
             self._close(attempt, step)
         return seen
@@ -566,3 +566,8 @@ class SlurmEngine:
             f"{verb} {step}: the spool failed with {cause!r}",
             hint=f"check the file system under {self._spool}; trying again is safe",
         )
+
+
+def _told(attempt: Attempt, seen: Observation) -> tuple[TaskPhase, str, int]:
+    """Return what of an observation is told again when it changes; only replicas follow Slurm's end."""
+    return seen.phase, seen.address, seen.wall_ns if attempt.is_endpoint else 0

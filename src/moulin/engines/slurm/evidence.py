@@ -72,8 +72,8 @@ class Case:
         """Say that nothing is known."""
         return self._bare(TaskPhase.UNREACHABLE, words)
 
-    def live(self, words: str) -> Observation:
-        """Say that it is there: running from when its shim has taken it."""
+    def live(self, words: str, wall_ns: int = 0) -> Observation:
+        """Say that it is there: running from when its shim has taken it, until Slurm ends it at `wall_ns`."""
         cpu_ns, memory_bytes_max = read_usage(self.files)
         is_found = self.attempt.is_endpoint or self.attempt.is_lease
         address = self.address() if is_found else ""
@@ -94,6 +94,7 @@ class Case:
             memory_bytes_max=memory_bytes_max,
             evidence=words,
             host=self._host(started.get("host", "")),
+            wall_ns=wall_ns if started_ns else 0,
         )
 
     def address(self) -> str:
@@ -228,7 +229,7 @@ def _live(case: Case, job: SlurmJob) -> Observation:
     end = case.recorded()
     if end is not None and end.evidence == ASKED_TO_END:
         return case.live(f"Slurm is ending job {job.key}; why will be known then")
-    return end or case.live(words)
+    return end or case.live(words, job.wall_ns)
 
 
 def _ended(case: Case, job: SlurmJob) -> Observation:

@@ -61,6 +61,8 @@ _PAIR: Final = re.compile(r"(?:^|\s)([A-Za-z][A-Za-z0-9_/:]*)=")
 _JOB: Final = re.compile(r"([0-9]+)(?:_[0-9]+)?")
 _SPAN: Final = re.compile(r"([0-9]+)(?:-([0-9]+)(?::([0-9]+))?)?")
 _ELEMENT_MAX: Final = 1 << 62
+# What stands for no limit in forms that have no word for it, in minutes, as all 32 bits.
+_UNLIMITED_S: Final = 60 * ((1 << 32) - 2)
 _STATE_MARKS: Final = "*~#!%$@^-"
 
 
@@ -72,8 +74,9 @@ class SlurmJob:
     amounts are per node. `exit_code` and `signal` are those of its batch script. Of an array job
     `array` is its number; what still waits is one job with its elements in `waiting` (`3-9,12`), and
     each other one is a job of its own with its `element`. `reason` is what squeue shows, `reason_word` the
-    one word of it; of a job that waits, `started_at_ns` is when Slurm reckons to start it. It runs on
-    `nodes`, and was submitted to run on `required_nodes` and no others.
+    one word of it; of a job that waits, `started_at_ns` is when Slurm reckons to start it, and of one that
+    runs, `ended_at_ns` is when it will end it. It runs on `nodes`, and was submitted to run on
+    `required_nodes` and no others.
     """
 
     id: int
@@ -104,6 +107,12 @@ class SlurmJob:
     def key(self) -> str:
         """What Slurm's commands call it."""
         return str(self.id) if self.element is None else f"{self.array}_{self.element}"
+
+    @property
+    def wall_ns(self) -> int:
+        """When Slurm will end it, as long as it runs; 0 for never. One that is suspended gets its time later."""
+        is_timed = self.state == "RUNNING" and 0 < self.time_limit_s < _UNLIMITED_S
+        return self.ended_at_ns if is_timed and not self.is_completing else 0
 
     @property
     def holds_nodes(self) -> bool:

@@ -121,7 +121,9 @@ def standing_of(job: SlurmJob, name: str, read_at_ns: int, failure: str = "") ->
     An estimate of its start that has passed is none.
     """
     if job.state not in PENDING and job.state not in STARTING:
-        return Standing(engine=ENGINE, job=name, read_at_ns=read_at_ns, failure=failure)
+        return Standing(
+            engine=ENGINE, job=name, wall_ns=job.wall_ns, read_at_ns=read_at_ns, failure=failure
+        )
     # Some words come with more: `ReqNodeNotAvail, UnavailableNodes:node-[1-4]`.
     first, _, more = job.reason.partition(",")
     word = job.reason_word or (first if " " not in first else "") or UNSAID

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 

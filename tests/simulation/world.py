@@ -175,9 +175,9 @@ class PolledEngine:
         self._faults.trip("capacity")
         return tuple(n for n in self.inner.capacity() if n.node not in self.place.hidden)
 
-    def health(self) -> tuple[NodeReading, ...]:
+    def health(self, nodes: Sequence[NodeId] = ()) -> tuple[NodeReading, ...]:
         self._faults.trip("health")
-        return tuple(n for n in self.inner.health() if n.node not in self.place.hidden)
+        return tuple(n for n in self.inner.health(nodes) if n.node not in self.place.hidden)
 
     def forget(self, step: StepId) -> None:
         self._faults.trip("before forget")

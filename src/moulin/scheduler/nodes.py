@@ -83,7 +83,7 @@ class NodeRow:
 class NodeTable:
     """Every node that was ever reported and is still served or still holds something."""
 
-    __slots__ = ("_room", "absent", "classes", "index", "names", "rows")
+    __slots__ = ("_expected", "_room", "absent", "classes", "index", "names", "rows")
 
     def __init__(self) -> None:
         self.names: list[NodeId] = []
@@ -93,6 +93,8 @@ class NodeTable:
         # What is known of nodes that left: one that comes back is not well for having been away, and
         # what its counters grew by meanwhile counts.
         self.absent: dict[NodeId, HealthRow] = {}
+        # Guests of machines that were not reported yet.
+        self._expected: dict[NodeId, dict[StepId, TaskRow]] = {}
         self._room: Columns = np.zeros((len(Column), _FIRST_ROOM), dtype=np.int64)
 
     def __len__(self) -> int:
@@ -113,7 +115,8 @@ class NodeTable:
         row = self.row(capacity.node)
         if row is None:
             health = self.absent.pop(capacity.node, None) or HealthRow()
-            row = NodeRow(capacity=capacity, pool=pool, health=health)
+            guests = self._expected.pop(capacity.node, {})
+            row = NodeRow(capacity=capacity, pool=pool, health=health, guests=guests)
             self._insert(capacity.node, row)
         row.capacity, row.pool, row.is_present = capacity, pool, True
         row.is_reachable = capacity.is_reachable
@@ -183,14 +186,21 @@ class NodeTable:
         self.part(task)
         task.host = host
         row = self.row(host)
-        if row is not None:
-            row.guests[task.step] = task
+        guests = row.guests if row is not None else self._expected.setdefault(host, {})
+        guests[task.step] = task
 
     def part(self, task: TaskRow) -> None:
         """Note that a task does not run any more on the machine it ran on."""
-        row = self.row(task.host) if task.host is not None else None
-        if row is not None and row.guests.pop(task.step, None) is not None:
+        if task.host is None:
+            return
+        row = self.row(task.host)
+        if row is not None:
+            row.guests.pop(task.step, None)
             self._drop_if_empty(row)
+        elif task.host in self._expected:
+            self._expected[task.host].pop(task.step, None)
+            if not self._expected[task.host]:
+                del self._expected[task.host]
 
     def release(self, task: TaskRow) -> None:
         """Give back what a task held."""

@@ -174,3 +174,18 @@ def test_what_others_tell_of_a_node_s_devices_closes_it_and_stops_nothing_of_our
     # Once its own reader says so, it is ours as well.
     see(here, device(0, is_remap_failed=True), node=NodeId("n0"))
     assert [each.attempt for each in here.cycle().stops] == ["x.u0.g1"]
+
+
+def test_what_runs_on_a_machine_before_it_is_known_is_its_guest_when_it_is():
+    here = world(node("p0", devices=4))
+    for name in ("x", "y"):
+        here.submit(name, job(1))
+    here.cycle()
+    for name in ("x", "y"):
+        run_on(here, f"{name}.u0.g1.t0", N7)
+    here.exit("y.u0.g1.t0", 0)
+    here.join(watched("n7"))
+    see(here, memory_errors=0)
+    see(here, memory_errors=1)
+    here.cycle()
+    assert [each.attempt for each in here.cycle().stops] == ["x.u0.g1"]

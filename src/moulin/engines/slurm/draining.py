@@ -44,24 +44,24 @@ class Draining:
         prefix = self._settings.prefix
         wanted = {machine_of(node, prefix): why for node, why in sorted(nodes.items())}
         make_directory(self._folder)
-        for host in sorted(set(os.listdir(self._folder)) - wanted.keys()):
-            self._resume(host)
+        ended = sorted(set(os.listdir(self._folder)) - wanted.keys())
+        new = [host for host, why in wanted.items() if self._recorded(host) != _name(why)]
+        if not (ended or new):
+            return
+        shown = {node.name: node for node in self._cluster.nodes_now().known()}
+        for host in ended:
+            node = shown.get(host)
+            if node is not None and node.flags & _DRAINED and node.reason.startswith(MARK):
+                self._tell(host, "")
             os.unlink(f"{self._folder}/{host}")
-        for host, why in wanted.items():
-            since = b"%d" % why.since_ns
-            if read_small(f"{self._folder}/{host}") != since:
-                self._drain(host, why)
-                write_whole(f"{self._folder}/{host}", since, is_durable=False)
+        for host in new:
+            node, why = shown.get(host), wanted[host]
+            if node is not None and not node.flags & _DRAINED:
+                self._tell(host, f"{MARK}{' '.join(why.words.split())}"[:WORDS_MAX])
+            write_whole(f"{self._folder}/{host}", _name(why), is_durable=False)
 
-    def _drain(self, host: str, why: Quarantine) -> None:
-        flags, _ = self._shown(host)
-        if not flags & _DRAINED:
-            self._tell(host, f"{MARK}{' '.join(why.words.split())}"[:WORDS_MAX])
-
-    def _resume(self, host: str) -> None:
-        flags, reason = self._shown(host)
-        if flags & _DRAINED and reason.startswith(MARK):
-            self._tell(host, "")
+    def _recorded(self, host: str) -> bytes | None:
+        return read_small(f"{self._folder}/{host}")
 
     def _tell(self, host: str, reason: str) -> None:
         try:
@@ -70,7 +70,7 @@ class Draining:
             verb = "drain" if reason else "resume"
             _LOG.warning("%s %s in Slurm: %s; %s", verb, host, refused.message, refused.hint)
 
-    def _shown(self, host: str) -> tuple[frozenset[str], str]:
-        """Return what Slurm shows of a node now: what it is, and why."""
-        found = [node for node in self._cluster.nodes_now().known() if node.name == host]
-        return (found[0].flags, found[0].reason) if found else (frozenset(), "")
+
+def _name(why: Quarantine) -> bytes:
+    """Return what tells a quarantine of a node from the next one."""
+    return b"%d" % why.since_ns

@@ -1,26 +1,37 @@
 """Turns what the reader on a node says of it into readings; decides nothing about what they mean."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from moulin.domain.health import DeviceReading, NodeReading
 from moulin.domain.ids import NodeId
 
-_DEVICE: Final = frozenset(DeviceReading.__dataclass_fields__)
 _MACHINE: Final = ("memory_bytes", "memory_errors", "disk_free_bytes")
 # A clock is said to be wrong only by more than what a slow way here may take.
+DEVICES_MAX: Final = 64
+NAME_MAX: Final = 128
+XIDS_MAX: Final = 256
 SLACK_NS: Final = 3_000_000_000
 
 
 def read_told(data: bytes) -> Mapping[str, Any] | None:
-    """Return what was written of a machine; None for a torn or foreign file."""
+    """Return what was written of a machine; None for a torn or foreign file.
+
+    Work of tenants can write where it is read: nothing is believed that a reader would not write.
+    """
     try:
         told = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return told if isinstance(told, dict) and isinstance(told.get("at_ns"), int) else None
+    if not isinstance(told, dict) or not _is_number(told.get("at_ns")):
+        return None
+    if not all(_is_number(told.get(name, -1)) for name in _MACHINE):
+        return None
+    devices = told.get("devices")
+    is_list = isinstance(devices, list) and len(devices) <= DEVICES_MAX
+    return told if devices is None or (is_list and all(map(_is_device, devices))) else None
 
 
 def reading_of(
@@ -64,8 +75,17 @@ def _together(former: DeviceReading, now: DeviceReading) -> DeviceReading:
     # One that names no task speaks of devices by their numbers on this very node.
     is_ours = not (former.steps and now.steps)
     steps = () if is_ours else tuple(dict.fromkeys((*former.steps, *now.steps)))
-    told = former if former.xids and not now.xids else now
-    return replace(now, steps=steps, xids=told.xids, xids_since_ns=told.xids_since_ns)
+    # Of those that heard any, who began first heard most; who speaks last says nothing about that.
+    heard = [each for each in (former, now) if each.xids] or [now]
+    told = min(heard, key=lambda each: each.xids_since_ns)
+    return replace(
+        now,
+        index=min(former.index, now.index),
+        steps=steps,
+        xids=told.xids,
+        xids_since_ns=told.xids_since_ns,
+        links_down=max(former.links_down, now.links_down),
+    )
 
 
 def skew_ns(at_ns: int, after_ns: int, before_ns: int) -> int:
@@ -79,5 +99,49 @@ def skew_ns(at_ns: int, after_ns: int, before_ns: int) -> int:
     return at_ns - after_ns if at_ns < after_ns - SLACK_NS else 0
 
 
+def _is_device(told: object) -> bool:
+    return (
+        isinstance(told, dict)
+        and {"index", "uuid"} <= told.keys()
+        and all(_KINDS[name](value) for name, value in told.items() if name in _KINDS)
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -1 <= value < 1 << 63
+
+
+def _is_flag(value: object) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= NAME_MAX and value.isprintable()
+
+
+def _is_counts(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= XIDS_MAX
+        and all(_is_name(each) and each.isdigit() for each in value)
+        and all(map(_is_number, value.values()))
+    )
+
+
+_KINDS: Final[Mapping[str, Callable[[object], bool]]] = {
+    "index": _is_number,
+    "uuid": _is_name,
+    "xids": _is_counts,
+    "ecc_uncorrected": _is_number,
+    "is_remap_pending": _is_flag,
+    "is_remap_failed": _is_flag,
+    "is_hot": _is_flag,
+    "is_braked": _is_flag,
+    "links_down": _is_number,
+    "is_lost": lambda value: isinstance(value, bool),
+    "xids_since_ns": _is_number,
+}
+
+
 def _device(told: Mapping[str, Any]) -> DeviceReading:
-    return DeviceReading(**{name: value for name, value in told.items() if name in _DEVICE})
+    return DeviceReading(**{name: value for name, value in told.items() if name in _KINDS})

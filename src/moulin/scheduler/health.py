@@ -30,8 +30,8 @@ DOUBTED_NS: Final = 600 * NS_PER_S
 _FORGIVEN_NS: Final = 7 * 86_400 * NS_PER_S
 _DOUBLINGS_MAX: Final = 20
 _COUNTED: Final = frozenset({Signal.XID, Signal.ECC_UNCORRECTED, Signal.MEMORY_UNCORRECTED})
-# A signal and what it is about: the index and the name of a device, or the whole node.
-_About = tuple[Signal, int, str]
+# A signal and what it is about: the name of a device, where it has none its number, or the whole node.
+_About = tuple[Signal, str]
 
 
 @dataclass(slots=True)
@@ -279,8 +279,13 @@ def _with_known_devices(before: NodeReading | None, now: NodeReading) -> NodeRea
 def _with_known_count(before: DeviceReading | None, now: DeviceReading) -> DeviceReading:
     if before is None or now.ecc_uncorrected >= 0:
         return now
-    xids = before.xids if now.is_lost else now.xids
-    return replace(now, ecc_uncorrected=before.ecc_uncorrected, xids=xids)
+    heard = before if now.is_lost else now
+    return replace(
+        now,
+        ecc_uncorrected=before.ecc_uncorrected,
+        xids=heard.xids,
+        xids_since_ns=heard.xids_since_ns,
+    )
 
 
 def _is_other_base(before: NodeReading, now: NodeReading) -> bool:
@@ -297,7 +302,7 @@ def _says_anything(reading: NodeReading) -> bool:
 
 
 def _about(symptom: Symptom) -> _About:
-    return symptom.signal, symptom.device, symptom.uuid
+    return symptom.signal, symptom.uuid or str(symptom.device)
 
 
 def _names(symptoms: tuple[Symptom, ...]) -> set[_About]:

@@ -315,9 +315,9 @@ def held_on(row: NodeRow, column: Columns) -> tuple[int, int, int]:
         return cpu_milli, memory_bytes, capacity.accelerators - int(column[Column.DEVICES_FREE])
     guests = row.guests.values()
     return (
-        capacity.taken_cpu_milli + sum(task.cpu_milli for task in guests),
-        capacity.taken_memory_bytes + sum(task.memory_bytes for task in guests),
-        capacity.taken_accelerators + sum(len(task.devices) for task in guests),
+        sum(task.cpu_milli for task in guests),
+        sum(task.memory_bytes for task in guests),
+        sum(len(task.devices) for task in guests),
     )
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from moulin.domain.errors import EngineRefused, EngineUnavailable
 from moulin.domain.health import NodeReading, Quarantine
 from moulin.domain.ids import NodeId
 from moulin.domain.observation import TaskPhase
@@ -168,6 +169,51 @@ def test_a_quarantine_drains_the_node_once_if_that_is_wanted_and_its_end_resumes
         assert drained(slurm_cluster) == (True, "a fan")
     finally:
         slurm_cluster.run("scontrol", "update", "node=node-2", "state=resume")
+
+
+def test_a_place_in_quarantine_and_a_node_that_is_down_keep_no_other_from_being_drained(
+    bench, slurm_cluster
+):
+    bench.renew_with(drains=True)
+    slurm_cluster.run("scontrol", "update", "node=node-1", "state=down", "reason=no power")
+    try:
+        down = dict.fromkeys((bench.places[0], MACHINES[1], MACHINES[2]), BAD)
+        with pytest.raises(EngineUnavailable, match="node-1"):  # told again until it answers
+            bench.engine.avoid(down)
+        assert drained(slurm_cluster) == (True, "moulin: device 2 shows xid 79")
+        assert "no power" in slurm_cluster.run("scontrol", "show", "node", "node-1", "-o")
+    finally:
+        for node in ("node-1", "node-2"):
+            slurm_cluster.run("scontrol", "update", f"node={node}", "state=resume")
+
+
+def test_two_pools_resume_a_node_when_neither_wants_it_drained_any_more(
+    bench, slurm_cluster, tmp_path
+):
+    shared = {"drains": True, "health": tmp_path / "machines"}
+    bench.renew_with(**shared)
+    first = bench.engine
+    bench.renew_with(**shared, prefix="q-", directory=tmp_path / "other")
+    second, other = bench.engine, {NodeId("q-node-2"): replace(BAD, since_ns=5)}
+    bench.engine = first
+    first.avoid({MACHINES[2]: BAD})
+    second.avoid(other)
+    first.avoid({})
+    assert drained(slurm_cluster)[0]
+    second.avoid({})
+    assert not drained(slurm_cluster)[0]
+
+
+def test_what_slurm_s_operators_alone_may_do_is_said_once(bench, caplog, monkeypatch):
+    def refuse(*_):
+        raise EngineRefused("Invalid user id", hint="ask an operator")
+
+    bench.renew_with(drains=True)
+    monkeypatch.setattr(bench.engine._cluster._client, "drain", refuse, raising=False)
+    for _ in range(2):
+        bench.engine.avoid({MACHINES[2]: BAD})
+    assert [each.levelname for each in caplog.records] == ["WARNING"]
+    assert "ask an operator" in caplog.text
 
 
 def test_without_the_setting_slurm_s_nodes_are_left_alone(bench, slurm_cluster):

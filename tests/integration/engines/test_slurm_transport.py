@@ -13,7 +13,10 @@ from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import LocalTransport, SshTransport
 from tests.conformance.engine_bench import RealClock, make_step, wait_until
 
-WORDS = ("printf", "%s|", "a b", "$HOME", "'quoted'", 'two "words"', "*", "", "é")
+WORDS = (
+    *("printf", "%s|", "a b", "$HOME", "'quoted'", 'two "words"', "*", "", "é"),
+    *("$(echo no):$PATH", "`echo no`:$PATH", "; echo no #", "a\nb"),
+)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from moulin.engines.slurm.client import SlurmClient
 from moulin.engines.slurm.cluster import Cluster
 from moulin.engines.slurm.formats import SlurmNode, SlurmPartition
 from moulin.engines.slurm.places import places
+from moulin.engines.slurm.readings import Readings
 from moulin.engines.slurm.settings import SlurmSettings
 from tests.conformance.engine_bench import make_step
 
@@ -47,7 +48,7 @@ def settings_of(directory, **more):
 
 
 def gres_type(settings, asked, *nodes):
-    cluster = Cluster(cast("SlurmClient", Listed()), settings, own_comment="moulin:me:")
+    cluster = Cluster(Readings(cast("SlurmClient", Listed())), settings, own_comment="moulin:me:")
     step = make_step("a", TaskTemplate(command=("true",)), nodes=nodes or ("p-00000",))
     resources = Resources(accelerators=1, accelerator_class=asked)
     return cluster.gres_type(replace(step, resources=resources))

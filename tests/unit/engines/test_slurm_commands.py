@@ -8,6 +8,7 @@ from moulin.domain.errors import EngineUnavailable
 from moulin.engines.slurm.client import SlurmClient
 from moulin.engines.slurm.cluster import Cluster
 from moulin.engines.slurm.commands import Commands
+from moulin.engines.slurm.readings import Readings
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import Answer, LocalTransport
 
@@ -57,7 +58,7 @@ def test_accounting_that_failed_is_left_alone_for_a_moment(tmp_path):
     transport = Scripted(AWAY)
     settings = SlurmSettings(directory=tmp_path)
     driver = cast("SlurmClient", Commands(transport))
-    cluster = Cluster(driver, settings, own_comment="moulin:me:")
+    cluster = Cluster(Readings(driver), settings, own_comment="moulin:me:")
     for job in ("7", "8", "9"):
         with pytest.raises(EngineUnavailable):
             cluster.recall(job)

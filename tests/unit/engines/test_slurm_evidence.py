@@ -15,6 +15,7 @@ from moulin.engines.slurm.client import SlurmClient
 from moulin.engines.slurm.cluster import Cluster
 from moulin.engines.slurm.evidence import Case, Evidence
 from moulin.engines.slurm.formats import JobBook, SlurmJob
+from moulin.engines.slurm.readings import Readings
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.watched import Reading
 from moulin.engines.task.shim import BEGUN_BEFORE
@@ -46,7 +47,9 @@ class Bench:
             id=ATTEMPT, directory=self.files.attempt_directory, own_job="7", is_submitted=True
         )
         settings = SlurmSettings(directory=folder, machine_class="here")
-        cluster = Cluster(cast("SlurmClient", NoAccounting()), settings, own_comment="moulin:me:")
+        cluster = Cluster(
+            Readings(cast("SlurmClient", NoAccounting())), settings, own_comment="moulin:me:"
+        )
         self.evidence = Evidence(cluster)
         self.number = 0
 

@@ -34,7 +34,7 @@ from moulin.engines.slurm.importing import (
 )
 from moulin.engines.slurm.readings import Readings
 from moulin.engines.slurm.rest import Rest
-from moulin.engines.slurm.settings import SlurmSettings
+from moulin.engines.slurm.settings import OWNER, SlurmSettings
 from moulin.engines.slurm.tenants import (
     ASSOCIATIONS,
     LEVELS,
@@ -162,6 +162,7 @@ def slurm_engine(
     cannot be made.
     """
     settings, words = slurm_settings(pool, directory)
+    _refuse_former_spool(settings)
     is_led = goes_over_ssh(pool, words)
     ways = ways if ways is not None else SlurmWays(directory.parent)
     way = ways.way(pool, words, settings.directory)
@@ -176,6 +177,18 @@ def slurm_engine(
         readings=way.readings,
         before=lambda: ways.give_up_ports(pool.name, but=ports),
     )
+
+
+def _refuse_former_spool(settings: SlurmSettings) -> None:
+    """Raise `EngineUnavailable` where what all pools had together was not given to one of them yet."""
+    own = settings.directory / "spool"
+    former = settings.directory.parent / "spool"
+    if (former / OWNER).exists() and not own.exists():
+        raise EngineUnavailable(
+            f"open {own}: what runs for this pool may be on record in {former}",
+            hint="each pool has a folder of its own now: with Moulin stopped,"
+            f" `mkdir -p {settings.directory} && mv {former} {own}` for the pool whose work it holds",
+        )
 
 
 def slurm_settings(pool: Pool, directory: Path) -> tuple[SlurmSettings, Mapping[str, str]]:

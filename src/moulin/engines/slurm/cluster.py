@@ -17,7 +17,6 @@ from moulin.engines.slurm.client import (
     FindsImageTool,
     JobRequest,
     KeepsAway,
-    SlurmClient,
 )
 from moulin.engines.slurm.formats import JobBook, SlurmJob, SlurmNode, SlurmPartition
 from moulin.engines.slurm.readings import Readings
@@ -37,33 +36,23 @@ TIME_MARGIN_S: Final = 120
 class Cluster:
     """One cluster, its newest readings, and the pool's own jobs."""
 
-    def __init__(
-        self,
-        client: SlurmClient,
-        settings: SlurmSettings,
-        *,
-        own_comment: str,
-        readings: Readings | None = None,
-    ) -> None:
-        """`own_comment` is how the comments of this pool's own jobs begin.
-
-        `readings` are those of the same client that other pools share; without them it has its own.
-        """
-        read = readings if readings is not None else Readings(client)
+    def __init__(self, readings: Readings, settings: SlurmSettings, *, own_comment: str) -> None:
+        """Share `readings` with other pools; `own_comment` is how the comments of own jobs begin."""
+        client = readings.client
         self._client = client
         self._settings = settings
         self.own_comment = own_comment
-        self._jobs: Watched[Jobs] = Watched(read.jobs, settings.poll_s)
+        self._jobs: Watched[Jobs] = Watched(readings.jobs, settings.poll_s)
         nodes_period_s = min(NODES_PERIOD_S, 4 * settings.poll_s)
-        self._nodes: Watched[tuple[SlurmNode, ...]] = Watched(read.nodes, nodes_period_s)
+        self._nodes: Watched[tuple[SlurmNode, ...]] = Watched(readings.nodes, nodes_period_s)
         self._own_nodes: tuple[tuple[int, str], tuple[SlurmNode, ...]] = ((0, ""), ())
         partitions_period_s = min(PARTITIONS_PERIOD_S, 15 * settings.poll_s)
         self._partitions: Watched[tuple[SlurmPartition, ...]] = Watched(
-            read.partitions, partitions_period_s
+            readings.partitions, partitions_period_s
         )
-        self._array_max: Watched[int] = Watched(read.array_max, ARRAYS_PERIOD_S)
-        self.miss = read.accounting.miss
-        self.recall = read.accounting.recall
+        self._array_max: Watched[int] = Watched(readings.array_max, ARRAYS_PERIOD_S)
+        self.miss = readings.accounting.miss
+        self.recall = readings.accounting.recall
         self.ring = client.ring
         self.cancel = client.cancel
         self.door: Converses | None = client if isinstance(client, Converses) else None

@@ -45,13 +45,14 @@ from moulin.engines.slurm.forwards import Forwards
 from moulin.engines.slurm.inside import entry_beside
 from moulin.engines.slurm.places import calmed, places
 from moulin.engines.slurm.readings import Readings
-from moulin.engines.slurm.settings import SlurmSettings
+from moulin.engines.slurm.settings import OWNER, SlurmSettings
 from moulin.engines.slurm.sought import Sought
 from moulin.engines.slurm.starting import Starter
 from moulin.engines.slurm.submission import install_program, shared_data
 from moulin.engines.slurm.tunnel import Tunnel
 from moulin.engines.slurm.waiting import standings
 from moulin.engines.slurm.watched import Reading
+from moulin.engines.slurm.wellbeing import FOLDER as HEALTH
 from moulin.engines.slurm.wellbeing import LOOK, Wellbeing
 from moulin.engines.task.dropped import Dropped
 from moulin.engines.task.entering import PROGRAM as ENTER
@@ -117,6 +118,7 @@ class SlurmEngine:
         self._settings = settings
         self._clock = clock
         self._spool = settings.directory.resolve() / "spool"
+        readings = readings if readings is not None else Readings(client)
         try:
             make_directory(str(self._spool))
             share_checkpoints(self._spool, settings.checkpoints)
@@ -126,7 +128,8 @@ class SlurmEngine:
             self._enter = install_program(self._spool, ENTER)
             data = shared_data(self._spool, settings.python)
             reader = install_program(self._spool, LOOK) if settings.reads_nodes else ""
-            self._wellbeing = Wellbeing(self._spool, clock, settings, reader=reader)
+            told = readings.told((settings.health or self._spool / HEALTH).resolve(), clock)
+            self._wellbeing = Wellbeing(self._spool, clock, settings, told, reader=reader)
             self._dropped = Dropped(self._spool)
             self._book = Attempts(self._spool, self._dropped)
             forwards = Forwards(*way, self._book.is_open) if way is not None else None
@@ -136,9 +139,9 @@ class SlurmEngine:
                 hint="the pool's `directory` must be writable here and on every node",
             ) from cause
         own_comment = f"moulin:{owner}:"
-        self._cluster = Cluster(client, settings, own_comment=own_comment, readings=readings)
+        self._cluster = Cluster(readings, settings, own_comment=own_comment)
         self._evidence = Evidence(self._cluster)
-        self._avoidance = Avoidance(self._spool, self._cluster, settings)
+        self._avoidance = Avoidance(self._wellbeing.folder, self._cluster, settings)
         self._doors: Doors | None = None
         if registrations is not None:
             self._doors = Doors(settings, registrations, clock, sidecar, forwards)
@@ -557,7 +560,7 @@ class SlurmEngine:
 
     def _read_owner(self) -> str:
         """Return the name under which this directory's jobs are known, making it the first time."""
-        path = str(self._spool / ".owner")
+        path = str(self._spool / OWNER)
         write_once(path, os.urandom(6).hex().encode())
         return (read_small(path) or b"").decode()
 

@@ -26,6 +26,7 @@ from moulin.engines.slurm.formats import (
     number,
 )
 from moulin.engines.slurm.over_http import body_of, read_token
+from moulin.engines.slurm.settings import OWNER
 
 TIMEOUT_S: Final = 30.0
 _CREATED: Final = 201
@@ -163,7 +164,7 @@ class Firecrest:
 
     def _comment(self, name: str) -> str:
         try:
-            owner = (self._stated.directory / "spool" / ".owner").read_text("utf-8")
+            owner = (self._stated.directory / "spool" / OWNER).read_text("utf-8")
         except OSError:
             return ""
         return f"moulin:{owner}:{name}"

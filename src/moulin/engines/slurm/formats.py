@@ -76,7 +76,7 @@ class SlurmJob:
     each other one is a job of its own with its `element`. `reason` is what squeue shows, `reason_word` the
     one word of it; of a job that waits, `started_at_ns` is when Slurm reckons to start it, and of one that
     runs, `ended_at_ns` is when it will end it. It runs on `nodes`, and was submitted to run on
-    `required_nodes` and no others.
+    `required_nodes` and no others, on none of `excluded_nodes`.
     """
 
     id: int
@@ -92,6 +92,7 @@ class SlurmJob:
     reason_word: str = ""
     nodes: str = ""
     required_nodes: str = ""
+    excluded_nodes: str = ""
     is_completing: bool = False
     exit_code: int = 0
     signal: int = 0
@@ -359,6 +360,7 @@ def _job(body: Mapping[str, Any]) -> SlurmJob:
         reason_word=str(fields["reason"] or "").replace("None", ""),
         nodes=str(fields["nodes"] or ""),
         required_nodes=str(body.get("required_nodes") or ""),
+        excluded_nodes=str(body.get("excluded_nodes") or ""),
         is_completing=is_completing,
         exit_code=exit_code,
         signal=signal,

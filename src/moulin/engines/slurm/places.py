@@ -161,8 +161,17 @@ def _closed(node: NodeCapacity, why: str) -> NodeCapacity:
 
 
 def _watched(node: NodeCapacity) -> NodeCapacity:
-    """Return a machine whose room, and power, is offered by places."""
-    return replace(node, is_watched_only=True, idle_mw=0, peak_mw=0, power_source="")
+    """Return a machine whose room and power are offered, and held, by places."""
+    return replace(
+        node,
+        is_watched_only=True,
+        idle_mw=0,
+        peak_mw=0,
+        power_source="",
+        taken_cpu_milli=0,
+        taken_memory_bytes=0,
+        taken_accelerators=0,
+    )
 
 
 def _anonymous(nodes: Sequence[NodeCapacity], prefix: str) -> tuple[NodeCapacity, ...]:

@@ -6,12 +6,15 @@ reads, so that nothing has to be told when a pool goes.
 
 import threading
 import time
+from pathlib import Path
 from typing import Final
 
 from moulin.domain.errors import EngineUnavailable
 from moulin.engines.slurm.client import SlurmClient
 from moulin.engines.slurm.formats import JobBook, SlurmJob, SlurmNode, SlurmPartition
 from moulin.engines.slurm.watched import Question
+from moulin.engines.slurm.wellbeing import ToldFiles
+from moulin.ports.clock import Clock
 
 # So many ends that accounting told are remembered: none of them changes any more.
 RECALLED_MAX: Final = 20_000
@@ -30,6 +33,13 @@ class Readings:
         self.partitions: Question[tuple[SlurmPartition, ...]] = Question(client.partitions)
         self.array_max: Question[int] = Question(client.array_size_max)
         self.accounting = Accounting(client)
+        self._told: dict[Path, ToldFiles] = {}
+
+    def told(self, folder: Path, clock: Clock) -> ToldFiles:
+        """Return what readers on the nodes write in a folder, for all pools that have it; `OSError`."""
+        if folder not in self._told:
+            self._told[folder] = ToldFiles(folder, clock)
+        return self._told[folder]
 
     def _ask_jobs(self) -> JobBook:
         return JobBook(self.client.jobs())

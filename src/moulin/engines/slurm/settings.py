@@ -6,6 +6,8 @@ from typing import Final
 
 # The system's own where there is one, else the first in PATH.
 ANY_PYTHON: Final = "python3"
+# In a pool's spool: the name under which its jobs are known in Slurm.
+OWNER: Final = ".owner"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,10 +112,11 @@ class SshTransport:
         )
         weakref.finalize(self, _hang_up, sockets)
         given = {**_ALWAYS, **(environment or {})}
-        variables = [f"{name}={value}" for name, value in sorted(given.items())]
-        self._before = (
-            ("env", *variables, f"PATH={folder}:$PATH") if folder else ("env", *variables)
-        )
+        before = [f"{name}={shlex.quote(value)}" for name, value in sorted(given.items())]
+        if folder:
+            before.append(f'PATH={shlex.quote(folder)}:"$PATH"')
+        # All else that the shell on the other side reads is quoted: words of tenants are among it.
+        self._before = " ".join(("env", *before))
 
     def run(self, command: Sequence[str], *, stdin: bytes = b"") -> Answer:
         """Return a command's answer; raises `EngineUnavailable` when it gave none."""
@@ -136,10 +137,7 @@ class SshTransport:
         return Entry(argv=on_a_terminal((*ssh, self._words(command))), env=passed)
 
     def _words(self, command: Sequence[str]) -> str:
-        return " ".join(
-            f'"{word}"' if word.endswith(":$PATH") else shlex.quote(word)
-            for word in (*self._before, *command)
-        )
+        return f"{self._before} {shlex.join(command)}"
 
 
 def over_that(control_path: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import _thread
 import ctypes
+import hashlib
 import json
 import os
 import select
@@ -178,7 +179,7 @@ class Nvml:
         rows = [ctypes.c_uint() for _ in range(4)]
         nvml = self.nvml
         found: Reading = {"index": index, "uuid": uuid, "xids_since_ns": self.since_ns}
-        found["xids"] = self.xids.get(uuid, {})
+        found["xids"] = dict(self.xids.get(uuid, {}))
         if (
             nvml.nvmlDeviceGetTotalEccErrors(handle, UNCORRECTED, VOLATILE, ctypes.byref(errors))
             == 0
@@ -314,8 +315,8 @@ class Task:
 def take_turn(name: str) -> socket.socket | None:
     """Return a lock if nobody else on this machine reads under a name, kept until this process ends."""
     lock = socket.socket(socket.AF_UNIX)
-    try:
-        lock.bind("\0" + name)
+    try:  # a name of a socket is short
+        lock.bind("\0moulin-look:" + hashlib.sha256(name.encode()).hexdigest())
     except OSError:
         lock.close()
         return None
@@ -381,7 +382,7 @@ def watch(folder: str, step_directory: str, task: Task) -> None:
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     if seen == []:
         # Without devices of its own one reader on each machine is enough.
-        lock = take_turn(f"moulin-look:{os.path.abspath(folder)}:{node}")
+        lock = take_turn(f"{os.path.abspath(folder)}:{node}")
         if lock is None:
             return
     attempt, rank = os.path.abspath(step_directory).split("/")[-2:]

@@ -118,7 +118,7 @@ def lose_device(kind: str, gang: Gang, node: str, front: Front, cluster: SlurmCl
     """Let one node's driver tell of the device that a task of a gang holds there."""
     device = device_of(gang.pids()[gang.nodes().index(node)])
     readers = front.running.data.glob
-    files = f"**/.health/{host(node)}/{gang.job.id}.*.g{gang.generation()}.t*"
+    files = f"**/.health/*/{host(node)}/{gang.job.id}.*.g{gang.generation()}.t*"
     known = wait_for(lambda: any(readers(files)) and is_read(front, node, device), BEGUN_S_MAX)
     if not known:
         raise RuntimeError(f"nobody reads device {device} of {node}")

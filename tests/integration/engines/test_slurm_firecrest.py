@@ -114,7 +114,7 @@ def test_elements_are_submitted_one_by_one_and_stopped_alone(bench):
 def test_a_submission_whose_number_was_lost_is_found(bench):
     step = make_step("a", counted(bench.directory, "sleep 1"), nodes=bench.places[:1])
     bench.engine.start(step)
-    (bench.directory / "spool" / step.attempt / "job").unlink()
+    (bench.directory / "p" / "spool" / step.attempt / "job").unlink()
     bench.renew()
     bench.engine.start(step)
     assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 0

@@ -111,7 +111,11 @@ def check_partition(
     yield _state(found)
     yield judge_nodes(found, [node for node in nodes if found.name in node.partitions])
     if transport is not None:
-        shown = transport.run(("scontrol", "show", "partition", found.name, "-o"))
+        try:
+            shown = transport.run(("scontrol", "show", "partition", found.name, "-o"))
+        except EngineError as failure:
+            yield unknown("who may submit", failure.message, failure.hint)
+            return
         yield judge_rights(next(iter(records(_text(shown))), {}))
 
 

@@ -123,8 +123,7 @@ class SlurmEngine:
             make_directory(str(self._spool))
             share_checkpoints(self._spool, settings.checkpoints)
             program, owner = install_program(self._spool), self._read_owner()
-            sidecar = install_program(self._spool, SIDECAR)
-            login = install_program(self._spool, LOGIN)
+            sidecar, login = (install_program(self._spool, each) for each in (SIDECAR, LOGIN))
             self._enter = install_program(self._spool, ENTER)
             data = shared_data(self._spool, settings.python)
             reader = install_program(self._spool, LOOK) if settings.reads_nodes else ""
@@ -138,8 +137,7 @@ class SlurmEngine:
                 f"open {self._spool}: {cause.strerror}",
                 hint="the pool's `directory` must be writable here and on every node",
             ) from cause
-        own_comment = f"moulin:{owner}:"
-        self._cluster = Cluster(readings, settings, own_comment=own_comment)
+        self._cluster = Cluster(readings, settings, own_comment=f"moulin:{owner}:")
         self._evidence = Evidence(self._cluster)
         self._avoidance = Avoidance(self._wellbeing.folder, self._cluster, settings)
         self._doors: Doors | None = None

@@ -108,7 +108,7 @@ def _is_device(told: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -1 <= value < 1 << 63
+    return isinstance(value, int) and not isinstance(value, bool) and -1 <= value < 1 << 64
 
 
 def _is_flag(value: object) -> bool:

@@ -51,6 +51,10 @@ def test_what_no_reader_writes_is_not_believed(data):
     assert read_told(data) is None
 
 
+def test_a_counter_may_be_as_large_as_a_driver_counts():
+    assert read_told(told(ecc_uncorrected=2**64 - 1)) is not None
+
+
 def test_nobody_can_say_for_whom_they_speak():
     found = read_told(told(steps=["job_x.u0.g1.t0"]))
     assert found is not None

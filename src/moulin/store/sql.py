@@ -8,6 +8,7 @@ is fenced even when it never learnt that it lost the lead. It never decides what
 import os
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from typing import Final, NoReturn, Self
 
@@ -21,6 +22,9 @@ from moulin.store.rows import RESTORE_HINT, RowGroup, batch_rows, integer_of
 from moulin.store.statements import JOINABLE, joined, portions
 from moulin.store.tallies import AccountTotal, Advance, Tallies, advance, log_gap, settle
 
+# How long the lead is asked for again that a connection of our own may still have, and how often.
+FORMER_S: Final = 2.0
+FORMER_PERIOD_S: Final = 0.05
 # What a driver says of values that no column can hold.
 _UNFIT: Final = (OverflowError, UnicodeEncodeError)
 # From one shard's name to the next, and its last leaf: GROUP BY would read every leaf.
@@ -171,7 +175,7 @@ class SqlStore(SqlReads):
         if self._writer is not None:
             return self._writer
         writer = self._open_writer()
-        if self._backend.take_lead(writer):
+        if self._leads(writer):
             self._writer = writer
             return writer
         epoch, holder, _, _ = self._meta(writer, self._backend.statements.read_meta)
@@ -183,6 +187,19 @@ class SqlStore(SqlReads):
             hint="stop that one first; it lets go of the lead when it ends",
             details={"holder": holder, "epoch": epoch},
         )
+
+    def _leads(self, writer: DriverConnection) -> bool:
+        """Say whether this connection has the lead now.
+
+        A server may need a moment to notice that our last one is gone; nobody else came meanwhile.
+        """
+        deadline_s = time.monotonic() + FORMER_S
+        while not self._backend.take_lead(writer):
+            epoch = self._meta(writer, self._backend.statements.read_meta)[0]
+            if not self._epoch or epoch != self._epoch or time.monotonic() >= deadline_s:
+                return False
+            time.sleep(FORMER_PERIOD_S)
+        return True
 
     def _take_epoch(self, writer: DriverConnection) -> tuple[int, int]:
         """Count up the epoch; return it and the number of commits so far."""

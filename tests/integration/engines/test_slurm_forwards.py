@@ -222,6 +222,8 @@ def test_the_port_of_a_replica_that_ended_is_closed_and_what_goes_through_it_goe
 
 def test_the_next_control_plane_finds_ports_as_they_are(forwards, door, record, ssh_server):
     port, before = led(forwards, door), ssh_server.connections()
+    # What is led is put on record when all of it is.
+    wait_until(lambda: forwards._thread is None or not forwards._thread.is_alive())
     heir = forwards_of(transport_of(ssh_server, record), record)
     assert heir.address(ATTEMPT, door) == f"127.0.0.1:{port}"
     assert heir.word(ATTEMPT) == forwards.word(ATTEMPT)

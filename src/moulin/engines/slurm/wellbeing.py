@@ -26,9 +26,10 @@ FOLDER: Final = ".health"  # in the spool, where no attempt's name begins with a
 PERIOD_S: Final = 2.0
 # The reader as a file, to be put where nodes see it.
 LOOK: Final = str(Path(__file__).parent.parent / "task" / "look.py")
-# What was written so long ago was left behind by a reader that has gone. It counts for as long after it
-# was first read: the last word of a task may have been written while no control plane was there.
+# What was written so long ago was left behind by a reader that has gone. The last word of a task counts for
+# a moment after it was first read: no control plane may have been there when it was written.
 OLD_S: Final = 90.0
+UNREAD_S: Final = 30.0
 GONE_S: Final = 3600.0
 OWN_MAX: Final = 50_000
 # For how long a network file system may show a folder as it was.
@@ -48,9 +49,14 @@ class Told:
     read_s: float
 
     def is_believed(self) -> bool:
-        """Say whether it still counts: it is new, or nobody was there to read it when it was."""
-        is_fresh = time.time_ns() - self.written_ns <= OLD_S * 1e9
-        return is_fresh or time.monotonic() - self.read_s <= OLD_S
+        """Say whether it still counts: it is new, or a last word that nobody was there to read in time.
+
+        A last word speaks of broken devices alone, what else was read is not so any more.
+        """
+        if time.time_ns() - self.written_ns <= OLD_S * 1e9:
+            return True
+        is_last = self.facts.get("disk_free_bytes", -1) < 0 and bool(self.facts.get("devices"))
+        return is_last and time.monotonic() - self.read_s <= UNREAD_S
 
 
 class ToldFiles:

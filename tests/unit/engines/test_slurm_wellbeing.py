@@ -63,6 +63,6 @@ def test_old_words_drafts_and_foreign_files_are_nothing(files):
 
 
 def test_a_folder_that_cannot_be_read_is_said_to_be(files):
-    os.rmdir(files.folder)
+    Path(files.folder).rmdir()
     with pytest.raises(EngineError, match="health"):
         files._look()

@@ -85,6 +85,15 @@ class NodeReading:
     complaints: tuple[str, ...] = ()
 
 
+def tellers(one: tuple[StepId, ...], other: tuple[StepId, ...]) -> tuple[StepId, ...]:
+    """Return the `steps` of a device that two told of; one that names none speaks of this very node's.
+
+    >>> tellers((StepId("a"),), (StepId("a"), StepId("b"))), tellers((StepId("a"),), ())
+    (('a', 'b'), ())
+    """
+    return tuple(dict.fromkeys((*one, *other))) if one and other else ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantine:
     """Since when a node is in quarantine, and why, in a sentence."""

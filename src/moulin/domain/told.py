@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from moulin.domain.health import DeviceReading, NodeReading
+from moulin.domain.health import DeviceReading, NodeReading, tellers
 from moulin.domain.ids import NodeId
 
 _MACHINE: Final = ("memory_bytes", "memory_errors", "disk_free_bytes")
@@ -72,16 +72,13 @@ def joined(node: NodeId, readings: Sequence[NodeReading]) -> NodeReading:
 
 
 def _together(former: DeviceReading, now: DeviceReading) -> DeviceReading:
-    # One that names no task speaks of devices by their numbers on this very node.
-    is_ours = not (former.steps and now.steps)
-    steps = () if is_ours else tuple(dict.fromkeys((*former.steps, *now.steps)))
     # Of those that heard any, who began first heard most; who speaks last says nothing about that.
     heard = [each for each in (former, now) if each.xids] or [now]
     told = min(heard, key=lambda each: each.xids_since_ns)
     return replace(
         now,
         index=min(former.index, now.index),
-        steps=steps,
+        steps=tellers(former.steps, now.steps),
         xids=told.xids,
         xids_since_ns=told.xids_since_ns,
         links_down=max(former.links_down, now.links_down),

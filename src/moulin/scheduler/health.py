@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from moulin.domain.health import DeviceReading, NodeReading, Signal, Symptom, Verdict
+from moulin.domain.health import DeviceReading, NodeReading, Signal, Symptom, Verdict, tellers
 from moulin.domain.ids import NodeId, StepId
 from moulin.domain.plan import Judge
 from moulin.domain.reasons import Reason, ReasonCode
@@ -323,9 +323,7 @@ def _with_new_evidence(
     for each in symptoms:
         if each.is_evidence:
             before = found.setdefault(_about(each), each)
-            is_ours = not (before.steps and each.steps)
-            steps = () if is_ours else tuple(dict.fromkeys((*before.steps, *each.steps)))
-            found[_about(each)] = replace(before, steps=steps)
+            found[_about(each)] = replace(before, steps=tellers(before.steps, each.steps))
     return tuple(found.values())
 
 

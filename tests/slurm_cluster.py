@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -114,6 +115,25 @@ class SlurmCluster(OwnSlurm):
         ]
         self.conf.write_text("\n".join([*lines, ""]))
         self.run("scontrol", "reconfigure")
+
+    @contextmanager
+    def node_down(self, name: str, reason: str) -> Iterator[None]:
+        """Let an operator call a node down that does not answer, until the block ends.
+
+        One that answers is taken back by this cluster at once, whatever was said of it.
+        """
+        self.kill_node(name)
+        self.run("scontrol", "update", f"node={name}", "state=down", f"reason={reason}")
+        try:
+            yield
+        finally:
+            self.start_node(name)
+            self.wait_for(lambda: self.is_up(name), f"{name} does not come back")
+
+    def is_up(self, name: str) -> bool:
+        """Tell whether a node answers Slurm and is not down; it may be drained."""
+        state = self.run("sinfo", "-h", "-N", "-p", "batch", "-n", name, "-o", "%T")
+        return bool(state) and "down" not in state and not state.endswith("*")
 
     def pid(self, label: str) -> int:
         """Return the process of `slurmctld` or of a node's slurmd, 0 when none was started."""

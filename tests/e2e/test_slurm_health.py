@@ -57,9 +57,7 @@ def test_a_gang_is_checked_and_moves_to_a_spare_when_slurm_says_down(front, slur
     before = places(front, job)
     assert front.json("show", job)["units"][0]["generation"] == 2  # the first was the check
     name = before[1].removeprefix("gpu-")
-    slurm_cluster.kill_node(name)
-    slurm_cluster.run("scontrol", "update", f"node={name}", "state=down", "reason=no power")
-    try:
+    with slurm_cluster.node_down(name, "no power"):
         began_s = time.monotonic()
         front.until(lambda: (now := places(front, job)) and before[1] not in now)
         assert time.monotonic() - began_s < ELSEWHERE_S
@@ -69,8 +67,6 @@ def test_a_gang_is_checked_and_moves_to_a_spare_when_slurm_says_down(front, slur
         shown = front.json("show", job)
         # Checks are no restarts, and what was lost with its node is no failure.
         assert shown["units"][0]["restarts"] == 1
-    finally:
-        slurm_cluster.start_node(name)
     front.until(lambda: not check(front, before[1])["symptoms"])
     assert front.json("nodes", "release", before[1])["health"] == "healthy"
     front.moulin("stop", job)

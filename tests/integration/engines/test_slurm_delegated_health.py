@@ -188,16 +188,15 @@ def test_a_place_in_quarantine_and_a_node_that_is_down_keep_no_other_from_being_
     bench, slurm_cluster
 ):
     bench.renew_with(drains=True)
-    slurm_cluster.run("scontrol", "update", "node=node-1", "state=down", "reason=no power")
+    down = dict.fromkeys((bench.places[0], MACHINES[1], MACHINES[2]), BAD)
     try:
-        down = dict.fromkeys((bench.places[0], MACHINES[1], MACHINES[2]), BAD)
-        with pytest.raises(EngineUnavailable, match="node-1"):  # told again until it answers
-            bench.engine.avoid(down)
-        assert drained(slurm_cluster) == (True, "moulin: device 2 shows xid 79")
-        assert "no power" in slurm_cluster.run("scontrol", "show", "node", "node-1", "-o")
+        with slurm_cluster.node_down("node-1", "no power"):
+            with pytest.raises(EngineUnavailable, match="node-1"):  # told again until it answers
+                bench.engine.avoid(down)
+            assert drained(slurm_cluster) == (True, "moulin: device 2 shows xid 79")
+            assert "no power" in slurm_cluster.run("scontrol", "show", "node", "node-1", "-o")
     finally:
-        for node in ("node-1", "node-2"):
-            slurm_cluster.run("scontrol", "update", f"node={node}", "state=resume")
+        slurm_cluster.run("scontrol", "update", "node=node-2", "state=resume")
 
 
 def test_two_pools_resume_a_node_when_neither_wants_it_drained_any_more(

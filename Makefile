@@ -37,7 +37,7 @@ check: ## format, lint, types, import rules (after setup)
 conformance: ## every engine against one suite, as a table; RUNTIME=name: a runtime (vllm, on the CPU: 3 GB, 10 to 20 minutes)
 	@scripts/install.sh dev
 	$(if $(RUNTIME),,@scripts/test_needs.sh)
-	$(if $(RUNTIME),RUNTIME=$(RUNTIME) $(BIN)/python -m pytest tests/conformance/test_runtimes.py $(wildcard tests/conformance/test_runtime_$(RUNTIME).py) $(ARGS),$(BIN)/python -m tests.conformance.table $(ARGS))
+	$(if $(RUNTIME),RUNTIME=$(RUNTIME) $(BIN)/python -m pytest tests/conformance/test_runtimes.py $(wildcard tests/conformance/test_runtime_$(RUNTIME).py) $(ARGS),MOULIN_SLURM_SUITES="trixie sid" $(BIN)/python -m tests.conformance.table $(ARGS))
 
 sim: ## the fault simulation: SEED=n replays one seed, SEEDS=n runs many
 	@scripts/install.sh dev

@@ -12,6 +12,7 @@ needs=(
     "slurmctld|slurmctld|everything on a real Slurm"
     "slurmd|slurmd|everything on a real Slurm"
     "sbatch|slurm-client|everything on a real Slurm"
+    "patchelf|patchelf|the engine suite on later releases"
     "podman|podman|tasks in real containers"
     "crun|crun|tasks in real containers"
     "tini-static|tini|tasks in real containers"

@@ -13,7 +13,7 @@ from tests.object_server import store  # noqa: F401 - the same
 from tests.postgres_server import postgres_server  # noqa: F401 - a fixture for every folder
 from tests.ray_cluster import ray_cluster  # noqa: F401 - the same
 from tests.slurm_accounting import accounted_cluster  # noqa: F401 - the same
-from tests.slurm_cluster import driven_cluster, slurm_cluster  # noqa: F401 - the same
+from tests.slurm_cluster import driven_cluster, slurm_cluster, slurm_of  # noqa: F401 - the same
 from tests.slurm_rest import rest_cluster  # noqa: F401 - the same
 from tests.ssh_server import ssh_server  # noqa: F401 - the same
 from tests.waldur_agent import waldur_agent  # noqa: F401 - the same

@@ -70,6 +70,7 @@ class AccountedCluster(SlurmCluster):
                 user=getpass.getuser(),
                 database_port=self._database_port,
             )
+            + (f"PluginDir={self.plugins}\n" if self.plugins else "")
         )
         daemon.chmod(0o600)
 
@@ -103,7 +104,7 @@ class AccountedCluster(SlurmCluster):
             *("mariadb-install-db", "--no-defaults", f"--user={getpass.getuser()}"),
             *(f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db"),
         )
-        subprocess.run(make, env={"PATH": PATH}, check=True, capture_output=True, timeout=120)
+        subprocess.run(make, env={"PATH": self.path}, check=True, capture_output=True, timeout=120)
         socket = self.folder / "database.socket"
         self._spawn(
             "mariadbd",

@@ -8,10 +8,12 @@ anew find a `python3` that knows them.
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -34,10 +36,15 @@ __all__ = (
     "free_ports",
     "living_pids",
     "missing_programs",
+    "programs_of",
     "running",
     "slurm_cluster",
+    "slurm_of",
 )
 
+# Releases of Debian whose Slurm runs here, too. `make conformance` adds `sid`, which changes by the day.
+SUITES = os.environ.get("MOULIN_SLURM_SUITES", "trixie").split()
+UNPACK = Path(__file__).parent.parent / "scripts" / "slurm_release.sh"
 NODES = 4
 CPUS = 8
 MEMORY_MB = 4000
@@ -70,6 +77,7 @@ class SlurmCluster(OwnSlurm):
         memory_mb: int = MEMORY_MB,
         timeout_s: int = TIMEOUT_S,
         has_drivers: bool = False,
+        programs: str = "",
     ) -> None:
         """Write what Slurm needs; a node that says nothing for `timeout_s` is given up."""
         drivers = folder / "drivers"
@@ -81,6 +89,7 @@ class SlurmCluster(OwnSlurm):
             cpus=cpus,
             memory_mb=memory_mb,
             timeout_s=timeout_s,
+            programs=programs,
             node_words=f"Gres=gpu:h100:{GPUS}",
             more=(
                 "GresTypes=gpu",
@@ -178,10 +187,35 @@ def driven_cluster() -> Iterator[SlurmCluster]:
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def slurm_of() -> Iterator[Callable[[str], SlurmCluster]]:
+    """Start the Slurm of another release of Debian when it is asked for, each once."""
+    with ExitStack() as stack:
+
+        @cache
+        def start(suite: str) -> SlurmCluster:
+            _need_slurm()
+            make = partial(SlurmCluster, programs=programs_of(suite))
+            return stack.enter_context(running(make))
+
+        yield start
+
+
+def programs_of(suite: str) -> str:
+    """Return the folder of a release's programs, fetched and unpacked where that was not done yet."""
+    done = subprocess.run([UNPACK, suite], capture_output=True, text=True, check=False)
+    if done.returncode:
+        _lacking(done.stderr.strip())
+    return done.stdout.strip()
+
+
 def _need_slurm() -> None:
     missing = missing_programs()
     if missing:
-        reason = f"no Slurm found ({', '.join(missing)}): apt-get install slurm-wlm munge"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        _lacking(f"no Slurm found ({', '.join(missing)}): apt-get install slurm-wlm munge")
+
+
+def _lacking(reason: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from moulin.app.demo.cluster.own_slurm import unpacked_plugins
 from tests.slurm_cluster import PATH, SlurmCluster, free_ports, missing_programs, running
 
 TOKENS = "CredType=cred/munge\nAuthAltTypes=auth/jwt\nAuthAltParameters=jwt_key={key}"
@@ -36,11 +37,12 @@ class RestCluster(SlurmCluster):
         self.token_file.write_text(self.run("scontrol", "token", "username=root", "lifespan=7200"))
         self.token_file.chmod(0o600)
         other = ("--reuid=nobody", "--regid=nogroup", "--clear-groups")
-        form = ("-a", "rest_auth/jwt", "-s", "openapi/v0.0.38", f"127.0.0.1:{self._port}")
+        served = "openapi/slurmctld" if self.plugins else "openapi/v0.0.38"
+        form = ("-a", "rest_auth/jwt", "-s", served, f"127.0.0.1:{self._port}")
         with (self.folder / "slurmrestd.out").open("ab") as out:
             self._processes["slurmrestd"] = subprocess.Popen(
                 ["setpriv", *other, "slurmrestd", *form],
-                env={"PATH": PATH, **self.environment, "SLURM_JWT": "daemon"},
+                env={"PATH": self.path, **self.environment, "SLURM_JWT": "daemon"},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -68,7 +70,8 @@ def rest_cluster() -> Iterator[RestCluster]:
     """Start a cluster with slurmrestd once; people without it skip its tests, CI fails."""
     missing = [*missing_programs()]
     missing += [name for name in ("slurmrestd", "setpriv") if shutil.which(name, path=PATH) is None]
-    if not any(Path(folder, "auth_jwt.so").exists() for folder in PLUGINS):
+    folders = (unpacked_plugins(PATH),) if unpacked_plugins(PATH) else PLUGINS
+    if not any(Path(folder, "auth_jwt.so").exists() for folder in folders):
         missing.append("auth_jwt.so")
     if missing or os.geteuid() != 0:
         reason = f"no slurmrestd ({', '.join(missing) or 'not root'}): apt-get install slurmrestd"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from moulin.app.demo.cluster.own_slurm import unpacked_plugins
 from tests.postgres_server import free_port
 
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -32,7 +33,7 @@ class SshServer:
             f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {folder}/host\n"
             f"PidFile {folder}/sshd.pid\nAuthorizedKeysFile {folder}/authorized\n"
             "StrictModes no\nUsePAM no\nPasswordAuthentication no\nLogLevel VERBOSE\n"
-            "PermitRootLogin prohibit-password\n"
+            f"PermitRootLogin prohibit-password\n{in_path()}"
         )
         self.start()
 
@@ -93,6 +94,11 @@ class SshServer:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(timeout=20)
+
+
+def in_path() -> str:
+    """Let the Slurm that tests run with be found over SSH, too, when it is not the installed one."""
+    return f"SetEnv PATH={PATH}\n" if unpacked_plugins(PATH) else ""
 
 
 def missing_programs() -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.ray_cluster import LOCK
+from tests.slurm_cluster import SUITES, programs_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEPT = ROOT / "docs" / "conformance.md"
@@ -26,6 +27,7 @@ TITLES = {
     "apptainer": "local, image (Apptainer)",
     "simulated": "simulated",
     "slurm": "Slurm",
+    **{f"slurm-{suite}": f"Slurm of {suite}" for suite in SUITES},
     "ray": "Ray",
     "kubernetes": "Kubernetes (stand-in)",
 }
@@ -42,9 +44,10 @@ A cell is tests passed of tests run; a dash is what an engine cannot be asked: n
 Written on {day} with {versions}.
 
 {table}
-**Slurm** is one slurmctld with four slurmd and **Ray** two nodes, all on one machine. The column of
-**Kubernetes** is a stand-in that stores objects as the API does and plays what pods do: the engine has
-not yet run on a live cluster. **Simulated** is what plans are tried on; it computes nothing.
+**Slurm** is one slurmctld with four slurmd, that of this machine and those of later Debian releases, and
+**Ray** two nodes, all on one machine. The column of **Kubernetes** is a stand-in that stores objects as
+the API does and plays what pods do: the engine has not yet run on a live cluster. **Simulated** is what
+plans are tried on; it computes nothing.
 """
 
 
@@ -110,17 +113,20 @@ def _line(row: Iterable[str], widths: Sequence[int]) -> str:
 
 def versions() -> str:
     """Return what the engines were, in words."""
-    found = [_version("slurmctld", "-V"), _version("podman", "--version")]
+    newer = (_said(f"{programs_of(suite)}/slurmctld", "-V") + f" ({suite})" for suite in SUITES)
+    found = [_version("slurmctld", "-V"), *newer, _version("podman", "--version")]
     ray = next(line for line in LOCK.read_text("utf-8").splitlines() if line.startswith("ray=="))
     return ", ".join([*(words for words in found if words), ray.partition(" ")[0]])
 
 
 def _version(program: str, option: str) -> str:
     path = shutil.which(program, path=f"{Path('/usr/sbin')}:/usr/bin:/usr/local/bin:/bin")
-    if path is None:
-        return ""
+    return _said(path, option) if path is not None else ""
+
+
+def _said(program: str, option: str) -> str:
     return subprocess.run(
-        [path, option], capture_output=True, text=True, check=False
+        [program, option], capture_output=True, text=True, check=False
     ).stdout.strip()
 
 

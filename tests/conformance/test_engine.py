@@ -31,6 +31,7 @@ from tests.conformance.engine_bench import (
 )
 from tests.containers import CONTAINER_TOOLS
 from tests.kubernetes_standin import standin
+from tests.slurm_cluster import SUITES
 
 AnyBench = KubernetesBench | LocalBench | RayBench | SimulatedBench | SlurmBench
 
@@ -40,6 +41,12 @@ ENGINES = {
     **{tool: pytest.param(tool) for tool in CONTAINER_TOOLS},
     "simulated": pytest.param("simulated"),
     "slurm": pytest.param("slurm", marks=pytest.mark.slurm),
+    **{
+        f"slurm-{suite}": pytest.param(
+            f"slurm-{suite}", marks=(pytest.mark.slurm, pytest.mark.slurm_newer)
+        )
+        for suite in SUITES
+    },
     "ray": pytest.param("ray", marks=pytest.mark.ray),
     "kubernetes": pytest.param("kubernetes"),
 }
@@ -73,6 +80,9 @@ def open_bench(request: pytest.FixtureRequest, directory: Path, stack: ExitStack
         return KubernetesBench(directory, stack.enter_context(standin()))
     if name == "slurm":
         return SlurmBench(directory, request.getfixturevalue("slurm_cluster"))
+    if name.startswith("slurm-"):
+        suite = name.removeprefix("slurm-")
+        return SlurmBench(directory, request.getfixturevalue("slurm_of")(suite))
     if name == "ray":
         return RayBench(directory, request.getfixturevalue("ray_cluster"))
     if name in CONTAINER_TOOLS:

@@ -98,14 +98,20 @@ def forwards(transport, record) -> Forwards:
     return forwards_of(transport, record)
 
 
+def is_nothing_done() -> bool:
+    """Tell whether no ports are led or recorded just now."""
+    return not any(each.name == "forwards" for each in threading.enumerate())
+
+
 def led(forwards: Forwards, target: str, attempt: AttemptId = ATTEMPT) -> int:
-    """Return the port at which a target answers, once it does."""
+    """Return the port at which a target answers, once it does and that is on record."""
 
     def is_led() -> bool:
         forwards.tend()
         return bool(forwards.address(attempt, target))
 
     wait_until(is_led)
+    wait_until(is_nothing_done)
     host, _, port = forwards.address(attempt, target).rpartition(":")
     assert host == "127.0.0.1"
     return int(port)
@@ -312,7 +318,7 @@ def test_a_pool_that_is_reached_otherwise_by_now_leaves_the_connection_to_others
 
     wait_until(is_led_again)  # once it is reached over that connection again, as it was before
     assert said(port, KEY)
-    wait_until(lambda: not any(each.name == "forwards" for each in threading.enumerate()))
+    wait_until(is_nothing_done)
     hang_up_all(tmp_path)
     ways.give_up_ports("other", None)  # of a connection that is closed
     assert not (over / "other.ports").exists()

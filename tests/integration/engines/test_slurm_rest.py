@@ -1,6 +1,7 @@
 """The Slurm engine through a real slurmrestd: the same behaviour, by another way."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,10 +10,12 @@ from moulin.app.wiring.slurm import slurm_engine
 from moulin.domain.errors import EngineRefused, EngineUnavailable, InvalidSpec
 from moulin.domain.factory import Pool, PoolMode
 from moulin.domain.health import Quarantine
+from moulin.domain.ids import NodeId
 from moulin.domain.observation import Claim, TaskPhase
 from moulin.domain.workload import Resources, TaskTemplate
 from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.rest import Rest
+from moulin.engines.slurm.rest_forms import FORMS, OLD
 from moulin.engines.slurm.settings import SlurmSettings
 from tests.conformance.engine_bench import (
     RealClock,
@@ -41,13 +44,19 @@ class RestBench(DelegatedBench):
         self.renew()
 
     def renew(self):
-        self.driver = Rest(self.cluster.url, user="root", token_file=str(self.cluster.token_file))
+        self.driver = Rest(
+            self.cluster.url,
+            user="root",
+            token_file=str(self.cluster.token_file),
+            folder=str(Path(self.cluster.plugins).parent) if self.cluster.plugins else "",
+        )
         settings = SlurmSettings(
             directory=self.directory,
             machine_class="here",
             accelerator_class="H100",
             is_delegated=True,
             prefix="p-",
+            partition="batch",  # from 23.11 to 25.05 slurmrestd does not tell which is the default
             poll_s=0.2,
             **self.more,
         )
@@ -171,3 +180,66 @@ def test_slurm_chooses_no_machine_in_quarantine(bench):
         bench.engine.start(step)
     hosts = {wait_for(bench, step.step, TaskPhase.RUNNING).host for step in steps}
     assert hosts == {machines[1]}
+
+
+def test_what_waits_is_kept_away_too_and_may_get_time(bench, rest_cluster):
+    rest_cluster.run("scontrol", "update", "PartitionName=batch", "State=DOWN")
+    try:
+        step = make_step("a", TaskTemplate(command=("sleep", "60")), nodes=bench.places[:1])
+        bench.engine.start(step)
+        [job] = [each for each in bench.driver.jobs() if each.name == step.attempt]
+        machines = [node.node for node in bench.engine.capacity() if node.is_watched_only]
+        bench.engine.avoid({machines[0]: Quarantine(since_ns=1, words="a loud fan")})
+        bench.driver.extend(str(job.id), 77)
+        [changed] = [each for each in bench.driver.jobs() if each.id == job.id]
+        assert (changed.excluded_nodes, changed.time_limit_s) == ("r-0", 77 * 60)
+        bench.engine.avoid({})
+        [free] = [each for each in bench.driver.jobs() if each.id == job.id]
+        assert free.excluded_nodes == ""
+        bench.driver.cancel([str(job.id)])
+        bench.driver.keep_away([str(job.id), "7777"], ["r-1"])  # they wait no more
+        with pytest.raises(EngineRefused):
+            bench.driver.extend(str(job.id), 78)
+    finally:
+        rest_cluster.run("scontrol", "update", "PartitionName=batch", "State=UP")
+
+
+def test_a_partition_that_gives_whole_nodes_says_so_where_the_form_has_a_word_for_it(
+    bench, rest_cluster
+):
+    def is_whole():
+        [found] = [each for each in bench.driver.partitions() if each.name == "batch"]
+        return found.is_exclusive
+
+    assert not is_whole()
+    rest_cluster.run("scontrol", "update", "PartitionName=batch", "OverSubscribe=EXCLUSIVE")
+    try:
+        assert is_whole() == (bench.driver._form != OLD)
+    finally:
+        rest_cluster.run("scontrol", "reconfigure")
+        for word in ("OverSubscribe=NO", "Exclusive=NO"):
+            rest_cluster.run("scontrol", "update", "PartitionName=batch", word)
+
+
+def test_a_task_is_told_its_node_where_the_form_names_nodes(bench, rest_cluster):
+    machine = NodeId("p-r-1")
+    step = make_step("look", TaskTemplate(command=("sleep", "60")), nodes=(machine,))
+    if not rest_cluster.plugins:
+        with pytest.raises(EngineRefused, match="no nodes by name"):
+            bench.engine.start(step)
+        return
+    bench.engine.start(step)
+    assert wait_for(bench, step.step, TaskPhase.RUNNING).host == machine
+    [job] = [each for each in bench.driver.jobs() if each.name == step.attempt]
+    bench.driver.keep_away([str(job.id)], ["r-1"])  # it runs, and goes on
+    assert phase(bench, step.step) is TaskPhase.RUNNING
+
+
+def test_a_form_that_is_spoken_no_more_is_asked_for_again(bench):
+    form = bench.driver._form
+    assert form in FORMS
+    bench.driver._form = "v0.0.1"
+    with pytest.raises(EngineUnavailable, match="another form by now"):
+        bench.driver.jobs()
+    bench.driver.jobs()
+    assert bench.driver._form == form

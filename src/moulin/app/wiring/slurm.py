@@ -400,7 +400,8 @@ def slurm_client(pool: Pool, words: Mapping[str, str], directory: Path) -> Slurm
     """
     _check_way(pool, words)
     if words["rest"]:
-        return Rest(words["rest"], user=words["rest_user"], token_file=words["rest_token"])
+        user, token = words["rest_user"], words["rest_token"]
+        return Rest(words["rest"], user=user, token_file=token, folder=words["bin"])
     if words["firecrest"]:
         return _firecrest(pool, words, directory)
     return Commands(slurm_transport(words))

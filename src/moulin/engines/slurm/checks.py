@@ -35,7 +35,7 @@ _WHO: Final = (
 )
 _ANYBODY: Final = frozenset({"ALL", "(null)", "N/A", ""})
 _STORE: Final = "accounting_storage/"
-_NONE: Final = "accounting_storage/none"
+_NONE: Final = ("accounting_storage/none", "(null)")  # the second from 23.11 on
 _KEY: Final = re.compile(r"^(\w+)\s*=\s*(.*?)\s*$", re.MULTILINE)
 _TEST: Final = re.compile(r"to start at (\S+) using")
 
@@ -175,7 +175,7 @@ def _accounting(transport: Transport, settings: SlurmSettings) -> Finding:
     stored = told.get("AccountingStorageType", "")
     if not stored:
         return unknown("accounting", "`scontrol show config` does not tell", "ask it by hand")
-    if stored == _NONE:
+    if stored in _NONE:
         words = (
             "no slurmdbd: no accounts to mirror or import, and how a job ended that the controller"
             f" forgot (after {told.get('MinJobAge', '300 sec')}) is known from Moulin's own files alone"

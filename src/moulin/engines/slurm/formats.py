@@ -31,6 +31,8 @@ ENDED: Final = frozenset(
 )
 _STATES: Final = PENDING | STARTING | RUNNING | ENDED
 COMPLETING: Final = "COMPLETING"
+# What a partition that gives whole nodes says from 26.05 on; another word is for whose they are.
+WHOLE_NODES: Final = frozenset({"NODE", "TOPO"})
 # States of a partition.
 _CLOSED: Final = frozenset({"DRAIN", "INACTIVE"})
 
@@ -441,7 +443,9 @@ def _partition(fields: Mapping[str, str], *, is_linear: bool) -> SlurmPartition:
         node_count=_integer(fields.get("TotalNodes")) or len(expand_hosts(nodes)),
         time_limit_s=parse_slurm_time_s(fields.get("MaxTime", "UNLIMITED")),
         default_time_s=parse_slurm_time_s(fields.get("DefaultTime", "NONE")),
-        is_exclusive=shared.startswith("EXCLUSIVE") or (is_linear and shared == "NO"),
+        is_exclusive=shared.startswith("EXCLUSIVE")
+        or fields.get("Exclusive") in WHOLE_NODES
+        or (is_linear and shared == "NO"),
     )
 
 

@@ -15,6 +15,7 @@ from moulin.domain.slurmwords import expand_hosts, parse_slurm_time_s
 from moulin.domain.words import duration, memory
 from moulin.engines.slurm.formats import (
     MIB,
+    WHOLE_NODES,
     SlurmJob,
     SlurmNode,
     SlurmPartition,
@@ -246,7 +247,9 @@ def _json_node(body: Mapping[str, Any]) -> SlurmNode:
 def _json_partition(body: Mapping[str, Any]) -> SlurmPartition:
     nodes = body.get("nodes", "")
     listed = str(nodes.get("configured", "") if isinstance(nodes, Mapping) else nodes or "")
-    said = body.get("state") or (body.get("partition") or {}).get("state") or "UP"
+    inner, maximums = body.get("partition") or {}, body.get("maximums") or {}
+    said = body.get("state") or inner.get("state") or "UP"
+    exclusive, shares = inner.get("exclusive"), maximums.get("shares")
     return SlurmPartition(
         name=str(body.get("name", "")),
         is_default="default" in [str(flag).lower() for flag in body.get("flags") or ()],
@@ -255,6 +258,8 @@ def _json_partition(body: Mapping[str, Any]) -> SlurmPartition:
         node_count=len(expand_hosts(listed)),
         time_limit_s=_json_time_s(body, _TIME_FIELDS),
         default_time_s=_json_time_s(body, _DEFAULT_TIME_FIELDS),
+        # Before there was a word for it, nobody could share a node of such a partition.
+        is_exclusive=exclusive in WHOLE_NODES if exclusive is not None else shares == 0,
     )
 
 

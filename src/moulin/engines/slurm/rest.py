@@ -1,6 +1,6 @@
-"""Speaks with Slurm through slurmrestd, over its socket or HTTP; the form is v0.0.38 (Slurm 22.05).
+"""Speaks with Slurm through slurmrestd, over its socket or HTTP, in the newest form that both know.
 
-That form names no nodes, so only delegated pools can use it, and has no accounting of single jobs.
+The oldest names no nodes, so only delegated pools can use it; none has accounting of single jobs.
 Its own token is read from a file for every call, because tokens are short-lived.
 """
 
@@ -16,16 +16,24 @@ from moulin.engines.slurm.client import JobRequest, complaint, unavailable
 from moulin.engines.slurm.formats import SlurmJob, SlurmNode, SlurmPartition, read_jobs
 from moulin.engines.slurm.importing import read_cluster_nodes, read_cluster_partitions
 from moulin.engines.slurm.over_http import body_of, read_token
+from moulin.engines.slurm.rest_forms import (
+    FORMS,
+    names_nodes,
+    write_excluded,
+    write_job,
+    write_time_limit,
+)
 from moulin.engines.task.task_env import clean_environment
 
 T = TypeVar("T")
-VERSION: Final = "v0.0.38"
 TIMEOUT_S: Final = 20.0
 UNIX: Final = "unix:"
 # slurmrestd does not say how long an array may be; this is what Slurm's own default allows.
 ARRAY_SIZE_MAX: Final = 1000
-_NO_SUCH_JOB: Final = 2017
-_ENDED_ALREADY: Final = 2021
+# Slurm's numbers of errors: there is no such job, or it has ended.
+_ENDED_ALREADY: Final = frozenset({2017, 2021, 2084})
+# Or it runs by now.
+_WAITS_NO_MORE: Final = _ENDED_ALREADY | {2073}
 _STATUS_OK: Final = 200
 _NOT_ALLOWED: Final = (401, 403)
 _NOT_FOUND: Final = 404
@@ -34,8 +42,11 @@ _NOT_FOUND: Final = 404
 class Rest:
     """A `SlurmClient` by slurmrestd; one connection is kept open."""
 
-    def __init__(self, url: str, *, user: str, token_file: str) -> None:
-        """`url` is `http://HOST:PORT` or `unix:/PATH`; without a file no token is sent."""
+    def __init__(self, url: str, *, user: str, token_file: str, folder: str = "") -> None:
+        """`url` is `http://HOST:PORT` or `unix:/PATH`; without a file no token is sent.
+
+        `folder` is where the nodes have Slurm's commands, when they are not in the usual places.
+        """
         socket = url.removeprefix(UNIX) if url.startswith(UNIX) else None
         self._client = httpx.Client(
             base_url="http://slurmrestd" if socket else url,
@@ -47,6 +58,10 @@ class Rest:
         self._where, self._socket = url, socket
         self._user = user
         self._token_file = token_file
+        self._environment = clean_environment({})
+        if folder:
+            self._environment["PATH"] = f"{folder}:{self._environment['PATH']}"
+        self._form = ""
 
     def jobs(self) -> tuple[SlurmJob, ...]:
         """Return all jobs."""
@@ -66,12 +81,13 @@ class Rest:
 
     def submit(self, job: JobRequest) -> int:
         """Submit a job; raises `EngineRefused` for what this form cannot say, too."""
-        if job.hosts or job.is_exclusive:
+        form = self._spoken("submit the job")
+        if (job.hosts or job.is_exclusive) and not names_nodes(form):
             raise EngineRefused(
-                f"slurmrestd of {VERSION} is told of no nodes by name, and of none as a whole",
+                f"slurmrestd of {form} is told of no nodes by name, and of none as a whole",
                 hint="use a delegated pool, or reach Slurm by its commands",
             )
-        wanted = {"script": job.script.decode(), "job": _properties(job)}
+        wanted = write_job(job, self._environment, form)
         answer = self._send("submit the job", "POST", "job/submit", wanted)
         number = body_of(answer).get("job_id")
         if answer.status_code == _STATUS_OK and isinstance(number, int) and number > 0:
@@ -92,15 +108,30 @@ class Rest:
         for job in jobs if is_gang else ():
             self._signal(job, "CONT")
 
+    def keep_away(self, jobs: Sequence[str], hosts: Sequence[str]) -> None:
+        """Change where waiting jobs may run, one after the other."""
+        what = "keep waiting jobs away from nodes"
+        for job in jobs:
+            change = write_excluded(hosts, self._spoken(what))
+            answer = self._send(what, "POST", f"job/{job}", change)
+            if not _numbers(answer) <= _WAITS_NO_MORE:
+                raise unavailable(what, _said(answer))
+
+    def extend(self, job: str, minutes: int) -> None:
+        """Change a job's time limit: Slurm asks for an operator's rights."""
+        what = f"extend job {job}"
+        change = write_time_limit(minutes, self._spoken(what))
+        answer = self._send(what, "POST", f"job/{job}", change)
+        if _numbers(answer):
+            raise complaint(what, _said(answer))
+
     def recall(self, jobs: Sequence[str]) -> Mapping[str, SlurmJob] | None:
         """Return None: accounting is another plugin, which this client does not ask."""
         return None
 
     def _signal(self, job: str, signal: str) -> None:
         answer = self._send("signal the job", "DELETE", f"job/{job}?signal={signal}")
-        errors = body_of(answer).get("errors") or ()
-        ended = {_NO_SUCH_JOB, _ENDED_ALREADY}
-        if any(error.get("error_number") not in ended for error in errors):
+        if not _numbers(answer) <= _ENDED_ALREADY:
             raise unavailable("signal the job", _said(answer))
 
     def _read(self, what: str, path: str, read: Callable[[bytes], T]) -> T:
@@ -115,7 +146,30 @@ class Rest:
             raise unavailable(what, _said(answer))
         return answer.content
 
+    def _spoken(self, what: str) -> str:
+        """Return the form that is spoken here, which is asked for once."""
+        if not self._form:
+            served = (form for form in FORMS if self._is_served(what, form))
+            self._form = next(served, "")
+        if not self._form:
+            raise EngineUnavailable(
+                f"{what}: slurmrestd at {self._where} speaks neither {FORMS[0]} nor any form before",
+                hint=f"known are {', '.join(reversed(FORMS))}: see the option -s of slurmrestd",
+            )
+        return self._form
+
+    def _is_served(self, what: str, form: str) -> bool:
+        return self._call(what, "GET", f"{form}/ping").status_code != _NOT_FOUND
+
     def _send(self, what: str, verb: str, path: str, body: object = None) -> httpx.Response:
+        """Ask in the form that is spoken here; another release of slurmrestd may be there by now."""
+        answer = self._call(what, verb, f"{self._spoken(what)}/{path}", body)
+        if answer.status_code == _NOT_FOUND and not self._is_served(what, self._form):
+            self._form = ""
+            raise unavailable(what, "slurmrestd speaks another form by now")
+        return answer
+
+    def _call(self, what: str, verb: str, path: str, body: object = None) -> httpx.Response:
         headers = {"X-SLURM-USER-NAME": self._user} if self._user else {}
         if self._token_file:
             token = read_token(self._token_file, hint="`scontrol token` writes one")
@@ -123,9 +177,7 @@ class Rest:
         try:
             if self._socket and not Path(self._socket).is_socket():
                 raise httpx.ConnectError("there is no such socket")
-            answer = self._client.request(
-                verb, f"/slurm/{VERSION}/{path}", json=body, headers=headers
-            )
+            answer = self._client.request(verb, f"/slurm/{path}", json=body, headers=headers)
         except httpx.TransportError as cause:
             raise EngineUnavailable(
                 f"{what}: slurmrestd at {self._where} gave no answer: {cause}",
@@ -136,50 +188,24 @@ class Rest:
                 f"{what}: slurmrestd does not know {self._user or 'us'}: {_said(answer)}",
                 hint="write a new token (`scontrol token`) into the pool's `rest_token` file",
             )
-        if answer.status_code == _NOT_FOUND:
-            raise EngineUnavailable(
-                f"{what}: slurmrestd at {self._where} does not speak {VERSION}",
-                hint=f"start it with -s openapi/{VERSION}",
-            )
         return answer
 
 
-def _properties(job: JobRequest) -> dict[str, Any]:
-    """Return a job in the words of the form; what is empty is left out."""
-    words = {
-        "name": job.name,
-        "comment": job.comment,
-        "partition": job.partition,
-        "account": job.account,
-        "qos": job.qos,
-        "reservation": job.reservation,
-        "constraints": job.constraint,
-        "current_working_directory": job.directory,
-        "standard_output": job.output,
-        "array": f"0-{job.array_size - 1}" if job.array_size else "",
-        "gres": job.gres,
-        "exclude_nodes": ",".join(job.excluded),
-        "time_limit": job.time if job.is_unlimited else job.time_limit_minutes,
-    }
-    return {
-        **{name: value for name, value in words.items() if value},
-        "nodes": [job.nodes, job.nodes],
-        "tasks": job.nodes,
-        "tasks_per_node": 1,
-        "cpus_per_task": job.cpus,
-        "memory_per_node": job.memory_mib,
-        "open_mode": "append",
-        "requeue": False,
-        "environment": clean_environment({}),
-    }
+def _errors(answer: httpx.Response) -> Sequence[Mapping[str, Any]]:
+    errors = body_of(answer).get("errors") or ()
+    return [error for error in errors if isinstance(error, Mapping)]
+
+
+def _numbers(answer: httpx.Response) -> frozenset[object]:
+    """Return what Slurm calls the errors of an answer; one that tells of none otherwise has its status."""
+    found = frozenset(error.get("error_number") for error in _errors(answer))
+    return found if found or answer.status_code == _STATUS_OK else frozenset({-answer.status_code})
 
 
 def _said(answer: httpx.Response) -> str:
-    errors = body_of(answer).get("errors") or ()
     words = [
         str(error.get("description") or error.get("error") or "")
         + (f": {error['error']}" if error.get("description") and error.get("error") else "")
-        for error in errors
-        if isinstance(error, Mapping)
+        for error in _errors(answer)
     ]
     return "; ".join(word for word in words if word) or f"status {answer.status_code}"

@@ -53,9 +53,12 @@ _CHOOSE: Final = (
 )
 # Slurm sorts nodes by name; this keeps the ranks, and so SLURM_PROCID, in the order of the plan.
 _IN_ORDER: Final = 'export SLURM_HOSTFILE="$PWD/hosts"\n'
+# From 23.11 on it says SLURM_CPUS_PER_TASK once more, and an `srun` where the two differ ends at once.
+_TWICE_SAID: Final = "SLURM_TRES_PER_TASK"
 # An `srun` in the task itself must not be bound to the one that started the gang.
 _RANK: Final = (
-    'unset SLURM_HOSTFILE SLURM_DISTRIBUTION SLURM_ARBITRARY_NODELIST; exec "$@" "$SLURM_PROCID"'
+    f"unset SLURM_HOSTFILE SLURM_DISTRIBUTION SLURM_ARBITRARY_NODELIST {_TWICE_SAID};"
+    ' exec "$@" "$SLURM_PROCID"'
 )
 # The doubled fork leaves the reader to no process of the task; the shell's own id is then the shim's.
 _BESIDE: Final = (
@@ -171,12 +174,13 @@ class Launch:
         before = _CHOOSE if self.python == ANY_PYTHON else ""
         if self.size == 1:
             before += 'export MASTER_ADDR="$(hostname)"\n' if self.is_delegated else ""
-            return f"{before}{self._beside('0')}exec {shim} 0"
-        order = "" if self.is_delegated else " --distribution=arbitrary"
+            return f"{before}unset {_TWICE_SAID}\n{self._beside('0')}exec {shim} 0"
+        # Slurm 23.11 and later take no number of nodes beside an order of their own.
+        order = f" --nodes={self.size}" if self.is_delegated else " --distribution=arbitrary"
         rank = f"{self._beside('$SLURM_PROCID')}{_FIRST_NODE if self.is_delegated else ''}{_RANK}"
         return (
             f"{before}{'' if self.is_delegated else _IN_ORDER}"
-            f"exec srun --nodes={self.size} --ntasks={self.size} --cpus-per-task={self.cpus}{order}"
+            f"exec srun --ntasks={self.size} --cpus-per-task={self.cpus}{order}"
             " --kill-on-bad-exit=0 --wait=0 --input=none --export=ALL"
             f" sh -c {quote(rank)} sh {shim}"
         )

@@ -87,13 +87,16 @@ class OwnSlurm:
         prefix: str = "node-",
         node_words: str = "",
         more: Sequence[str] = (),
+        programs: str = "",
     ) -> None:
         """Write what Slurm needs; a node that says nothing for `timeout_s` is given up.
 
-        `node_words` are further words of each node, `more` further lines of the configuration.
+        `node_words` are further words of each node, `more` further lines of the configuration,
+        `programs` the folder of Slurm's programs where they are not in PATH.
         Raises `LocalError` when one of Slurm's programs is not installed.
         """
-        missing = missing_programs()
+        self.path = f"{programs}:{PATH}" if programs else PATH
+        missing = missing_programs(self.path)
         if missing:
             raise LocalError(
                 f"start a Slurm here: {', '.join(missing)} is not installed",
@@ -102,7 +105,10 @@ class OwnSlurm:
         self.folder = folder
         self.names = tuple(f"{prefix}{index}" for index in range(nodes))
         self.conf = folder / "slurm.conf"
-        self.environment = {"SLURM_CONF": str(self.conf)}
+        self.environment = {
+            "SLURM_CONF": str(self.conf),
+            **({"PATH": self.path} if programs else {}),
+        }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         (folder / "state").mkdir(parents=True)
         folder.chmod(0o755)  # munged refuses a socket where others cannot reach it
@@ -112,6 +118,11 @@ class OwnSlurm:
             NODE.format(name=name, port=port, **sizes).rstrip()
             for name, port in zip(self.names, ports, strict=True)
         )
+        self.plugins = unpacked_plugins(self.path)
+        if self.plugins:
+            more = (f"PluginDir={self.plugins}", *more)
+            # A release so new takes the machine's own groups where it may, unless it is told.
+            (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n", encoding="utf-8")
         text = CONFIGURATION.format(
             host=socket.gethostname().partition(".")[0],
             user=getpass.getuser(),
@@ -191,7 +202,7 @@ class OwnSlurm:
         """Return what one of Slurm's commands prints, nothing when it fails."""
         done = subprocess.run(
             command,
-            env={"PATH": PATH, **self.environment},
+            env={"PATH": self.path, **self.environment},
             capture_output=True,
             text=True,
             check=False,
@@ -210,11 +221,11 @@ class OwnSlurm:
             time.sleep(0.1)
 
     def _spawn(self, program: str, *arguments: str, label: str = "") -> None:
-        found = shutil.which(program, path=PATH) or program
+        found = shutil.which(program, path=self.path) or program
         with (self.folder / f"{label or program}.out").open("ab") as out:
             self._processes[label or program] = subprocess.Popen(
                 [found, *arguments],
-                env={"PATH": PATH, **self.environment},
+                env={"PATH": self.path, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -246,9 +257,15 @@ def running(make: Callable[[Path], S]) -> Iterator[S]:
         yield cluster
 
 
-def missing_programs() -> Sequence[str]:
-    """Return Slurm's programs that are not installed here."""
-    return [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
+def missing_programs(path: str = PATH) -> Sequence[str]:
+    """Return Slurm's programs that are in no folder of `path`."""
+    return [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+
+
+def unpacked_plugins(path: str) -> str:
+    """Return where the plugins of a Slurm are that was unpacked beside an installed one, else nothing."""
+    folder = Path(shutil.which("slurmctld", path=path) or "").parent / "plugins"
+    return str(folder) if folder.is_dir() else ""
 
 
 def end_at_once(find: Callable[[], Sequence[int]]) -> None:

@@ -24,8 +24,9 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$work"/{lists,archives}/partial "$work/tree" "$work/bin"
 : >"$work/status"
 keys=/usr/share/keyrings/debian-archive-keyring.gpg
-mirror="$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m1 -E '/debian/?$')" ||
-    { echo "Slurm of $suite: this machine's apt names no Debian mirror" >&2; exit 1; }
+mirror="$(apt-get --print-uris update | sed -n "s|^'\([^']*/debian/\)dists/.*|\1|p")"
+mirror="${mirror%%$'\n'*}"
+[ -n "$mirror" ] || { echo "Slurm of $suite: this machine's apt names no Debian mirror" >&2; exit 1; }
 echo "deb [signed-by=$keys] $mirror $suite main" >"$work/sources.list"
 ask=(apt-get -q -y -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=-
     -o "Dir::State::Lists=$work/lists" -o "Dir::State::Status=$work/status" -o "Dir::Cache=$work"

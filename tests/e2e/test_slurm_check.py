@@ -252,6 +252,7 @@ def test_by_slurmrestd_alone(tmp_path, rest_cluster):
     way = {
         "rest": rest_cluster.url,
         "rest_user": "root",
+        "partition": "batch",
         "rest_token": str(rest_cluster.token_file),
     }
     status, found = checked.check(mode="delegated", conf="", **way)

@@ -31,7 +31,7 @@ tests: # small ones side by side, then clusters beside whole Moulins
 check: ## format, lint, types, import rules (after setup)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(wildcard src tests scripts benchmarks)
+	$(BIN)/mypy $(wildcard src tests scripts benchmarks bridges)
 	$(BIN)/lint-imports --no-logo
 
 conformance: ## every engine against one suite, as a table; RUNTIME=name: a runtime (vllm, on the CPU: 3 GB, 10 to 20 minutes)

@@ -125,7 +125,7 @@ class MoulinClient(BaseClient):
         return found
 
 
-class MoulinBackend(backends.BaseBackend):  # type: ignore[misc] # the agent ships no types
+class MoulinBackend(backends.BaseBackend):
     """See the module; `backend_settings` are listed in the guide."""
 
     def __init__(

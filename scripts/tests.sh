@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run all tests in about half the time of one after the other; exit as pytest does when any of them fails.
 # First what keeps two processors busy; then what waits more than it works, three at once: whatever starts
-# clusters, one after the other, beside what starts whole Moulins, and after these a newer Slurm.
+# clusters, one after the other, beside what starts whole Moulins and, after these, a newer Slurm.
 set -uo pipefail
 set -m # a background job then hears Ctrl-C as any other
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,7 +22,7 @@ status=$?
 clusters=$!
 "${pytest[@]}" -n 2 --dist loadfile -m "(not ray and not slurm) or slurm_newer" "${large[@]}" || status=$?
 
-# What asks Slurm's engine, once more on a newer Slurm than this machine has.
+# What asks Slurm's engine, once more on a newer Slurm than this machine has; the clusters may still be at it.
 if newer="$(scripts/slurm_release.sh trixie)"; then
     PATH="$newer:$PATH" "${pytest[@]}" -m "slurm and not slurm_newer" tests/integration/engines tests/e2e/test_slurm.py || status=$?
 elif [ -n "${CI:-}" ]; then

@@ -195,17 +195,20 @@ def slurm_of() -> Iterator[Callable[[str], SlurmCluster]]:
         @cache
         def start(suite: str) -> SlurmCluster:
             _need_slurm()
-            make = partial(SlurmCluster, programs=programs_of(suite))
+            try:
+                make = partial(SlurmCluster, programs=programs_of(suite))
+            except LookupError as reason:
+                _lacking(str(reason))
             return stack.enter_context(running(make))
 
         yield start
 
 
 def programs_of(suite: str) -> str:
-    """Return the folder of a release's programs, fetched and unpacked where that was not done yet."""
+    """Return the folder of a release's programs, fetched where it was not yet; raises `LookupError`."""
     done = subprocess.run([UNPACK, suite], capture_output=True, text=True, check=False)
     if done.returncode:
-        _lacking(done.stderr.strip())
+        raise LookupError(done.stderr.strip())
     return done.stdout.strip()
 
 

@@ -113,10 +113,17 @@ def _line(row: Iterable[str], widths: Sequence[int]) -> str:
 
 def versions() -> str:
     """Return what the engines were, in words."""
-    newer = (_said(f"{programs_of(suite)}/slurmctld", "-V") + f" ({suite})" for suite in SUITES)
+    newer = (_version_of(suite) for suite in SUITES)
     found = [_version("slurmctld", "-V"), *newer, _version("podman", "--version")]
     ray = next(line for line in LOCK.read_text("utf-8").splitlines() if line.startswith("ray=="))
     return ", ".join([*(words for words in found if words), ray.partition(" ")[0]])
+
+
+def _version_of(suite: str) -> str:
+    try:
+        return f"{_said(f'{programs_of(suite)}/slurmctld', '-V')} ({suite})"
+    except LookupError:
+        return ""
 
 
 def _version(program: str, option: str) -> str:

@@ -95,6 +95,11 @@ _REFUSED: Final[Mapping[str, str]] = {
     "wrap": "write the command into the script",
     "constraint": "name the zone of a pool with that `constraint` as --partition",
     "reservation": "name the zone of a pool with that `reservation` as --partition",
+    "tres-per-task": "write --cpus-per-task and --gpus-per-task",
+    "cpus-per-gpu": "write --cpus-per-task",
+    "mem-per-gpu": "write --mem",
+    "ntasks-per-gpu": "write --ntasks-per-node",
+    "gpus-per-socket": "write --gpus-per-node",
     "licenses": "submit it with sbatch: only Slurm counts licences",
 }
 _NAME: Final = re.compile(r"[^A-Za-z0-9._-]+")

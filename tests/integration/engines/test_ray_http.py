@@ -1,6 +1,7 @@
 """Calls to a server of a Ray cluster, over connections that end when they like."""
 
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,20 +11,26 @@ import pytest
 from moulin.domain.errors import EngineUnavailable
 from moulin.engines.ray.jobs import RayHttp
 
+BODY = b"{}"
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
 
 @contextmanager
-def server(*answers: bytes) -> Iterator[str]:
-    """Answer one connection after another, an empty answer by closing it."""
+def server(*answers: bytes, resets: bool = False) -> Iterator[str]:
+    """Answer one connection after another, an empty answer by closing it, or by a reset."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
         for answer in answers:
             connection, _ = listener.accept()
             with connection:
-                connection.recv(65536)
+                asked = b""
+                while not asked.endswith(BODY):  # what is closed with words unread is reset
+                    asked += connection.recv(65536)
                 connection.sendall(answer)
+                if resets and not answer:
+                    at_once = struct.pack("ii", 1, 0)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -32,10 +39,11 @@ def server(*answers: bytes) -> Iterator[str]:
     listener.close()
 
 
-def test_a_connection_closed_instead_of_an_answer_is_opened_once_more(tmp_path):
+@pytest.mark.parametrize("resets", [False, True])
+def test_a_connection_closed_instead_of_an_answer_is_opened_once_more(tmp_path, resets):
     token = tmp_path / "token"
     token.write_text("secret")
-    with server(b"", ANSWER) as address, RayHttp(address, token) as http:
+    with server(b"", ANSWER, resets=resets) as address, RayHttp(address, token) as http:
         assert http.send("POST", "/steps", json={}).json() == {}
 
 

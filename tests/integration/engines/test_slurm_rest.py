@@ -56,7 +56,7 @@ class RestBench(DelegatedBench):
             accelerator_class="H100",
             is_delegated=True,
             prefix="p-",
-            partition="batch",  # from 23.11 to 25.05 slurmrestd does not tell which is the default
+            partition="batch",  # from 23.11 to 25.11 slurmrestd does not tell which is the default
             poll_s=0.2,
             **self.more,
         )
@@ -89,9 +89,9 @@ def test_elements_are_one_submission_and_one_is_stopped_alone(bench):
         replace(each, resources=Resources(cpu_milli=8000, memory_bytes=64 << 20))
         for each in elements(3, task, nodes=bench.places)
     ]
+    before = {job.array for job in bench.driver.jobs()} | {0}
     assert all(isinstance(said, Claim) for said in bench.engine.start_many(steps))
-    arrays = {job.array for job in bench.driver.jobs() if job.comment.startswith("moulin:")}
-    assert len(arrays - {0}) == 1
+    assert len({job.array for job in bench.driver.jobs()} - before) == 1
     wait_for(bench, steps[0].step, TaskPhase.RUNNING)
     wait_for(bench, steps[1].step, TaskPhase.RUNNING)
     wait_until_obedient(bench.directory, 2)
@@ -243,3 +243,22 @@ def test_a_form_that_is_spoken_no_more_is_asked_for_again(bench):
         bench.driver.jobs()
     bench.driver.jobs()
     assert bench.driver._form == form
+
+
+def test_of_an_array_what_waits_is_kept_away_and_what_runs_goes_on(bench):
+    task = TaskTemplate(command=("sleep", "60"))
+    steps = [
+        replace(each, resources=Resources(cpu_milli=8000, memory_bytes=64 << 20))
+        for each in elements(4, task, nodes=bench.places)
+    ]
+    assert all(isinstance(said, Claim) for said in bench.engine.start_many(steps))
+    for step in steps[:2]:
+        wait_for(bench, step.step, TaskPhase.RUNNING)
+    machines = [node.node for node in bench.engine.capacity() if node.is_watched_only]
+    bench.engine.avoid({machines[0]: Quarantine(since_ns=1, words="a loud fan")})
+    [waiting] = [job for job in bench.driver.jobs() if job.waiting and not job.has_ended]
+    assert waiting.excluded_nodes == "r-0"
+    assert [phase(bench, each.step) for each in steps[:2]] == [TaskPhase.RUNNING] * 2
+    bench.engine.avoid({})
+    [waiting] = [job for job in bench.driver.jobs() if job.waiting and not job.has_ended]
+    assert waiting.excluded_nodes == ""

@@ -133,9 +133,19 @@ def test_what_slurm_would_refuse_is_said_in_its_words(tmp_path):
         "Slurm refuses a small job with account ml, QoS long:"
         " Batch job submission failed: Invalid qos specification"
     )
-    start = "sbatch: Job 4 to start at 2026-11-23T08:00:00 using 1 processors on nodes n1"
-    found = check_submission(Says(("sbatch", Answer(0, b"", start))), job)
-    assert found.message.endswith("QoS long; it would start at 2026-11-23T08:00:00")
+    for using in ("using", "a using"):  # the second from 26.05 on
+        start = f"sbatch: Job 4 to start at 2026-11-23T08:00:00 {using} 1 processors on nodes n1"
+        found = check_submission(Says(("sbatch", Answer(0, b"", start))), job)
+        assert found.message.endswith("QoS long; it would start at 2026-11-23T08:00:00")
+
+
+@pytest.mark.parametrize("none", ["accounting_storage/none", "(null)"])
+def test_a_slurm_without_accounting_is_fine_until_it_is_to_mirror(tmp_path, none):
+    config = ("scontrol", f"AccountingStorageType   = {none}\nMinJobAge               = 30 sec\n")
+    found = check_accounting(Says(config), settings(tmp_path))
+    assert (found.verdict, "no slurmdbd" in found.message) == (Verdict.OK, True)
+    found = check_accounting(Says(config), settings(tmp_path, is_mirrored=True))
+    assert found.verdict is Verdict.PROBLEM
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ from moulin.domain.workload import TaskTemplate
 from moulin.engines.slurm.commands import sbatch_words
 from moulin.engines.slurm.formats import (
     SlurmJob,
+    base_state,
     gres_count,
     read_accounting,
     read_jobs,
     read_nodes,
     read_partitions,
 )
-from moulin.engines.slurm.importing import read_cluster_partitions
+from moulin.engines.slurm.importing import read_cluster_nodes, read_cluster_partitions
 from moulin.engines.slurm.places import calmed, places
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.submission import job_request
@@ -170,6 +171,12 @@ def test_nodes_of_a_partition_that_refuses_jobs_are_closed(state, is_closed):
         ("OverSubscribe=NO", False, False),
         ("OverSubscribe=NO", True, True),
         ("OverSubscribe=FORCE:4", True, False),
+        ("Exclusive=NODE OverSubscribe=NO", False, True),
+        ("Exclusive=TOPO OverSubscribe=NO", False, True),
+        ("Exclusive=USER OverSubscribe=NO", False, False),
+        ("Exclusive=NO OverSubscribe=NO", False, False),
+        ("ExclusiveTopo=YES OverSubscribe=NO", False, True),
+        ("ExclusiveTopo=NO OverSubscribe=NO", False, False),
     ],
 )
 def test_a_partition_that_gives_whole_nodes(words, is_linear, is_exclusive):
@@ -177,6 +184,55 @@ def test_a_partition_that_gives_whole_nodes(words, is_linear, is_exclusive):
     assert partition.is_exclusive is is_exclusive
     (found,) = places(nodes_of("n1"), (), frozenset(), NO_SETTINGS, partition=partition)
     assert found.is_exclusive is is_exclusive
+
+
+@pytest.mark.parametrize(
+    ("form", "is_exclusive"),
+    [
+        ({"partition": {"exclusive": "NODE"}, "maximums": {"shares": 0}}, True),
+        ({"partition": {"exclusive": "USER"}, "maximums": {"shares": 0}}, False),
+        ({"partition": {"exclusive": "NO"}, "maximums": {"shares": 0}}, False),
+        ({"partition": {"state": ["UP"]}, "maximums": {"shares": 0}}, True),
+        ({"partition": {"state": ["UP"]}, "maximums": {"shares": 1}}, False),
+        ({"state": "UP"}, False),
+    ],
+)
+def test_a_partition_that_gives_whole_nodes_in_json(form, is_exclusive):
+    told = json.dumps({"partitions": [{"name": "p", **form}]}).encode()
+    assert read_cluster_partitions(told)[0].is_exclusive is is_exclusive
+
+
+@pytest.mark.parametrize(
+    "state", ["IDLE+MAINTENANCE", "IDLE+MAINT", "IDLE+EXTERNAL", "IDLE+DRAIN", "IDLE+INVALID_REG"]
+)
+def test_a_node_that_slurm_keeps_for_others_is_closed_in_each_form(state):
+    (text,) = nodes_of(f"n1 State={state}")
+    told = {"nodes": [{"name": "n1", "state": state.split("+"), "real_memory": 4000}]}
+    (body,) = read_cluster_nodes(json.dumps(told).encode())
+    for node in (text, body):
+        (found,) = places((node,), (), frozenset(), NO_SETTINGS)
+        assert found.closed_because
+
+
+def test_memory_that_slurm_keeps_for_itself_is_nobodys():
+    (text,) = read_nodes("NodeName=n1 RealMemory=4000 MemSpecLimit=500")
+    told = {"nodes": [{"name": "n1", "real_memory": 4000, "specialized_memory": 500}]}
+    (body,) = read_cluster_nodes(json.dumps(told).encode())
+    assert text.memory_bytes == body.memory_bytes == 3500 << 20
+
+
+@pytest.mark.parametrize(
+    ("words", "state"),
+    [
+        ("CONFIGURING", "CONFIGURING"),
+        (["RUNNING", "CONFIGURING"], "CONFIGURING"),
+        (["RUNNING"], "RUNNING"),
+        (["PENDING", "REQUEUED"], "PENDING"),
+        (["COMPLETED", "COMPLETING"], "COMPLETED"),
+    ],
+)
+def test_a_job_whose_nodes_boot_is_no_job_that_runs(words, state):
+    assert base_state(words)[0] == state
 
 
 def test_accounting_of_a_job_and_of_none():

@@ -24,7 +24,8 @@ def standing(reason, description="", start=0, state="PENDING"):
     """Return where a job stands, the same from both forms of squeue."""
     words = {"state_reason": reason, "state_description": description}
     old = {**PENDING, **words, "job_state": state, "start_time": start}
-    new = {**old, "job_state": [state], "submit_time": some(900), "start_time": some(start)}
+    both = ["RUNNING", state] if state == "CONFIGURING" else [state]
+    new = {**old, "job_state": both, "submit_time": some(900), "start_time": some(start)}
     found = [
         standing_of(read_jobs(json.dumps({"jobs": [form]}).encode())[0], "7", NOW_NS)
         for form in (old, new)

@@ -37,7 +37,7 @@ _ANYBODY: Final = frozenset({"ALL", "(null)", "N/A", ""})
 _STORE: Final = "accounting_storage/"
 _NONE: Final = ("accounting_storage/none", "(null)")  # the second from 23.11 on
 _KEY: Final = re.compile(r"^(\w+)\s*=\s*(.*?)\s*$", re.MULTILINE)
-_TEST: Final = re.compile(r"to start at (\S+) using")
+_TEST: Final = re.compile(r"to start at (\S+)")
 
 
 def check_commands(transport: Transport, host: str) -> tuple[Finding, ...]:
@@ -105,7 +105,11 @@ def check_partition(
     found = next((p for p in partitions if (p.name == wanted if wanted else p.is_default)), None)
     if found is None:
         names = ", ".join(each.name for each in partitions) or "none"
-        what = f"there is no partition {wanted!r}" if wanted else "no partition is the default"
+        what = (
+            f"there is no partition {wanted!r}"
+            if wanted
+            else "Slurm names no partition as the default"
+        )
         yield problem("partition", what, f"the pool's setting `partition`: Slurm has {names}")
         return
     yield _state(found)

@@ -18,6 +18,8 @@ _TRANSIENT: Final = (
     *("temporarily", "communication connection failure", "no route to host", "backup controller"),
     *("munge", "protocol authentication", "invalid authentication credential"),
     *("configuration source", "connection reset", "in standby", "try again", "i/o error"),
+    # Of releases since 24.11: too many jobs or questions at once, and a key that is being renewed.
+    *("maxjobcount", "rate limit", "credential expired", "authentication failure"),
     *("read-only file system", "no space left", "socket"),
     "required partition not available",  # drained or inactive, until somebody sets it up again
 )

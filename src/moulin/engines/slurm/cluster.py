@@ -103,7 +103,9 @@ class Cluster:
                 return partition
         names = ", ".join(partition.name for partition in found)
         raise EngineRefused(
-            f"there is no partition {wanted!r}" if wanted else "no partition is the default",
+            f"there is no partition {wanted!r}"
+            if wanted
+            else "Slurm names no partition as the default",
             hint=f"the pool's setting `partition` names one of: {names}",
         )
 

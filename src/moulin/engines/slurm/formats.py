@@ -31,7 +31,8 @@ ENDED: Final = frozenset(
 )
 _STATES: Final = PENDING | STARTING | RUNNING | ENDED
 COMPLETING: Final = "COMPLETING"
-# What a partition that gives whole nodes says from 26.05 on; another word is for whose they are.
+# What a partition that gives whole nodes says from 26.05 on, one each or those of a switch; of others
+# a user's jobs may share a node.
 WHOLE_NODES: Final = frozenset({"NODE", "TOPO"})
 # States of a partition.
 _CLOSED: Final = frozenset({"DRAIN", "INACTIVE"})
@@ -386,6 +387,8 @@ def base_state(value: Any) -> tuple[str, bool]:
     words = [value] if isinstance(value, str) else [str(word) for word in value or ()]
     base = next((word for word in words if word in _STATES), "")
     is_completing = COMPLETING in words
+    if base == "RUNNING" and words[1:] and STARTING & set(words):
+        base = "CONFIGURING"  # of what waits for its nodes to boot, newer releases say both
     return base or ("COMPLETED" if is_completing else "RUNNING"), is_completing
 
 
@@ -445,6 +448,7 @@ def _partition(fields: Mapping[str, str], *, is_linear: bool) -> SlurmPartition:
         default_time_s=parse_slurm_time_s(fields.get("DefaultTime", "NONE")),
         is_exclusive=shared.startswith("EXCLUSIVE")
         or fields.get("Exclusive") in WHOLE_NODES
+        or fields.get("ExclusiveTopo") == "YES"
         or (is_linear and shared == "NO"),
     )
 

@@ -234,7 +234,8 @@ def _json_node(body: Mapping[str, Any]) -> SlurmNode:
         flags=frozenset(str(word).lower() for word in [*words, *body.get("state_flags", ())]),
         reason=str(fields["reason"] or ""),
         cpus=number(fields["cpus"]),
-        memory_bytes=number(fields["memory"]) * MIB,
+        memory_bytes=max(0, number(fields["memory"]) - number(body.get("specialized_memory")))
+        * MIB,
         accelerators=accelerators,
         accelerator_type=kind,
         used_cpus=number(body.get("alloc_cpus")),

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from moulin.domain.errors import EngineRefused, EngineUnavailable, InvalidSpec
+from moulin.domain.errors import EngineError, EngineRefused, EngineUnavailable, InvalidSpec
 from moulin.engines.slurm.client import JobRequest, complaint, unavailable
 from moulin.engines.slurm.formats import SlurmJob, SlurmNode, SlurmPartition, read_jobs
 from moulin.engines.slurm.importing import read_cluster_nodes, read_cluster_partitions
@@ -37,6 +37,7 @@ _WAITS_NO_MORE: Final = _ENDED_ALREADY | {2073}
 _STATUS_OK: Final = 200
 _NOT_ALLOWED: Final = (401, 403)
 _NOT_FOUND: Final = 404
+_FAILED: Final = 500
 
 
 class Rest:
@@ -88,11 +89,11 @@ class Rest:
                 hint="use a delegated pool, or reach Slurm by its commands",
             )
         wanted = write_job(job, self._environment, form)
-        answer = self._send("submit the job", "POST", "job/submit", wanted)
+        answer = self._send("submit the job", "POST", "job/submit", wanted, form)
         number = body_of(answer).get("job_id")
         if answer.status_code == _STATUS_OK and isinstance(number, int) and number > 0:
             return number
-        raise complaint("submit the job", _said(answer))
+        raise _complaint("submit the job", answer)
 
     def find(self, name: str) -> tuple[tuple[int, str], ...]:
         """Return the jobs of that name, out of all jobs: slurmrestd looks for none."""
@@ -112,18 +113,18 @@ class Rest:
         """Change where waiting jobs may run, one after the other."""
         what = "keep waiting jobs away from nodes"
         for job in jobs:
-            change = write_excluded(hosts, self._spoken(what))
-            answer = self._send(what, "POST", f"job/{job}", change)
+            form = self._spoken(what)
+            answer = self._send(what, "POST", f"job/{job}", write_excluded(hosts, form), form)
             if not _numbers(answer) <= _WAITS_NO_MORE:
                 raise unavailable(what, _said(answer))
 
     def extend(self, job: str, minutes: int) -> None:
         """Change a job's time limit: Slurm asks for an operator's rights."""
         what = f"extend job {job}"
-        change = write_time_limit(minutes, self._spoken(what))
-        answer = self._send(what, "POST", f"job/{job}", change)
+        form = self._spoken(what)
+        answer = self._send(what, "POST", f"job/{job}", write_time_limit(minutes, form), form)
         if _numbers(answer):
-            raise complaint(what, _said(answer))
+            raise _complaint(what, answer)
 
     def recall(self, jobs: Sequence[str]) -> Mapping[str, SlurmJob] | None:
         """Return None: accounting is another plugin, which this client does not ask."""
@@ -159,12 +160,20 @@ class Rest:
         return self._form
 
     def _is_served(self, what: str, form: str) -> bool:
-        return self._call(what, "GET", f"{form}/ping").status_code != _NOT_FOUND
+        answer = self._call(what, "GET", f"{form}/ping")
+        if answer.status_code == _NOT_FOUND:
+            return False
+        if answer.status_code != _STATUS_OK and not _errors(answer):
+            raise unavailable(what, _said(answer))  # whatever stands before slurmrestd says so
+        return True
 
-    def _send(self, what: str, verb: str, path: str, body: object = None) -> httpx.Response:
-        """Ask in the form that is spoken here; another release of slurmrestd may be there by now."""
-        answer = self._call(what, verb, f"{self._spoken(what)}/{path}", body)
-        if answer.status_code == _NOT_FOUND and not self._is_served(what, self._form):
+    def _send(
+        self, what: str, verb: str, path: str, body: object = None, form: str = ""
+    ) -> httpx.Response:
+        """Ask in a form, or the one that is spoken here; another slurmrestd may be there by now."""
+        form = form or self._spoken(what)
+        answer = self._call(what, verb, f"{form}/{path}", body)
+        if answer.status_code == _NOT_FOUND and not self._is_served(what, form):
             self._form = ""
             raise unavailable(what, "slurmrestd speaks another form by now")
         return answer
@@ -196,16 +205,30 @@ def _errors(answer: httpx.Response) -> Sequence[Mapping[str, Any]]:
     return [error for error in errors if isinstance(error, Mapping)]
 
 
+def _results(answer: httpx.Response) -> Sequence[Mapping[str, Any]]:
+    """Return what went wrong with single elements of an array."""
+    results = body_of(answer).get("results") or ()
+    return [each for each in results if isinstance(each, Mapping) and each.get("error_code")]
+
+
 def _numbers(answer: httpx.Response) -> frozenset[object]:
     """Return what Slurm calls the errors of an answer; one that tells of none otherwise has its status."""
     found = frozenset(error.get("error_number") for error in _errors(answer))
+    found |= {result["error_code"] for result in _results(answer)}
     return found if found or answer.status_code == _STATUS_OK else frozenset({-answer.status_code})
+
+
+def _complaint(what: str, answer: httpx.Response) -> EngineError:
+    """Return the error for a job that was not taken; who says nothing of Slurm's has not asked it."""
+    if answer.status_code >= _FAILED and not _errors(answer):
+        return unavailable(what, _said(answer))
+    return complaint(what, _said(answer))
 
 
 def _said(answer: httpx.Response) -> str:
     words = [
         str(error.get("description") or error.get("error") or "")
         + (f": {error['error']}" if error.get("description") and error.get("error") else "")
-        for error in _errors(answer)
+        for error in (*_errors(answer), *_results(answer))
     ]
     return "; ".join(word for word in words if word) or f"status {answer.status_code}"

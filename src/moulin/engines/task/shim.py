@@ -556,7 +556,9 @@ def stay() -> int:
     started_ns = claim_step(spec)
     if not started_ns:
         return BEGUN_BEFORE
-    return see_through(Owner(spec, started_ns, is_told_with_task=True))
+    # Slurm tells the whole tree, but where it tracks processes by cgroup only what it started itself.
+    is_told_with_task = b"/step_" not in read_bytes("/proc/self/cgroup")
+    return see_through(Owner(spec, started_ns, is_told_with_task=is_told_with_task))
 
 
 def see_through(owner: Owner) -> int:

@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,11 +57,15 @@ def bench(tmp_path, tracked_cluster):
     made.close()
 
 
+def is_ready(bench, step):
+    return log_of(bench, step) == "ready\n"
+
+
 def test_a_task_hears_that_its_job_is_cancelled(bench, tracked_cluster):
     node = tracked_cluster.names[0]
     step = make_step("a", TaskTemplate(command=("sh", "-c", HEARS)), nodes=(node,), stop_grace_s=30)
     bench.engine.start(step)
-    wait_until(lambda: log_of(bench, step) == "ready\n")
+    wait_until(partial(is_ready, bench, step))
     tracked_cluster.run("scancel", *jobs_named(tracked_cluster, step.attempt))
     seen = wait_for(bench, step.step, *ENDED)
     assert (seen.phase, seen.exit_code) == (TaskPhase.EXITED, 9)
@@ -72,7 +77,7 @@ def test_each_task_of_a_gang_hears_it_once(bench, tracked_cluster):
     for step in steps:
         bench.engine.start(step)
     for step in steps:
-        wait_until(lambda step=step: log_of(bench, step) == "ready\n")
+        wait_until(partial(is_ready, bench, step))
     tracked_cluster.run("scancel", *jobs_named(tracked_cluster, steps[0].attempt))
     for step in steps:
         seen = wait_for(bench, step.step, *ENDED)
@@ -83,11 +88,11 @@ def test_each_task_of_a_gang_hears_it_once(bench, tracked_cluster):
 def test_a_stop_is_heard_once_and_what_does_not_listen_is_ended(bench, tracked_cluster):
     first, second = tracked_cluster.names[:2]
     hears = make_step("a", TaskTemplate(command=("sh", "-c", HEARS)), nodes=(first,))
-    deaf = 'trap "" TERM; echo ready; (trap "" TERM; exec setsid sleep 1000) & wait'
-    deaf = make_step("b", TaskTemplate(command=("sh", "-c", deaf)), nodes=(second,))
+    script = 'trap "" TERM; echo ready; (trap "" TERM; exec setsid sleep 1000) & wait'
+    deaf = make_step("b", TaskTemplate(command=("sh", "-c", script)), nodes=(second,))
     for step in (hears, deaf):
         bench.engine.start(step)
-        wait_until(lambda step=step: log_of(bench, step) == "ready\n")
+        wait_until(partial(is_ready, bench, step))
     bench.engine.stop(hears.step, 30)
     bench.engine.stop(deaf.step, 1)
     assert wait_for(bench, hears.step, TaskPhase.EXITED).exit_code == 9

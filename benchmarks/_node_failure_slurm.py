@@ -28,10 +28,11 @@ FAR: Final = "far"
 DEVICE_KINDS: Final = ("xid", "device_missing", "ecc_uncorrected")
 KINDS: Final = ("power_off", *DEVICE_KINDS, "slurmd_silent", "controller_silent", "line_cut")
 # Slurm gives a node up after this; it asks three times in that time whether the node is there. For a
-# silence its patience is much longer than the silence.
+# silence its patience is longer than the silence, and that longer than Slurm takes to notice it: a third of
+# its patience and some 13 s.
 TIMEOUT_S: Final = 6
-PATIENCE_S: Final = 60
-AWAY_S: Final = 35.0
+PATIENCE_S: Final = 90
+AWAY_S: Final = 50.0
 SSH: Final = """\
 #!/bin/sh
 exec {ssh} {options} "$@"

@@ -96,10 +96,10 @@ class Answer:
     why: str = "never ended"
 
 
-def stream(served: Served, tokens_max: int) -> Answer:
-    """Ask for one streamed answer and read it to its end."""
+def stream(served: Served, tokens_max: int, answer: Answer | None = None) -> Answer:
+    """Ask for one streamed answer and read it to its end; `answer` tells others how far it is."""
     url = urlsplit(served.running.gateway_url)
-    answer = Answer(time.monotonic())
+    answer = answer or Answer(time.monotonic())
     connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=ANSWER_S)
     body = {
         "model": NAME,

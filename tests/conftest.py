@@ -19,6 +19,7 @@ from tests.ssh_server import ssh_server  # noqa: F401 - the same
 from tests.waldur_agent import waldur_agent  # noqa: F401 - the same
 
 HERE = Path(__file__).parent
+START_S = 600.0
 PURE_FOLDERS = (HERE / "unit", HERE / "property")
 
 # `ci` is the default everywhere: the same examples on each machine, or a failure cannot be talked about.
@@ -32,6 +33,14 @@ settings.register_profile(
 )
 settings.register_profile("nightly", deadline=None, max_examples=5_000, print_blob=True)
 settings.load_profile(os.environ.get("MOULIN_HYPOTHESIS", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give what a session starts once, and may have to fetch first, the time for it in any test's set-up."""
+    for item in items:
+        starts = any(item.get_closest_marker(name) for name in ("ray", "slurm", "postgres"))
+        if starts and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(START_S))
 
 
 class SocketUsed(AssertionError):

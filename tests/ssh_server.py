@@ -71,6 +71,7 @@ class SshServer:
 
     def cut(self) -> None:
         """End it and every connection at once, as a broken line does."""
+        os.kill(self._process.pid, signal.SIGSTOP)  # it lets nobody in any more
         for pid in (*self._children(), self._process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -79,13 +80,15 @@ class SshServer:
     def freeze(self) -> None:
         """Let every connection there is say nothing any more, as a lost network does; new ones come."""
         for pid in self._children():
-            os.kill(pid, signal.SIGSTOP)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
 
     def drop_frozen(self) -> None:
         """End the connections that say nothing."""
         for pid in self._children():
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
-                os.kill(pid, signal.SIGKILL)
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                    os.kill(pid, signal.SIGKILL)
 
     def _children(self) -> tuple[int, ...]:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")

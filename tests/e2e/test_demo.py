@@ -2,13 +2,11 @@
 
 import json
 import os
-import select
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -118,11 +116,8 @@ def test_ctrl_c_in_the_middle_stops_everything(tmp_path):
     smollm2()
     process = start(tmp_path, "--keep")
     assert process.stderr is not None
-    seen, deadline_s = "", time.monotonic() + PATIENCE_S / 2
-    while "accepted; the answer came after" not in seen:
-        assert time.monotonic() < deadline_s, seen
-        if select.select([process.stderr], [], [], 1.0)[0]:
-            seen += process.stderr.readline()
+    # By lines, as the rest of what is there is held back; the test's own timeout ends a wait in vain.
+    assert any("accepted; the answer came after" in line for line in process.stderr)
     running = processes_of(tmp_path)
     process.send_signal(signal.SIGINT)
     report, words = finish(process)

@@ -110,9 +110,10 @@ class Far:
     def streaming(self) -> tuple[list[Answer], threading.Thread]:
         """Begin a stream that lasts, and return when its first words have come."""
         answers: list[Answer] = []
-        thread = threading.Thread(target=lambda: answers.append(stream(self.served, 400)))
+        answer = Answer(time.monotonic())
+        thread = threading.Thread(target=lambda: answers.append(stream(self.served, 400, answer)))
         thread.start()
-        time.sleep(1.0)
+        assert wait_for(lambda: answer.first_s > 0, WAIT_S)
         assert not answers
         return answers, thread
 

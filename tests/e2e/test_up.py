@@ -131,7 +131,7 @@ def test_down_stops_work_too(shell):
     done = shell.json("down")
     assert done == {"was_running": True, "workloads": 1, "steps": 0}
     assert process.wait() == 0
-    assert shell.processes() == []
+    shell.until(lambda: shell.processes() == [])
 
 
 def test_down_without_a_moulin_stops_what_is_left(shell):
@@ -143,7 +143,7 @@ def test_down_without_a_moulin_stops_what_is_left(shell):
     assert shell.processes() != []
     done = shell.json("down")
     assert done == {"was_running": False, "workloads": 1, "steps": 0}
-    assert shell.processes() == []
+    shell.until(lambda: shell.processes() == [])
     assert shell.json("down") == {"was_running": False, "workloads": 0, "steps": 0}
     shell.up()
     assert shell.json("why", "sleeper")["state"] == "cancelled"

@@ -190,20 +190,23 @@ def start(wanted: Wanted, children: list[Child], signals: Signals) -> None:
 
 def choose_ports(wanted: Wanted) -> dict[str, int]:
     """Return the ports to use, by process; raises as `choose_port` does."""
-    return {
-        "control": choose_port(
-            wanted.control_port,
-            name="control API",
-            flag="--control-port",
-            addresses=addresses_of(wanted.control_address),
-        ),
-        "gateway": choose_port(
+    control = choose_port(
+        wanted.control_port,
+        name="control API",
+        flag="--control-port",
+        addresses=addresses_of(wanted.control_address),
+    )
+    gateway = control
+    while gateway == control:  # a free port may be drawn twice, as neither is held
+        gateway = choose_port(
             wanted.gateway_port,
             name="gateway",
             flag="--gateway-port",
             addresses=addresses_of(wanted.listen),
-        ),
-    }
+        )
+        if wanted.gateway_port:
+            break
+    return {"control": control, "gateway": gateway}
 
 
 def make_certificate(wanted: Wanted) -> None:

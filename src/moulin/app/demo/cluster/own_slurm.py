@@ -6,6 +6,7 @@ children and are ended by their process ids. What its nodes have is written, not
 
 import getpass
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -23,6 +24,8 @@ PROGRAMS: Final = (
     *("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun", "scancel", "scontrol"),
 )
 PATH: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+PORT_MIN: Final = 10_000
+PORTS: Final = 10_000
 START_S: Final = 60.0
 STOP_S: Final = 20.0
 # Slurm's sockets lie deep in its folder, and no path of a socket may be longer than 107 bytes.
@@ -291,12 +294,19 @@ def living_pids() -> list[int]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return different free ports of this machine."""
+    """Return different free ports of this machine, none of which it gives anybody by itself.
+
+    A daemon that is started again then finds its port as it left it.
+    """
     with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+        found: list[int] = []
+        while len(found) < count:
+            probe = stack.enter_context(socket.socket())
+            port = PORT_MIN + secrets.randbelow(PORTS)
+            with suppress(OSError):
+                probe.bind(("", port))  # as slurmd does, at every address
+                found.append(port)
+        return found
 
 
 def _send(pids: Iterable[int], number: int) -> None:

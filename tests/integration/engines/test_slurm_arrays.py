@@ -1,6 +1,7 @@
 """Elements of an array on a real Slurm: few submissions, and still each of them on its own."""
 
 import contextlib
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from moulin.domain.ids import attempt_id, step_id
 from moulin.domain.observation import Claim, TaskPhase
 from moulin.domain.workload import Resources, TaskTemplate
 from moulin.engines.slurm.commands import Commands
-from moulin.engines.slurm.engine import SlurmEngine
+from moulin.engines.slurm.engine import TELLING_S, SlurmEngine
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import LocalTransport
 from tests.conformance.engine_bench import (
@@ -157,7 +158,7 @@ def test_one_element_is_stopped_alone_running_or_waiting(bench, slurm_cluster):
 
 
 def test_an_array_whose_number_was_lost_is_found_by_its_name(bench):
-    steps = elements(6, counted(bench.directory, "sleep 0.5"), nodes=("node-0",))
+    steps = elements(6, counted(bench.directory, "sleep 3"), nodes=("node-0",))
     bench.engine.start_many(steps)
     numbers = sorted((bench.directory / "spool" / ".arrays").glob("*/job"))
     assert len(numbers) == 1
@@ -293,11 +294,13 @@ def test_many_stops_are_told_in_few_commands(bench):
     bench.engine.start_many(steps)
     all_ended(bench, steps, TaskPhase.RUNNING)
     bench.calls.clear()
+    begun_s = time.monotonic()
     for each in steps:
         bench.engine.stop(each.step, 5)
+    spent_s = time.monotonic() - begun_s
     ends = all_ended(bench, steps, TaskPhase.EXITED)
     assert {end.exit_code for end in ends} == {143}
-    assert bench.calls["scancel"] <= 4
+    assert bench.calls["scancel"] <= max(4, spent_s / TELLING_S + 2)
 
 
 class Losing(Commands):
@@ -319,7 +322,8 @@ def test_what_was_stopped_before_slurm_s_answer_came_is_found_and_cancelled(
     bench.engine = SlurmEngine(settings, driver, clock=RealClock())
 
     def listed():
-        return slurm_cluster.run("squeue", "-h", "-r", "--states=PD", "-o", "%k").split()
+        found = slurm_cluster.run("squeue", "-h", "-r", "--states=PD", "-o", "%k").splitlines()
+        return [each for each in found if any(step.attempt in each for step in steps)]
 
     with waiting(slurm_cluster):
         answers = bench.engine.start_many(steps)

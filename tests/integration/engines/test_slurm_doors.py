@@ -204,8 +204,9 @@ def test_on_a_cluster_a_word_that_runs_out_ends_nothing(tmp_path, slurm_cluster,
         engine.start(step)
         first = seen(lambda found: found.is_ready)
         assert first.address.startswith("127.0.0.1:")  # its own door, as its file says
-        words.say("127.0.0.1:5000", time.time_ns() + 2 * 10**9)
+        words.say("127.0.0.1:5000", time.time_ns() + 60 * 10**9)
         assert seen(lambda found: found.is_ready).address == "127.0.0.1:5000"
+        words.say("127.0.0.1:5000", time.time_ns() + 10**9)  # and now it runs out
         silent = seen(lambda found: not found.is_ready)
         assert (silent.phase, silent.address) == (TaskPhase.RUNNING, "")
         assert silent.evidence.startswith("its registration ran out")

@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from moulin.app.wiring.engines import EngineBook
 from moulin.domain.factory import Pool
 from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.tunnel import Tunnel
-from tests.conformance.engine_bench import wait_until
+from tests.conformance.engine_bench import WAIT_S, wait_until
 from tests.slurm_cluster import PATH, SlurmCluster
 from tests.ssh_server import SshServer
 
@@ -50,6 +50,8 @@ class Counted:
         return sum(line.startswith(beginning) for line in lines)
 
     def forget(self) -> None:
+        """Count from here on, once all that was begun has said so."""
+        wait_until(lambda: not any(each.name == "slurm" for each in threading.enumerate()))
         self._log.write_text("")
 
 
@@ -86,10 +88,13 @@ def engine_of(book: EngineBook, pool: Pool) -> SlurmEngine:
     return found
 
 
-def cycles(engines: list[SlurmEngine], seconds: float) -> float:
+def cycles(
+    engines: list[SlurmEngine], seconds: float, is_enough: Callable[[], bool] = lambda: True
+) -> float:
     """Ask engines as a control plane does, for so long at least; return how long it was."""
     begun_s = time.monotonic()
-    while time.monotonic() < begun_s + seconds:
+    while time.monotonic() < begun_s + seconds or not is_enough():
+        assert time.monotonic() < begun_s + WAIT_S, "nothing goes on asking"
         for engine in engines:
             engine.changes()
             engine.capacity()
@@ -106,8 +111,8 @@ def test_eight_partitions_are_asked_about_as_often_as_one(
     ]
     cycles(engines, 0.5)
     counted.forget()
-    periods = cycles(engines, WATCHED_S) / PERIOD_S
-    assert periods / 3 <= counted.count("squeue") <= periods + 1
+    periods = cycles(engines, WATCHED_S, lambda: counted.count("squeue") >= 4) / PERIOD_S
+    assert counted.count("squeue") <= periods + 1
     assert counted.count("scontrol show node") <= periods / 4 + 1
     assert counted.count("scontrol show partition") <= 2
     assert [len(engine.capacity()) for engine in engines] == [4] * POOLS
@@ -117,8 +122,8 @@ def test_eight_partitions_are_asked_about_as_often_as_one(
     counted.forget()
     time.sleep(2 * PERIOD_S)
     assert counted.count("") == 0
-    periods = cycles(engines, 2.0) / PERIOD_S
-    assert periods / 3 <= counted.count("squeue") <= periods + 1
+    periods = cycles(engines, 2.0, lambda: counted.count("squeue") >= 2) / PERIOD_S
+    assert counted.count("squeue") <= periods + 1
 
 
 def test_each_pool_is_as_fresh_as_it_asks(tmp_path, slurm_cluster, counted):
@@ -129,8 +134,9 @@ def test_each_pool_is_as_fresh_as_it_asks(tmp_path, slurm_cluster, counted):
     cycles([slow_engine], 1.0)
     assert counted.count("squeue") == 1
     counted.forget()
-    periods = cycles([slow_engine, quick_engine], 3.0) / 0.2
-    assert periods / 3 <= counted.count("squeue") <= periods + 1
+    both = [slow_engine, quick_engine]
+    periods = cycles(both, 3.0, lambda: counted.count("squeue") >= 5) / 0.2
+    assert counted.count("squeue") <= periods + 1
     counted.forget()
     cycles([slow_engine], 1.0)
     assert counted.count("squeue") == 0

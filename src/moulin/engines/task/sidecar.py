@@ -249,6 +249,7 @@ class Registration:
         self.address = address
         self.started_ns = time.time_ns()
         self.is_over = threading.Event()
+        self.speaking = threading.Lock()
         self.said = ""
 
     def hold(self) -> None:
@@ -256,14 +257,18 @@ class Registration:
         retry_s = FIRST_RETRY_S
         heartbeat_s = float(self.facts["heartbeat_s"])
         while not self.is_over.is_set():
-            is_held = self.ask("PUT")
+            with self.speaking:
+                if self.is_over.is_set():
+                    return  # nothing is said after the last word
+                is_held = self.ask("PUT")
             retry_s = FIRST_RETRY_S if is_held else min(2 * retry_s, heartbeat_s)
             self.is_over.wait(heartbeat_s if is_held else retry_s)
 
     def let_go(self) -> None:
         """Say that this replica answers no more."""
         self.is_over.set()
-        self.ask("DELETE")
+        with self.speaking:
+            self.ask("DELETE")
 
     def ask(self, method: str) -> bool:
         """Send one request; return whether it was granted, and say when that changes."""

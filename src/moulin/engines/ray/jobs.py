@@ -34,7 +34,7 @@ class RayHttp:
     def send(self, method: str, path: str, **content: Any) -> "httpx.Response":
         """Return the answer, whatever its status but refused credentials.
 
-        A connection that is closed or reset instead of an answer is opened once more: a server that ended, or
+        A connection that is closed instead of an answer is opened once more: a server that ended, or
         let go of an idle one, says nothing else, and all that is asked of it may be asked twice.
 
         Raises `EngineUnavailable` when there is none or the token is wrong: no task's fault.
@@ -46,7 +46,7 @@ class RayHttp:
             headers = {"Authorization": f"Bearer {token}"}
             try:
                 answer = self._client.request(method, path, headers=headers, **content)
-            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            except httpx.RemoteProtocolError:
                 answer = self._client.request(method, path, headers=headers, **content)
         except OSError as cause:
             raise EngineUnavailable(

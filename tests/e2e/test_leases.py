@@ -178,7 +178,7 @@ def check_bill(shell: Shell, lease: dict, cpu_milli: int) -> None:
 
 def test_a_lease_that_expires_says_so_on_its_terminals(halves, keys):
     offer = halves.json("lease", "offers")[0]["name"]
-    lease = order(halves, keys, offer, "short", "--time", "24s")
+    lease = order(halves, keys, offer, "short", "--time", "12s")
     login = lease["nodes"][0]["login"]
     reader, writer = pty.openpty()
     place = f"{login['user']}@{login['host']}"
@@ -195,7 +195,7 @@ def test_a_lease_that_expires_says_so_on_its_terminals(halves, keys):
     said, _ = session.communicate(timeout=60)
     os.close(reader)
     os.close(writer)
-    assert re.search(rb"\[moulin\] this lease ends in [0-6] s", said)
+    assert re.search(rb"\[moulin\] this lease ends in [0-3] s", said)
     over = until_over(halves, lease)
     assert over["state"] == "expired"
     refused = halves.moulin("lease", "extend", lease["id"], "1h")

@@ -90,9 +90,8 @@ def test_an_array_is_few_submissions(front, slurm_cluster):
         assert client.workloads.get(view["id"]).state == "succeeded"
     alone = [each for each in own if each[1].isdigit()]
     assert len(alone) == 16
-    assert (
-        len({number for _, _, number in own}) <= 8
-    )  # one for each of four nodes, and a few more when not all fit at once
+    # One for each of four nodes, and a few more when not all fit at once.
+    assert len({number for _, _, number in own}) <= 8
 
 
 def test_a_delegated_pool_lets_slurm_place(front):

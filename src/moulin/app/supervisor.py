@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -196,16 +197,16 @@ def choose_ports(wanted: Wanted) -> dict[str, int]:
         flag="--control-port",
         addresses=addresses_of(wanted.control_address),
     )
-    gateway = control
-    while gateway == control:  # a free port may be drawn twice, as neither is held
-        gateway = choose_port(
-            wanted.gateway_port,
-            name="gateway",
-            flag="--gateway-port",
-            addresses=addresses_of(wanted.listen),
-        )
-        if wanted.gateway_port:
-            break
+    choose_gateway = partial(
+        choose_port,
+        wanted.gateway_port,
+        name="gateway",
+        flag="--gateway-port",
+        addresses=addresses_of(wanted.listen),
+    )
+    gateway = choose_gateway()
+    while not wanted.gateway_port and gateway == control:  # drawn twice, as neither is held
+        gateway = choose_gateway()
     return {"control": control, "gateway": gateway}
 
 

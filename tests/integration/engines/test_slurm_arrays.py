@@ -1,7 +1,6 @@
 """Elements of an array on a real Slurm: few submissions, and still each of them on its own."""
 
 import contextlib
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from moulin.domain.ids import attempt_id, step_id
 from moulin.domain.observation import Claim, TaskPhase
 from moulin.domain.workload import Resources, TaskTemplate
 from moulin.engines.slurm.commands import Commands
-from moulin.engines.slurm.engine import TELLING_S, SlurmEngine
+from moulin.engines.slurm.engine import SlurmEngine
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import LocalTransport
 from tests.conformance.engine_bench import (
@@ -294,13 +293,11 @@ def test_many_stops_are_told_in_few_commands(bench):
     bench.engine.start_many(steps)
     all_ended(bench, steps, TaskPhase.RUNNING)
     bench.calls.clear()
-    begun_s = time.monotonic()
     for each in steps:
         bench.engine.stop(each.step, 5)
-    spent_s = time.monotonic() - begun_s
     ends = all_ended(bench, steps, TaskPhase.EXITED)
     assert {end.exit_code for end in ends} == {143}
-    assert bench.calls["scancel"] <= max(4, spent_s / TELLING_S + 2)
+    assert bench.calls["scancel"] <= 4
 
 
 class Losing(Commands):

@@ -112,7 +112,7 @@ def test_eight_partitions_are_asked_about_as_often_as_one(
     cycles(engines, 0.5)
     counted.forget()
     periods = cycles(engines, WATCHED_S, lambda: counted.count("squeue") >= 4) / PERIOD_S
-    assert counted.count("squeue") <= periods + 1
+    assert periods / 3 <= counted.count("squeue") <= periods + 1
     assert counted.count("scontrol show node") <= periods / 4 + 1
     assert counted.count("scontrol show partition") <= 2
     assert [len(engine.capacity()) for engine in engines] == [4] * POOLS
@@ -123,7 +123,7 @@ def test_eight_partitions_are_asked_about_as_often_as_one(
     time.sleep(2 * PERIOD_S)
     assert counted.count("") == 0
     periods = cycles(engines, 2.0, lambda: counted.count("squeue") >= 2) / PERIOD_S
-    assert counted.count("squeue") <= periods + 1
+    assert periods / 3 <= counted.count("squeue") <= periods + 1
 
 
 def test_each_pool_is_as_fresh_as_it_asks(tmp_path, slurm_cluster, counted):
@@ -136,7 +136,7 @@ def test_each_pool_is_as_fresh_as_it_asks(tmp_path, slurm_cluster, counted):
     counted.forget()
     both = [slow_engine, quick_engine]
     periods = cycles(both, 3.0, lambda: counted.count("squeue") >= 5) / 0.2
-    assert counted.count("squeue") <= periods + 1
+    assert periods / 3 <= counted.count("squeue") <= periods + 1
     counted.forget()
     cycles([slow_engine], 1.0)
     assert counted.count("squeue") == 0
@@ -177,7 +177,7 @@ def test_pools_over_one_login_node_log_in_once(
     engines = [engine_of(book, each) for each in pools]
     periods = cycles(engines, 3.0) / PERIOD_S
     assert ssh_server.connections() == before + 1
-    assert counted.count("squeue") <= periods + 1
+    assert periods / 3 <= counted.count("squeue") <= periods + 1
     [record] = (data / "slurm").glob("*/connection")
     way = book._slurm_ways._ways.popitem()[1]
     assert way.transport is not None

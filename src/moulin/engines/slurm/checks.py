@@ -17,7 +17,13 @@ from moulin.domain.finding import Finding, Verdict, fine, problem, unknown
 from moulin.domain.slurmwords import expand_hosts
 from moulin.engines.slurm.client import JobRequest, SlurmClient
 from moulin.engines.slurm.commands import sbatch_words
-from moulin.engines.slurm.formats import SlurmNode, SlurmPartition, records
+from moulin.engines.slurm.formats import (
+    SlurmNode,
+    SlurmPartition,
+    find_partition,
+    no_partition,
+    records,
+)
 from moulin.engines.slurm.places import CLOSING
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.transport import Answer, Transport
@@ -102,15 +108,12 @@ def check_partition(
         yield problem("partition", failure.message, failure.hint)
         return
     wanted = settings.partition
-    found = next((p for p in partitions if (p.name == wanted if wanted else p.is_default)), None)
+    found = find_partition(partitions, wanted)
     if found is None:
         names = ", ".join(each.name for each in partitions) or "none"
-        what = (
-            f"there is no partition {wanted!r}"
-            if wanted
-            else "Slurm names no partition as the default"
+        yield problem(
+            "partition", no_partition(wanted), f"the pool's setting `partition`: Slurm has {names}"
         )
-        yield problem("partition", what, f"the pool's setting `partition`: Slurm has {names}")
         return
     yield _state(found)
     yield judge_nodes(found, [node for node in nodes if found.name in node.partitions])

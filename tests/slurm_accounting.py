@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm_cluster import PATH, SlurmCluster, free_ports, lacking, missing_programs, running
+from tests.lacking import lacking
+from tests.slurm_cluster import PATH, SlurmCluster, free_ports, missing_programs, running
 
 PROGRAMS = ("mariadbd", "mariadb-install-db", "mariadb", "slurmdbd", "sacctmgr", "sacct")
 ACCOUNTING = """\

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -27,6 +26,7 @@ from moulin.app.demo.cluster.own_slurm import (
     running,
 )
 from tests import nvml
+from tests.lacking import lacking
 
 __all__ = (
     "PATH",
@@ -34,7 +34,6 @@ __all__ = (
     "driven_cluster",
     "end_at_once",
     "free_ports",
-    "lacking",
     "living_pids",
     "missing_programs",
     "programs_of",
@@ -183,7 +182,7 @@ def driven_cluster() -> Iterator[SlurmCluster]:
     """Start one whose nodes have drivers, which tell of devices; no node of it is given up soon."""
     _need_slurm()
     if shutil.which("cc") is None:
-        pytest.skip("needs a C compiler")
+        lacking("needs a C compiler: apt-get install build-essential")
     with running(partial(SlurmCluster, timeout_s=PATIENCE_S, has_drivers=True)) as cluster:
         yield cluster
 
@@ -217,10 +216,3 @@ def _need_slurm() -> None:
     missing = missing_programs()
     if missing:
         lacking(f"no Slurm found ({', '.join(missing)}): apt-get install slurm-wlm munge")
-
-
-def lacking(reason: str) -> NoReturn:
-    """Let people without something skip its tests; CI fails."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)

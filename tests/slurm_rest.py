@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from moulin.app.demo.cluster.own_slurm import unpacked_plugins
-from tests.slurm_cluster import PATH, SlurmCluster, free_ports, lacking, missing_programs, running
+from tests.lacking import lacking
+from tests.slurm_cluster import PATH, SlurmCluster, free_ports, missing_programs, running
 
 TOKENS = "CredType=cred/munge\nAuthAltTypes=auth/jwt\nAuthAltParameters=jwt_key={key}"
 PLUGINS = ("/usr/lib/x86_64-linux-gnu/slurm-wlm", "/usr/lib/aarch64-linux-gnu/slurm-wlm")
@@ -75,7 +76,7 @@ def rest_cluster() -> Iterator[RestCluster]:
     if not any(Path(folder, "auth_jwt.so").exists() for folder in folders):
         missing.append("auth_jwt.so")
     if missing or os.geteuid() != 0:
-        reason = f"no slurmrestd ({', '.join(missing) or 'not root'}): apt-get install slurmrestd"
+        reason = f"no slurmrestd ({', '.join(missing) or 'not root'}): apt-get install slurmrestd slurm-wlm-jwt-plugin"
         lacking(reason)
     with running(RestCluster) as cluster:
         yield cluster

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from moulin.app.demo.cluster.own_slurm import unpacked_plugins
+from tests.lacking import lacking
 from tests.postgres_server import free_port
 
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -110,15 +111,16 @@ def missing_programs() -> list[str]:
     return missing if os.geteuid() == 0 else [*missing, "the right to be root"]
 
 
+def need_ssh() -> None:
+    """Let people who cannot start a server skip its tests; CI fails."""
+    if missing := missing_programs():
+        lacking(f"no SSH server can be started ({', '.join(missing)})")
+
+
 @pytest.fixture(scope="session")
 def ssh_server() -> Iterator[SshServer]:
     """Start a server once; people without one skip its tests, CI fails."""
-    missing = missing_programs()
-    if missing:
-        reason = f"no SSH server can be started ({', '.join(missing)})"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    need_ssh()
     folder = Path(tempfile.mkdtemp(prefix="moulin-ssh-"))
     server = SshServer(folder)
     try:

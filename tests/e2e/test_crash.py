@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import crash
+from tests.lacking import lacking
 from tests.real_model import smollm2
 from tests.slurm_cluster import missing_programs
 
@@ -31,8 +32,8 @@ def test_nothing_is_lost_doubled_left_behind_or_charged_wrong(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_nor_is_it_where_the_daemons_of_slurm_are_killed_too(tmp_path: Path) -> None:
-    if missing_programs():
-        pytest.skip(f"no Slurm found: {missing_programs()}")
+    if missing := missing_programs():
+        lacking(f"no Slurm found: {missing}")
     options = argparse.Namespace(
         engine="slurm", kills=4, seed=3, pause=0.6, no_model=True, keep=None
     )

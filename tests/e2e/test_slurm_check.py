@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks._node_failure_slurm import Line
 from tests.e2e.conftest import Shell
-from tests.ssh_server import missing_programs
+from tests.ssh_server import need_ssh
 
 pytestmark = pytest.mark.slurm
 FACTORY = """
@@ -208,9 +208,7 @@ def test_a_directory_of_this_machine_alone(checked):
 
 @pytest.fixture
 def line(monkeypatch):
-    missing = missing_programs()
-    if missing:
-        pytest.skip(f"no SSH server can be started ({', '.join(missing)})")
+    need_ssh()
     opened = Line.open()
     monkeypatch.setenv("PATH", opened.environment["PATH"])
     yield opened

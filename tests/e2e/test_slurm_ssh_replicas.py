@@ -24,7 +24,7 @@ from moulin.engines.task.sidecar import read_facts
 from moulin.sdk import Moulin, read_credentials
 from tests.real_model import cache_directory, smollm2
 from tests.real_runtimes import packaged
-from tests.ssh_server import missing_programs
+from tests.ssh_server import need_ssh
 
 pytestmark = [
     pytest.mark.slurm,
@@ -62,9 +62,7 @@ prices:
 
 @pytest.fixture
 def line(monkeypatch) -> Iterator[Line]:
-    missing = missing_programs()
-    if missing:
-        pytest.skip(f"no SSH server can be started ({', '.join(missing)})")
+    need_ssh()
     smollm2()
     packaged(EMBEDDER)
     monkeypatch.setenv("MOULIN_MODELS", str(cache_directory() / "store"))

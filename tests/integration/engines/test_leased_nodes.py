@@ -1,6 +1,5 @@
 """Leased nodes on engines themselves: who gets in, what a new instance finds, what is left: nothing."""
 
-import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -21,13 +20,12 @@ from tests.conformance.engine_bench import (
     wait_until,
 )
 from tests.slurm_cluster import living_pids
-from tests.ssh_server import missing_programs
+from tests.ssh_server import need_ssh
 
 
 @pytest.fixture(params=["local", pytest.param("slurm", marks=pytest.mark.slurm)])
 def bench(request, tmp_path):
-    if missing_programs() and not os.environ.get("CI"):
-        pytest.skip("no SSH server can be started")
+    need_ssh()
     made = local_bench(tmp_path) if request.param == "local" else None
     if made is None:
         made = SlurmBench(tmp_path, request.getfixturevalue("slurm_cluster"))

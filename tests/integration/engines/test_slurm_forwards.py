@@ -20,7 +20,7 @@ from moulin.engines.slurm.transport import SshTransport, hang_up
 from moulin.engines.slurm.tunnel import Tunnel
 from moulin.engines.task.sidecar import open_door, read_facts
 from tests.conformance.engine_bench import wait_until
-from tests.ssh_server import SshServer, missing_programs
+from tests.ssh_server import SshServer, need_ssh
 
 ATTEMPT = AttemptId("end_1.u0.g2")
 KEY = "its-own-key"
@@ -57,8 +57,7 @@ def door(naked) -> str:
 @pytest.fixture
 def strict_server(tmp_path) -> Iterator[SshServer]:
     """An SSH server that forwards nothing."""
-    if missing := missing_programs():
-        pytest.skip(f"no SSH server can be started ({', '.join(missing)})")
+    need_ssh()
     server = SshServer(tmp_path)
     server.stop()
     config = server.folder / "config"

@@ -18,7 +18,7 @@ from tests.conformance.engine_bench import (
     wait_for,
     wait_until,
 )
-from tests.integration.engines.test_slurm import jobs_named, log_of
+from tests.integration.engines.test_slurm import gang, jobs_named, log_of
 from tests.slurm_cluster import SlurmCluster, running
 
 pytestmark = pytest.mark.slurm
@@ -65,6 +65,9 @@ def bench(tmp_path, tracked_cluster):
     made.close()
 
 
+USES_ITS_GRACE = 'trap "sleep 3; echo saved; exit 9" TERM; echo ready; while :; do sleep 0.05; done'
+
+
 def is_ready(bench, step):
     return log_of(bench, step) == "ready\n"
 
@@ -78,6 +81,19 @@ def test_a_task_hears_that_its_job_is_cancelled(bench, tracked_cluster):
     seen = wait_for(bench, step.step, *ENDED)
     assert (seen.phase, seen.exit_code) == (TaskPhase.EXITED, 9)
     assert log_of(bench, step).count("told") == 1
+
+
+def test_each_task_of_a_gang_has_its_grace_when_its_job_is_cancelled(bench, tracked_cluster):
+    nodes = tracked_cluster.names[1:]
+    steps = gang("g", USES_ITS_GRACE, nodes=nodes, stop_grace_s=30)
+    for step in steps:
+        bench.engine.start(step)
+    for step in steps:
+        wait_until(partial(is_ready, bench, step))
+    tracked_cluster.run("scancel", *jobs_named(tracked_cluster, steps[0].attempt))
+    seen = [wait_for(bench, step.step, *ENDED) for step in steps]
+    assert [(each.phase, each.exit_code) for each in seen] == [(TaskPhase.EXITED, 9)] * len(nodes)
+    assert all(log_of(bench, step).endswith("saved\n") for step in steps)
 
 
 def test_a_stop_is_heard_once_and_what_does_not_listen_is_ended(bench, tracked_cluster):

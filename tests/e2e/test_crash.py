@@ -28,6 +28,7 @@ def test_nothing_is_lost_doubled_left_behind_or_charged_wrong(tmp_path: Path) ->
     assert result["receipts"] > 0
 
 
+@pytest.mark.own_cluster
 @pytest.mark.slurm
 @pytest.mark.slow
 @pytest.mark.timeout(600)

@@ -11,6 +11,7 @@ STORY = ["front", "teams", "walltime", "node", "crash", "bill", "stop"]
 
 pytestmark = [
     pytest.mark.model,
+    pytest.mark.own_cluster,
     pytest.mark.slow,
     pytest.mark.slurm,
     pytest.mark.timeout(PATIENCE_S),

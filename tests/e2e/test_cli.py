@@ -300,6 +300,7 @@ def test_settings_and_their_origins(mill):
     report = mill.json("config", "show")
     assert report["control_port"] == {"value": 8700, "origin": "default"}
     assert mill.json("version")["version"] == "0.1.0"
+    assert mill.moulin("--version").stdout == "moulin 0.1.0\n"
 
 
 def test_output_for_pipes_has_no_colour_and_is_whole(mill):

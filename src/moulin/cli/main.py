@@ -52,6 +52,12 @@ app = typer.Typer(
 )
 
 
+def _tell_version(is_wanted: bool) -> None:
+    if is_wanted:
+        local.version()
+        raise typer.Exit
+
+
 @app.callback()
 def trust(
     ca: Annotated[
@@ -63,6 +69,12 @@ def trust(
             help="PEM file of the certificates to trust, for a Moulin that made its own.",
         ),
     ] = None,
+    is_version_wanted: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
 ) -> None:
     """Turn machines, sites and open models into metered services.
 

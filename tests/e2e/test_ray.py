@@ -80,7 +80,9 @@ def test_a_gang_outlives_the_control_plane_and_is_adopted(front):
 
 def test_a_stop_reaches_the_program(front):
     effects = front.folder / "stopped"
-    script = f"trap 'echo told >> {effects}; exit 3' TERM; touch {effects}; sleep 1000 & wait"
+    script = (
+        f"trap 'echo told >> {effects}; exit 3' TERM; touch {effects}; while :; do sleep 0.05; done"
+    )
     view = front.json("run", *CELLAR, "--", "sh", "-c", script)
     front.until(effects.exists)
     assert front.moulin("stop", view["id"]).returncode == 0

@@ -14,7 +14,7 @@ def places_of(engine: SlurmEngine) -> tuple[NodeId, ...]:
 
 def obedient(directory: Path) -> str:
     """Return a script that ends with status 9 when asked to, once `wait_until_obedient` returned."""
-    return f'trap "exit 9" TERM; touch {directory}/obeys.$$; sleep 1000 & wait'
+    return f'trap "exit 9" TERM; touch {directory}/obeys.$$; while :; do sleep 0.05; done'
 
 
 def wait_until_obedient(directory: Path, count: int) -> None:

@@ -159,7 +159,7 @@ def test_what_the_first_process_leaves_behind_ends_with_it(bench, tmp_path):
 def test_grace_belongs_to_the_tree_not_to_its_first_shell(bench, tmp_path):
     """`sh -c` dies of TERM at once; the program below it may still save its work."""
     saved, ready = tmp_path / "saved", tmp_path / "ready"
-    child = f"trap 'sleep 0.3; echo all > {saved}; exit 0' TERM; touch {ready}; sleep 1000 & wait"
+    child = f"trap 'sleep 0.3; echo all > {saved}; exit 0' TERM; touch {ready}; while :; do sleep 0.05; done"
     step = make_step("a", shell(f'sh -c "{child}"; true'))
     bench.engine.start(step)
     wait_until(ready.exists)

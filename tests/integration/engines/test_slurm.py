@@ -72,7 +72,7 @@ def test_a_gang_is_one_job_with_ranks_in_the_order_of_the_plan(bench, slurm_clus
 
 def test_a_gang_is_told_once_to_end(bench):
     told = bench.directory / "told"
-    script = f"trap 'echo $RANK >> {told}; sleep 0.5; exit 4' TERM; echo up; sleep 1000 & wait"
+    script = f"trap 'echo $RANK >> {told}; sleep 0.5; exit 4' TERM; echo up; while :; do sleep 0.05; done"
     steps = gang("g", script, nodes=("node-0", "node-1"))
     for step in steps:
         bench.engine.start(step)

@@ -46,10 +46,17 @@ def groups(cluster: RayCluster) -> set[str]:
     return {group["name"] for group in found if group["state"] == "CREATED"}
 
 
-def kill_agent(cluster: RayCluster) -> None:
-    """End Moulin's program in the cluster without a word; another follows."""
-    agent = next(job for job in ask(cluster, "/api/jobs/") if job["status"] == "RUNNING")
-    os.kill(int(agent["driver_info"]["pid"]), signal.SIGKILL)
+def agents(cluster: RayCluster) -> dict[str, int]:
+    """Return the processes of Moulin's running programs in the cluster by the names of their jobs."""
+    running = [job for job in ask(cluster, "/api/jobs/") if job["status"] == "RUNNING"]
+    return {job["submission_id"]: int(job["driver_info"]["pid"]) for job in running}
+
+
+def kill_agent(cluster: RayCluster) -> str:
+    """End Moulin's program in the cluster without a word; another follows. Return its job's name."""
+    [(name, pid)] = agents(cluster).items()
+    os.kill(pid, signal.SIGKILL)
+    return name
 
 
 def seen(bench: RayBench, *steps) -> list[TaskPhase]:
@@ -90,7 +97,7 @@ def test_a_gang_that_ray_cannot_place_starts_nowhere(bench):
 def test_work_outlives_the_agent_and_is_found_by_the_next(bench):
     step = make_step("a", bench.program(seconds=1000))
     claim = bench.engine.start(step)
-    kill_agent(bench.cluster)
+    former = kill_agent(bench.cluster)
     wait_until(lambda: seen(bench, step) == [TaskPhase.UNREACHABLE])
     bench.renew()
     found = wait_for(bench, step.step, TaskPhase.RUNNING)
@@ -99,6 +106,8 @@ def test_work_outlives_the_agent_and_is_found_by_the_next(bench):
     bench.engine.stop(step.step, 30)
     assert wait_for(bench, step.step, TaskPhase.EXITED).exit_code == 128 + 15
     assert bench.runs(step.step) == 1
+    [name] = agents(bench.cluster)
+    assert name != former  # which Ray may never give again
     bench.cluster.wait_for_nodes(len(NODES))
 
 

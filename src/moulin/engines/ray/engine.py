@@ -6,6 +6,7 @@ it is on its node's. A head or a node that does not answer is unreachable, never
 """
 
 import contextlib
+import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +47,8 @@ SILENT_S: Final = 120.0
 # The longest wait before an agent is started that keeps ending.
 AGAIN_S_MAX: Final = 60
 LOG_BYTES_MAX: Final = 4 * 1024 * 1024
+# What follows a pool's name in that of its agent's job; the pool `a-b` is none of `a`.
+_AFTER_POOL: Final = re.compile(r"[0-9a-f]{12}(-[0-9a-f]+)?")
 # What no node of a Ray cluster is given; what else one cannot carry it says itself.
 _REFUSED: Final = (Need.ENDPOINT, Need.SECRETS)
 
@@ -95,7 +98,7 @@ class RayEngine:
         self._jobs = Jobs(RayHttp(pool.address, pool.token_file))
         self._agent = RayHttp(pool.agent_address, pool.token_file)
         self._sender = Sender(self._ask_aside)
-        self._job = f"moulin-{pool.name}-{pool.package.digest[:12]}"
+        self._job = ""  # the agent's, once it was started or found
         self._silent_since: float | None = None
         self._retry_at = 0.0
         self._trouble = ""
@@ -287,8 +290,11 @@ class RayEngine:
         self._retry_at = time.monotonic() + max(RETRY_S, 3 * spent_s)
 
     def _start_agent(self, silent_s: float) -> str:
-        """Start the agent's job unless it is there; return what was found in words."""
-        found = self._jobs.find(self._job)
+        """Start the agent's job unless it is there; return what was found in words.
+
+        Each start has a name of its own: what is left of an ended job may hold the former for ever.
+        """
+        found = self._jobs.find(self._job) if self._job else None
         if found is not None and found["status"] in ENDED:
             self._jobs.delete(self._job)
             self._again_at = time.monotonic() + min(2**self._ends, AGAIN_S_MAX)
@@ -298,15 +304,28 @@ class RayEngine:
         if found is None and time.monotonic() < self._again_at:
             return f"its agent ended and is started again soon: {self._ended_by}"
         if found is None:
-            for other in self._jobs.names(f"moulin-{self._pool.name}-"):
-                self._jobs.stop(other)  # of another version
-            self._jobs.submit(self._job, self._command(), self._pool.package)
-            return "its agent is being started"
+            return self._find_or_submit_agent()
         if found["status"] == "RUNNING" and silent_s > SILENT_S:
             self._jobs.stop(self._job)
             self._silent_since = None
             return "its agent did not answer and is being replaced"
         return f"its agent is {str(found['status']).lower()}"
+
+    def _find_or_submit_agent(self) -> str:
+        """Take the agent that runs, of this version, else start one; return in words which."""
+        of_pool = f"moulin-{self._pool.name}-"
+        of_version = f"{of_pool}{self._pool.package.digest[:12]}"
+        named = self._jobs.names(of_pool)
+        running = [name for name in named if _AFTER_POOL.fullmatch(name, len(of_pool))]
+        for other in running:
+            if not other.startswith(of_version):
+                self._jobs.stop(other)
+        self._job = next((name for name in running if name.startswith(of_version)), "")
+        if self._job:
+            return "its agent is there and does not answer yet"
+        self._job = f"{of_version}-{self._clock.now_ns():x}"
+        self._jobs.submit(self._job, self._command(), self._pool.package)
+        return "its agent is being started"
 
     def _command(self) -> str:
         port = urlsplit(self._pool.agent_address).port

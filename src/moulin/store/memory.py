@@ -117,11 +117,13 @@ class MemoryStore:
 
     def last_sequence(self) -> int:
         """Return the sequence of the last event, 0 for an empty log."""
-        return self.disk.tallies.last_sequence
+        with self.disk.lock:
+            return self.disk.tallies.last_sequence
 
     def events(self, after: int, limit: int = 0, project: str = "") -> Iterator[Event]:
         """Yield events after a sequence; see `Store.events`."""
-        end = len(self.disk.events)
+        with self.disk.lock:
+            end = len(self.disk.events)
         wanted = (
             self._event(place)
             for place in range(max(after, 0), end)
@@ -131,7 +133,8 @@ class MemoryStore:
 
     def workload(self, workload: str) -> WorkloadView | None:
         """Return one workload's row."""
-        return self.disk.workloads.get(workload)
+        with self.disk.lock:
+            return self.disk.workloads.get(workload)
 
     def workloads(self, wanted: WorkloadFilter) -> Sequence[WorkloadView]:
         """Return rows newest first: by time of submission, then id."""
@@ -152,7 +155,8 @@ class MemoryStore:
 
     def receipt(self, receipt: str) -> ReceiptView | None:
         """Return one receipt by its id."""
-        return self.disk.receipts.get(receipt)
+        with self.disk.lock:
+            return self.disk.receipts.get(receipt)
 
     def receipts(
         self, project: str = "", workload: str = "", after: str = "", limit: int = 100
@@ -181,7 +185,8 @@ class MemoryStore:
 
     def leaves(self, origin: str, start: int, end: int) -> Sequence[bytes]:
         """Return the leaf hashes [start, end) of a shard, fewer when it is shorter."""
-        return self.disk.leaves.get(origin, [])[start:end]
+        with self.disk.lock:
+            return self.disk.leaves.get(origin, [])[start:end]
 
     def tree_hashes(self, origin: str, level: int, start: int, end: int) -> Sequence[bytes]:
         """Return the kept hashes [start, end) of a level; see `Store.tree_hashes`.
@@ -191,8 +196,9 @@ class MemoryStore:
         if level == 0:
             return self.leaves(origin, start, end)
         hashes: list[bytes] = []
-        for index in range(start, end):
-            digest = self.disk.nodes.get((origin, level, index))
+        with self.disk.lock:
+            found = [self.disk.nodes.get((origin, level, index)) for index in range(start, end)]
+        for index, digest in enumerate(found, start):
             if digest is not None and index != start + len(hashes):
                 raise leaf_gap(origin, start + len(hashes), index, level)
             if digest is not None:
@@ -217,7 +223,8 @@ class MemoryStore:
 
     def idempotency(self, project: str, key: str) -> IdempotencyRecord | None:
         """Return the record of an idempotency key."""
-        return self.disk.idempotency.get((project, key))
+        with self.disk.lock:
+            return self.disk.idempotency.get((project, key))
 
     def close(self) -> None:
         """Release the lead, as the end of a process does."""

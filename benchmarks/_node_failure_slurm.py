@@ -27,12 +27,12 @@ POOL: Final = "hpc"
 FAR: Final = "far"
 DEVICE_KINDS: Final = ("xid", "device_missing", "ecc_uncorrected")
 KINDS: Final = ("power_off", *DEVICE_KINDS, "slurmd_silent", "controller_silent", "line_cut")
-# Slurm gives a node up after this; it asks three times in that time whether the node is there. For a
-# silence its patience is longer than the silence, and that longer than Slurm takes to notice it: a third of
-# its patience and some 13 s.
+# Slurm gives a node up after this; three times in that time it asks those it did not hear for a third of it
+# whether they are there. For a silence its patience is longer than the silence, and that longer than Slurm
+# takes to notice it: up to two thirds of its patience and some 13 s.
 TIMEOUT_S: Final = 6
 PATIENCE_S: Final = 90
-AWAY_S: Final = 50.0
+AWAY_S: Final = 80.0
 SSH: Final = """\
 #!/bin/sh
 exec {ssh} {options} "$@"

@@ -60,7 +60,7 @@ OPEN_S = 120.0
 
 @cache
 def ray_directory() -> Path:
-    """Return the environment with Ray, one for each lock, made when needed; raises as `lacking` where it cannot be."""
+    """Return the environment with Ray, one for each lock, made when needed; `lacking` where it cannot be."""
     digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
     place = cache_directory() / f"ray-{digest}"
     place.parent.mkdir(parents=True, exist_ok=True)

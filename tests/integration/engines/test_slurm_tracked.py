@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slurm
 GROUPS = Path("/sys/fs/cgroup")
 HEARS = 'trap "echo told; exit 9" TERM; echo ready; while :; do sleep 0.05; done'
 
+USES_ITS_GRACE = 'trap "sleep 3; echo saved; exit 9" TERM; echo ready; while :; do sleep 0.05; done'
+
 
 class TrackedCluster(SlurmCluster):
     """Four nodes that track by the freezer of cgroup v1; their groups have names of their own."""
@@ -63,9 +65,6 @@ def bench(tmp_path, tracked_cluster):
     made = SlurmBench(tmp_path, tracked_cluster)
     yield made
     made.close()
-
-
-USES_ITS_GRACE = 'trap "sleep 3; echo saved; exit 9" TERM; echo ready; while :; do sleep 0.05; done'
 
 
 def is_ready(bench, step):

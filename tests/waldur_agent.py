@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.real_model import cache_directory
+
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements" / "waldur.txt"
 BRIDGE = ROOT / "bridges" / "waldur" / "src"
@@ -45,10 +47,8 @@ class Agent:
 @pytest.fixture(scope="session")
 def waldur_agent(tmp_path_factory: pytest.TempPathFactory) -> Agent:
     """Install the agent once for each of its locks; later sessions find it."""
-    named = os.environ.get("MOULIN_TEST_CACHE")
-    cache = Path(named) if named else Path.home() / ".cache" / "moulin-tests"
     digest = hashlib.sha256(LOCK.read_bytes() + sys.version.encode()).hexdigest()[:16]
-    folder = cache / f"waldur-{digest}"
+    folder = cache_directory() / f"waldur-{digest}"
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
         uv = [sys.executable, "-m", "uv"]
